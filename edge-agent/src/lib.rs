@@ -1,1 +1,16 @@
-//! stub
+//! The agent of Hinterland: keeps inference pods running on one edge node, with or without a
+//! network.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`placement`] | which pod gets which GPUs, CPU and memory, and why not (pure) |
+//! | [`pods`] | the life of pods: starts, probes, backoff, stops (pure) |
+//! | [`ports`] | the traits by which the shell reaches runtime and GPUs |
+//! | [`runtime`] | how pods run: `process`, with a shim of their own |
+//! | [`gpu`] | the inventory: NVML, or an explicit simulation |
+
+pub mod gpu;
+pub mod placement;
+pub mod pods;
+pub mod ports;
+pub mod runtime;

@@ -1,1 +1,9 @@
-//! stub
+//! What the tests, the demo and the benchmarks have in common.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`real`] | starters of real processes: hub, agent, brokers |
+//! | [`sim`] | the simulated world |
+
+pub mod real;
+pub mod sim;

@@ -1,0 +1,1 @@
+//! Which pod gets which GPUs, CPU and memory, and why not.

@@ -1,0 +1,172 @@
+//! The traits by which the agent's shell reaches its runtime, and the values that cross them.
+//!
+//! A call begins work and returns at once; the work ends as a [`RuntimeEvent`]. So an image pull or
+//! a slow stop never holds up the core.
+
+use shared::model::{Container, PodId, Probe, Revision, UnixMs};
+use std::fmt;
+use thiserror::Error;
+
+/// One start of a pod. No two starts on a node share it; it names the start in the store, in the
+/// runtime and in logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct InstanceId(pub u64);
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Everything a runtime needs to start a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartRequest {
+    /// Which pod.
+    pub pod: PodId,
+    /// Which start of it.
+    pub instance: InstanceId,
+    /// Which content of its template.
+    pub revision: Revision,
+    /// What to run.
+    pub container: Container,
+    /// UUIDs of the GPUs that placement gave it; empty means that it sees none.
+    pub gpus: Vec<String>,
+    /// Its share of a shared GPU's memory in bytes.
+    pub gpu_memory_bytes: Option<u64>,
+    /// Seconds between SIGTERM and SIGKILL, also for the shim to use when the agent is away.
+    pub grace_seconds: u32,
+}
+
+/// What a runtime found of a pod's start when the agent came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// Which pod.
+    pub pod: PodId,
+    /// Which start of it.
+    pub instance: InstanceId,
+    /// Which content of its template.
+    pub revision: Revision,
+    /// How it is.
+    pub state: ObservedState,
+}
+
+/// How an observed start is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObservedState {
+    /// It runs, since then.
+    Running {
+        /// When its process started.
+        started_at: UnixMs,
+    },
+    /// It ended with this status: an exit code, or 128 + the signal's number.
+    Exited {
+        /// See above.
+        code: i32,
+    },
+    /// It was begun, does not run and left no status: the power went, or its shim was killed.
+    Lost,
+}
+
+/// Which of a container's probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeKind {
+    /// Holds the others back until it succeeds.
+    Startup,
+    /// Whether the pod can serve.
+    Readiness,
+    /// Whether the pod must be restarted.
+    Liveness,
+}
+
+/// One run of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeRequest {
+    /// Which pod.
+    pub pod: PodId,
+    /// Which start of it.
+    pub instance: InstanceId,
+    /// Which probe.
+    pub kind: ProbeKind,
+    /// What to check and for how long at most.
+    pub probe: Probe,
+}
+
+/// What a runtime says, some time after it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeEvent {
+    /// The pod's process runs.
+    Started {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// When its process started, by the node's clock.
+        started_at: UnixMs,
+    },
+    /// The pod could not be started; nothing of this start runs.
+    StartFailed {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// A word for programs, as in `ProgramNotFound`.
+        reason: String,
+        /// A sentence for people.
+        message: String,
+    },
+    /// The pod ended, with all its descendants.
+    Exited {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Exit code, or 128 + the signal's number.
+        code: i32,
+    },
+    /// A probe came to its end.
+    Probed {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Which probe.
+        kind: ProbeKind,
+        /// Success, or a sentence that says what failed.
+        result: Result<(), String>,
+    },
+}
+
+/// Why a runtime can't say what runs.
+#[derive(Debug, Error)]
+#[error("could not {attempted}")]
+pub struct RuntimeError {
+    /// What was attempted, as in `read the pod folder default_ocr-0`.
+    pub attempted: String,
+    /// What the layer below said.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Runs pods. Never starts a second copy of a pod: the lock is the pod's, not the start's.
+pub trait Runtime {
+    /// What is there when the agent comes up. Pods that run are watched from then on, so that their
+    /// end arrives as [`RuntimeEvent::Exited`].
+    ///
+    /// # Errors
+    /// When the runtime itself can't be asked; a single unreadable pod is [`ObservedState::Lost`].
+    fn observe(&mut self) -> Result<Vec<Observation>, RuntimeError>;
+
+    /// Begins a start; ends as `Started` or `StartFailed`.
+    fn start(&mut self, request: StartRequest);
+
+    /// Begins a stop: SIGTERM to the pod, SIGKILL to all of it after the grace; ends as `Exited`.
+    /// A stop of what does not run ends as `Exited` too.
+    fn stop(&mut self, pod: &PodId, instance: InstanceId, grace_ms: u64);
+
+    /// Forgets an ended start, when its end has been recorded. Its logs are kept until the pod's
+    /// next start, or for good-bye when the pod is no longer wanted (`keep_logs` false).
+    fn forget(&mut self, pod: &PodId, instance: InstanceId, keep_logs: bool);
+
+    /// Begins a probe; ends as `Probed`, in time also when what is probed hangs.
+    fn probe(&mut self, request: ProbeRequest);
+}

@@ -1,0 +1,3 @@
+//! How pods run.
+
+pub mod process;

@@ -1,0 +1,1 @@
+//! Pods as plain processes, each under a shim of its own.

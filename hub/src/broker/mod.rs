@@ -1,0 +1,1 @@
+//! The embedded MQTT broker, and the connection to an external one.

@@ -1,0 +1,1 @@
+//! Desired state read strictly from a directory of YAML.

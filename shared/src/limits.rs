@@ -1,0 +1,55 @@
+//! Every limit that the agent and the hub share: named, with its unit and its reason.
+//!
+//! A limit that only one module knows stands in that module.
+
+/// An RFC 1123 label, as Kubernetes names and MQTT topic levels need it.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// One MQTT payload. Brokers default to more; ours and the clients are set to this plus headers, so
+/// that a hostile size is refused before it is buffered.
+pub const MQTT_PAYLOAD_BYTES_MAX: usize = 16 * 1024;
+
+/// One MQTT packet: the payload, the topic and the headers.
+pub const MQTT_PACKET_BYTES_MAX: u32 = 20 * 1024;
+
+/// CBOR nesting. Our deepest message (a pod template inside a map item) nests 9 deep.
+pub const CBOR_DEPTH_MAX: usize = 16;
+
+/// One chunk of a map update. Small enough that an alarm waits for at most one chunk (at 64 kbit/s
+/// 4 KiB take half a second).
+pub const MAP_CHUNK_BYTES_MAX: usize = 4 * 1024;
+
+/// A whole map update, assembled. A hundred workloads with large environments are about 1 MiB.
+pub const MAP_UPDATE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Items of one map: pods or workloads of one node.
+pub const MAP_ITEMS_MAX: usize = 4096;
+
+/// One item of a map.
+pub const MAP_ITEM_BYTES_MAX: usize = 256 * 1024;
+
+/// A key of a map: a pod's name with its namespace and a prefix.
+pub const MAP_KEY_BYTES_MAX: usize = 2 * NAME_BYTES_MAX + 16;
+
+/// One record of a log; a telemetry batch of a minute is about 2 KiB in CBOR.
+pub const LOG_RECORD_BYTES_MAX: usize = 12 * 1024;
+
+/// Records in one log batch on the wire.
+pub const LOG_BATCH_RECORDS_MAX: usize = 256;
+
+/// One response to a call: the tail of a log, as much as fits one MQTT payload.
+pub const CALL_BODY_BYTES_MAX: usize = 12 * 1024;
+
+/// Pods of one workload on one node.
+pub const REPLICAS_PER_NODE_MAX: u32 = 256;
+
+/// A grace period of an hour is more than any inference server needs to drain.
+pub const GRACE_PERIOD_SECONDS_MAX: u32 = 3600;
+
+/// A value in the store larger than this is split by the store itself: sled keeps larger values in
+/// files of their own, which its `flush` does not make durable.
+pub const STORE_VALUE_CHUNK_BYTES: usize = 8 * 1024;
+
+/// The store's size on disk past which the agent sheds its backlog; about 42 bytes of memory a
+/// record can't be capped otherwise.
+pub const STORE_BYTES_MAX: u64 = 90 * 1024 * 1024;

@@ -1,0 +1,26 @@
+//! The words of the domain, as Kubernetes and the field use them.
+//!
+//! Plain values without behaviour that reaches outside: nothing here encodes, sends or stores.
+
+mod gpu;
+mod ids;
+mod pod;
+mod quantity;
+mod status;
+mod time;
+mod workload;
+
+pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
+pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
+pub use pod::{
+    Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, HttpHeader, PodMetadata, PodSpec,
+    PodTemplate, PortProtocol, Probe, ResourceList, ResourceRequirements, RestartPolicy,
+    TcpSocketAction, UriScheme,
+};
+pub use quantity::{CpuQuantity, MemoryQuantity, QuantityError};
+pub use status::{Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus};
+pub use time::{ClockQuality, MonotonicMs, Now, UnixMs};
+pub use workload::{
+    GpuRequest, InvalidWorkload, PodResources, Taint, TaintEffect, Toleration, TolerationOperator,
+    Workload,
+};

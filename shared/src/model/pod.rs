@@ -1,0 +1,273 @@
+//! The subset of `core/v1` PodTemplateSpec that Hinterland runs.
+//!
+//! Field names and defaults are those of the Kubernetes API reference. What is not here is refused
+//! where it is read (`deny_unknown_fields`), so that a template is never run in part.
+//!
+//! These types are also the wire format (packed CBOR, fields by position): fields are only ever
+//! appended, never removed, renamed in meaning or reordered.
+
+use super::quantity::{CpuQuantity, MemoryQuantity};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A pod's metadata and specification.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodTemplate {
+    /// Labels and annotations of the pod.
+    #[serde(default)]
+    pub metadata: PodMetadata,
+    /// What to run.
+    pub spec: PodSpec,
+}
+
+/// Labels and annotations.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodMetadata {
+    /// Identifying pairs.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Free pairs.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodSpec {
+    /// Exactly one container (more with the CRI runtime, later).
+    pub containers: Vec<Container>,
+    /// Whether a container that ended is started again.
+    #[serde(default)]
+    pub restart_policy: RestartPolicy,
+    /// Seconds between SIGTERM and SIGKILL.
+    #[serde(default = "default_grace_seconds")]
+    pub termination_grace_period_seconds: u32,
+}
+
+fn default_grace_seconds() -> u32 {
+    30
+}
+
+/// Whether a container that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// Whatever the exit status.
+    #[default]
+    Always,
+    /// After a failure only.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Container {
+    /// The container's name within the pod.
+    pub name: String,
+    /// The image; the process runtime does not use it.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// The program and its first arguments; the process runtime needs at least the program.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Further arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// The folder to start in; the pod's own folder when absent.
+    #[serde(default)]
+    pub working_dir: Option<String>,
+    /// Environment variables.
+    #[serde(default)]
+    pub env: Vec<EnvVar>,
+    /// Requests and limits.
+    #[serde(default)]
+    pub resources: ResourceRequirements,
+    /// Ports, for probes by name and for people.
+    #[serde(default)]
+    pub ports: Vec<ContainerPort>,
+    /// Holds the other probes back until it succeeds.
+    #[serde(default)]
+    pub startup_probe: Option<Probe>,
+    /// Whether the pod can serve.
+    #[serde(default)]
+    pub readiness_probe: Option<Probe>,
+    /// Whether the pod must be restarted.
+    #[serde(default)]
+    pub liveness_probe: Option<Probe>,
+}
+
+/// An environment variable with a literal value.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnvVar {
+    /// The variable's name.
+    pub name: String,
+    /// Its value.
+    #[serde(default)]
+    pub value: String,
+}
+
+/// What a container asks for and may use at most. GPUs are given in `limits`, as in Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResourceRequirements {
+    /// What placement counts.
+    #[serde(default)]
+    pub requests: ResourceList,
+    /// What the kernel enforces where it is permitted to.
+    #[serde(default)]
+    pub limits: ResourceList,
+}
+
+/// Amounts by resource name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceList {
+    /// Cores.
+    #[serde(default)]
+    pub cpu: Option<CpuQuantity>,
+    /// Bytes of main memory.
+    #[serde(default)]
+    pub memory: Option<MemoryQuantity>,
+    /// Whole GPUs.
+    #[serde(default, rename = "nvidia.com/gpu")]
+    pub gpu_count: Option<u32>,
+    /// Bytes of the memory of one shared GPU.
+    #[serde(default, rename = "hinterland.dev/gpu-memory")]
+    pub gpu_memory: Option<MemoryQuantity>,
+}
+
+/// A port that the container listens on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ContainerPort {
+    /// A name that probes may use.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The port, 1 to 65535.
+    pub container_port: u16,
+    /// The protocol.
+    #[serde(default)]
+    pub protocol: PortProtocol,
+}
+
+/// A port's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum PortProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A check that is repeated while the container runs. Exactly one of the three actions is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Probe {
+    /// Runs a command; exit status 0 is success.
+    #[serde(default)]
+    pub exec: Option<ExecAction>,
+    /// Asks by HTTP; a status of 200 to 399 is success.
+    #[serde(default)]
+    pub http_get: Option<HttpGetAction>,
+    /// Opens a TCP connection; that it opens is success.
+    #[serde(default)]
+    pub tcp_socket: Option<TcpSocketAction>,
+    /// Seconds from the container's start to the first check.
+    #[serde(default)]
+    pub initial_delay_seconds: u32,
+    /// Seconds between checks; at least 1.
+    #[serde(default = "default_period_seconds")]
+    pub period_seconds: u32,
+    /// Seconds after which a check has failed; at least 1.
+    #[serde(default = "default_timeout_seconds")]
+    pub timeout_seconds: u32,
+    /// Successes in a row that turn failure into success; 1 for liveness and startup.
+    #[serde(default = "default_success_threshold")]
+    pub success_threshold: u32,
+    /// Failures in a row that turn success into failure.
+    #[serde(default = "default_failure_threshold")]
+    pub failure_threshold: u32,
+}
+
+fn default_period_seconds() -> u32 {
+    10
+}
+fn default_timeout_seconds() -> u32 {
+    1
+}
+fn default_success_threshold() -> u32 {
+    1
+}
+fn default_failure_threshold() -> u32 {
+    3
+}
+
+/// Runs a command in the pod's environment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExecAction {
+    /// The program and its arguments; no shell is added.
+    pub command: Vec<String>,
+}
+
+/// Asks by HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpGetAction {
+    /// The path, beginning with `/`.
+    #[serde(default = "default_path")]
+    pub path: String,
+    /// The port, 1 to 65535.
+    pub port: u16,
+    /// The host; the node itself when absent.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// The scheme.
+    #[serde(default)]
+    pub scheme: UriScheme,
+    /// Further request headers.
+    #[serde(default)]
+    pub http_headers: Vec<HttpHeader>,
+}
+
+fn default_path() -> String {
+    "/".to_owned()
+}
+
+/// The scheme of an HTTP check. HTTPS checks are refused for now rather than done without a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum UriScheme {
+    /// Plain HTTP.
+    #[default]
+    Http,
+}
+
+/// One request header.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpHeader {
+    /// The header's name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// Opens a TCP connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TcpSocketAction {
+    /// The port, 1 to 65535.
+    pub port: u16,
+    /// The host; the node itself when absent.
+    #[serde(default)]
+    pub host: Option<String>,
+}

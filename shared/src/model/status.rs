@@ -1,0 +1,102 @@
+//! What a node reports of its pods and of itself: the items of reported state.
+//!
+//! Wire format (packed CBOR, fields by position): fields are only ever appended.
+
+use super::gpu::GpuInventory;
+use super::ids::{PodId, Revision};
+use super::time::UnixMs;
+use serde::{Deserialize, Serialize};
+
+/// Where a pod is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PodPhase {
+    /// Not started; `reason` says why.
+    Pending,
+    /// The runtime was asked to start it.
+    Starting,
+    /// It runs; `ready` says whether it can serve.
+    Running,
+    /// It ended and is started again when its backoff is over.
+    BackingOff,
+    /// It was asked to stop.
+    Stopping,
+    /// It ended with status 0 and is not started again.
+    Succeeded,
+    /// It ended with a failure and is not started again.
+    Failed,
+}
+
+/// The state of one pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Which pod.
+    pub pod: PodId,
+    /// The revision that runs, or that is to run.
+    pub revision: Revision,
+    /// Where it is in its life.
+    pub phase: PodPhase,
+    /// Whether it can serve.
+    pub ready: bool,
+    /// A word for programs, as in `InsufficientGpuMemory`; empty when there is nothing to say.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+    /// How often it was started again since this revision was assigned.
+    pub restarts: u32,
+    /// When its process started, by the node's clock.
+    pub started_at: Option<UnixMs>,
+    /// The status with which it last ended: an exit code, or 128 + the signal's number.
+    pub last_exit_code: Option<i32>,
+    /// UUIDs of the GPUs that it was given.
+    pub gpus: Vec<String>,
+}
+
+/// Whether a condition holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// One aspect of a node's state, as in Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// The aspect, as in `StoreWritable`.
+    pub kind: String,
+    /// Whether it holds.
+    pub status: ConditionStatus,
+    /// A word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// What a node has to give.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeCapacity {
+    /// Thousandths of a core.
+    pub cpu_millicores: u64,
+    /// Main memory in bytes.
+    pub memory_bytes: u64,
+    /// GPUs.
+    pub gpus: GpuInventory,
+}
+
+/// The state of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The agent's version.
+    pub agent_version: String,
+    /// What the node has to give.
+    pub capacity: NodeCapacity,
+    /// Conditions, by kind.
+    pub conditions: Vec<Condition>,
+    /// The (term, generation) of desired state that is in force.
+    pub observed_term: u64,
+    /// See `observed_term`.
+    pub observed_generation: u64,
+}

@@ -1,0 +1,49 @@
+//! Time as it is given to the pure cores. Nothing here asks for it.
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds on a clock that never goes back; its zero is arbitrary (the start of the process).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct MonotonicMs(pub u64);
+
+impl MonotonicMs {
+    /// The moment `ms` milliseconds later; saturates at the end of time.
+    #[must_use]
+    pub fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `earlier` until this moment; 0 when `earlier` is later.
+    #[must_use]
+    pub fn since_ms(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Milliseconds since 1970-01-01T00:00:00Z by the node's wall clock, which may be wrong.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct UnixMs(pub u64);
+
+/// How far a wall-clock time can be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ClockQuality {
+    /// Nothing vouches for the wall clock.
+    #[default]
+    Unsynchronised,
+    /// The operating system says that its clock is disciplined (NTP, PTP or GNSS).
+    Synchronised,
+}
+
+/// The present moment, as the shell hands it to a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    /// For every duration, timeout and order of events.
+    pub monotonic: MonotonicMs,
+    /// For what people read and for time stamps; never for a decision about a pod.
+    pub wall: UnixMs,
+    /// How far `wall` can be believed.
+    pub quality: ClockQuality,
+}

@@ -1,0 +1,263 @@
+//! A workload as one node is to run it, and what its pods ask for.
+
+use super::ids::{PodId, Revision, WorkloadKey};
+use super::pod::{Container, PodTemplate, Probe};
+use super::quantity::{CpuQuantity, MemoryQuantity};
+use crate::limits;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What a node is to run of one workload: an item of desired state.
+///
+/// Wire format (packed CBOR, fields by position): fields are only ever appended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// Namespace and name.
+    pub key: WorkloadKey,
+    /// Names this content of `template`.
+    pub revision: Revision,
+    /// How many pods this node runs.
+    pub replicas: u32,
+    /// Higher goes first and may preempt lower.
+    pub priority: i32,
+    /// Taints of the node or its GPUs that the pods bear.
+    pub tolerations: Vec<Toleration>,
+    /// What each pod is.
+    pub template: PodTemplate,
+}
+
+impl Workload {
+    /// The pods that this workload asks for, in order of their ordinals.
+    pub fn pods(&self) -> impl Iterator<Item = PodId> + '_ {
+        (0..self.replicas).map(|ordinal| PodId { workload: self.key.clone(), ordinal })
+    }
+}
+
+/// A mark on a node or GPU that keeps pods away unless they tolerate it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Taint {
+    /// The taint's name.
+    pub key: String,
+    /// Its value, often empty.
+    #[serde(default)]
+    pub value: String,
+    /// What it does to pods that do not tolerate it.
+    pub effect: TaintEffect,
+}
+
+/// What a taint does to pods that do not tolerate it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TaintEffect {
+    /// New pods are kept away.
+    NoSchedule,
+    /// New pods are kept away and running ones are stopped.
+    NoExecute,
+}
+
+/// A taint that a pod bears.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Toleration {
+    /// The taint's name; absent with `Exists` tolerates every taint.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// How `value` is compared.
+    #[serde(default)]
+    pub operator: TolerationOperator,
+    /// The taint's value, for `Equal`.
+    #[serde(default)]
+    pub value: String,
+    /// The effect; absent means every effect.
+    #[serde(default)]
+    pub effect: Option<TaintEffect>,
+}
+
+/// How a toleration's value is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TolerationOperator {
+    /// The values are the same.
+    #[default]
+    Equal,
+    /// Any value.
+    Exists,
+}
+
+impl Toleration {
+    /// Whether `taint` is borne, as Kubernetes decides it.
+    #[must_use]
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        let effect = self.effect.is_none_or(|effect| effect == taint.effect);
+        let key = match &self.key {
+            Some(key) => *key == taint.key,
+            None => self.operator == TolerationOperator::Exists,
+        };
+        let value = self.operator == TolerationOperator::Exists || self.value == taint.value;
+        effect && key && value
+    }
+}
+
+/// What a pod asks of the node's GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GpuRequest {
+    /// No GPU.
+    #[default]
+    None,
+    /// So many whole GPUs, shared with nobody.
+    Whole(u32),
+    /// So many bytes of one GPU that others share.
+    SharedMemory(MemoryQuantity),
+}
+
+/// What placement counts for a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PodResources {
+    /// Requested CPU; the limit where no request is given, as in Kubernetes.
+    pub cpu: CpuQuantity,
+    /// Requested main memory; the limit where no request is given.
+    pub memory: MemoryQuantity,
+    /// Requested GPUs.
+    pub gpu: GpuRequest,
+}
+
+/// Why a pod template can't be run. `path` is the field's path within the template.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{path}: {problem}")]
+pub struct InvalidWorkload {
+    /// As in `spec.containers[0].livenessProbe.periodSeconds`.
+    pub path: String,
+    /// What was wrong and what was expected.
+    pub problem: String,
+}
+
+fn invalid(path: impl Into<String>, problem: impl Into<String>) -> InvalidWorkload {
+    InvalidWorkload { path: path.into(), problem: problem.into() }
+}
+
+impl PodTemplate {
+    /// Checks what the types alone can't say. The hub refuses a manifest by it and the agent checks
+    /// again, since a store or a newer hub may hold something else.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds, with its path.
+    pub fn validate(&self) -> Result<(), InvalidWorkload> {
+        let [container] = self.spec.containers.as_slice() else {
+            let found = self.spec.containers.len();
+            return Err(invalid("spec.containers", format!("expected exactly 1, found {found}")));
+        };
+        let grace = self.spec.termination_grace_period_seconds;
+        if grace > limits::GRACE_PERIOD_SECONDS_MAX {
+            return Err(invalid(
+                "spec.terminationGracePeriodSeconds",
+                format!("{grace} is over {}", limits::GRACE_PERIOD_SECONDS_MAX),
+            ));
+        }
+        validate_container(container)
+    }
+
+    /// The resources that placement counts.
+    #[must_use]
+    pub fn resources(&self) -> PodResources {
+        let mut total = PodResources::default();
+        for container in &self.spec.containers {
+            let resources = &container.resources;
+            let cpu = resources.requests.cpu.or(resources.limits.cpu).unwrap_or_default();
+            let memory = resources.requests.memory.or(resources.limits.memory).unwrap_or_default();
+            total.cpu.millicores = total.cpu.millicores.saturating_add(cpu.millicores);
+            total.memory.bytes = total.memory.bytes.saturating_add(memory.bytes);
+            total.gpu = container_gpu(container);
+        }
+        total
+    }
+}
+
+fn container_gpu(container: &Container) -> GpuRequest {
+    let limits = &container.resources.limits;
+    match (limits.gpu_count, limits.gpu_memory) {
+        (Some(count), _) if count > 0 => GpuRequest::Whole(count),
+        (_, Some(memory)) if memory.bytes > 0 => GpuRequest::SharedMemory(memory),
+        _ => GpuRequest::None,
+    }
+}
+
+fn validate_container(container: &Container) -> Result<(), InvalidWorkload> {
+    let at = |field: &str| format!("spec.containers[0].{field}");
+    if container.command.is_empty() && container.image.is_none() {
+        return Err(invalid(at("command"), "expected a command, an image, or both"));
+    }
+    let strings = container.command.iter().chain(&container.args);
+    if strings.clone().any(|text| text.contains('\0')) {
+        return Err(invalid(at("command"), "a NUL character can't be passed to a program"));
+    }
+    for (index, variable) in container.env.iter().enumerate() {
+        let name = &variable.name;
+        let bad = name.is_empty() || name.contains(['=', '\0']) || variable.value.contains('\0');
+        if bad {
+            let path = at(&format!("env[{index}]"));
+            return Err(invalid(path, "expected a name without `=` and no NUL character"));
+        }
+    }
+    validate_resources(container)?;
+    let probes = [
+        ("startupProbe", &container.startup_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("livenessProbe", &container.liveness_probe),
+    ];
+    for (name, probe) in probes {
+        if let Some(probe) = probe {
+            validate_probe(&at(name), probe, name == "readinessProbe")?;
+        }
+    }
+    Ok(())
+}
+
+fn validate_resources(container: &Container) -> Result<(), InvalidWorkload> {
+    let at = |field: &str| format!("spec.containers[0].resources.{field}");
+    let (requests, limits) = (&container.resources.requests, &container.resources.limits);
+    if limits.gpu_count.unwrap_or(0) > 0 && limits.gpu_memory.is_some() {
+        let problem = "expected whole GPUs or shared GPU memory, not both";
+        return Err(invalid(at("limits[hinterland.dev/gpu-memory]"), problem));
+    }
+    if requests.gpu_count.is_some() && requests.gpu_count != limits.gpu_count {
+        let problem = "GPUs can't be overcommitted: expected the same number as in limits";
+        return Err(invalid(at("requests[nvidia.com/gpu]"), problem));
+    }
+    if requests.gpu_memory.is_some() && requests.gpu_memory != limits.gpu_memory {
+        let problem = "GPU memory can't be overcommitted: expected the same amount as in limits";
+        return Err(invalid(at("requests[hinterland.dev/gpu-memory]"), problem));
+    }
+    if limits.cpu.is_some_and(|limit| requests.cpu.is_some_and(|request| request > limit)) {
+        return Err(invalid(at("requests.cpu"), "is over limits.cpu"));
+    }
+    if limits.memory.is_some_and(|limit| requests.memory.is_some_and(|request| request > limit)) {
+        return Err(invalid(at("requests.memory"), "is over limits.memory"));
+    }
+    Ok(())
+}
+
+fn validate_probe(path: &str, probe: &Probe, readiness: bool) -> Result<(), InvalidWorkload> {
+    let actions = [probe.exec.is_some(), probe.http_get.is_some(), probe.tcp_socket.is_some()];
+    if actions.iter().filter(|given| **given).count() != 1 {
+        return Err(invalid(path, "expected exactly one of exec, httpGet and tcpSocket"));
+    }
+    let counts = [
+        ("periodSeconds", probe.period_seconds),
+        ("timeoutSeconds", probe.timeout_seconds),
+        ("successThreshold", probe.success_threshold),
+        ("failureThreshold", probe.failure_threshold),
+    ];
+    if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
+        return Err(invalid(format!("{path}.{name}"), "expected at least 1"));
+    }
+    if !readiness && probe.success_threshold != 1 {
+        return Err(invalid(format!("{path}.successThreshold"), "expected 1 for this probe"));
+    }
+    if probe.exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
+        return Err(invalid(format!("{path}.exec.command"), "expected a program"));
+    }
+    let port = probe.http_get.as_ref().map(|get| get.port);
+    if port.or(probe.tcp_socket.as_ref().map(|tcp| tcp.port)) == Some(0) {
+        return Err(invalid(path, "expected a port of 1 to 65535"));
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Samples, batches of them, and the seam for their codec.

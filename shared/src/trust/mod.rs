@@ -1,0 +1,9 @@
+//! Who may say what, and how it is shown: signatures, sealed sessions, sealed records, certificates.
+//!
+//! No sockets and no files. Entropy is handed in as a seed, so that the simulation replays.
+
+pub mod certificate;
+pub mod enrollment;
+pub mod record;
+pub mod session;
+pub mod signature;

@@ -1,0 +1,1 @@
+//! The only place that encodes or decodes what crosses the link or enters the store.
