@@ -1,1 +1,30 @@
 //! The only place that encodes or decodes what crosses the link or enters the store.
+//!
+//! Everything is CBOR (RFC 8949) in the packed form of `serde_cbor`: a struct is a map from the
+//! field's position to its value, an enum variant is its position. So fields and variants are only
+//! ever appended. `docs/protocol.md` describes every message; `golden/` holds encodings of each
+//! released version that are decoded for ever.
+//!
+//! | layer | type | protected by |
+//! |---|---|---|
+//! | MQTT payload | [`Envelope`] | nothing: the broker reads and writes it |
+//! | inside a sealed envelope | [`Message`] | the session's keys |
+//! | a map's header | [`MapHeader`] | for desired state, the hub's signature as well |
+
+mod codec;
+mod depth;
+mod envelope;
+mod message;
+mod topic;
+
+pub use codec::{DecodeError, EncodeError, decode, encode};
+pub use envelope::{ENVELOPE_VERSION, Envelope};
+pub use message::{
+    CallMethod, CallOutcome, CallRequest, CallResponse, Digest, Hello, HelloReply, Incarnation,
+    LogAck, LogBatch, LogId, MapAck, MapBody, MapChunk, MapHeader, MapItem, MapName, MapPosition,
+    MapRefusal, Message, RefusalReason, SequenceNumber, Stream, Version,
+};
+pub use topic::{DownTopic, UpTopic, UpTopicKind};
+
+#[cfg(test)]
+mod golden;

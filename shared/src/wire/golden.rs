@@ -1,0 +1,128 @@
+//! One encoding of every message, as version 1 writes it. These bytes are decoded for ever: a change
+//! here is a change of the protocol.
+
+use super::*;
+use crate::model::PodId;
+use serde_bytes::ByteBuf;
+
+fn position() -> MapPosition {
+    MapPosition { version: Version { term: 3, generation: 7 }, digest: Digest::of(b"content") }
+}
+
+fn one_of_each() -> Vec<(&'static str, Message)> {
+    let log = LogId { incarnation: 5, stream: Stream::Backfill };
+    let pod: PodId = "default/ocr-1".parse().unwrap();
+    let header = MapHeader { position: position(), issued_at_ms: 1_700_000_000_000 };
+    let header = ByteBuf::from(encode("header", &header).unwrap());
+    let ack = LogAck { log, watermark: 41 };
+    vec![
+        (
+            "hello",
+            Message::Hello(Hello {
+                desired: Some(header.clone()),
+                reported: position(),
+                incarnation: 5,
+                oldest_incarnation: 4,
+                agent_version: "0.1.0".into(),
+            }),
+        ),
+        (
+            "hello-reply",
+            Message::HelloReply(HelloReply {
+                desired: header.clone(),
+                reported: None,
+                watermarks: vec![ack],
+            }),
+        ),
+        (
+            "map-chunk",
+            Message::MapChunk(MapChunk {
+                map: MapName::Desired,
+                header: header.clone(),
+                index: 0,
+                count: 2,
+                body: ByteBuf::from(vec![1, 2, 3]),
+            }),
+        ),
+        (
+            "map-ack-partial",
+            Message::MapAck(MapAck::Partial {
+                map: MapName::Desired,
+                version: position().version,
+                next: 1,
+            }),
+        ),
+        (
+            "map-ack-applied",
+            Message::MapAck(MapAck::Applied { map: MapName::Reported, position: position() }),
+        ),
+        (
+            "map-refusal",
+            Message::MapRefusal(MapRefusal {
+                map: MapName::Desired,
+                version: position().version,
+                reason: RefusalReason::Stale,
+                accepted: Some(header),
+            }),
+        ),
+        (
+            "log-batch",
+            Message::LogBatch(LogBatch {
+                log,
+                oldest: 40,
+                first: 42,
+                records: vec![ByteBuf::from(vec![9; 4])],
+            }),
+        ),
+        ("log-ack", Message::LogAck(ack)),
+        (
+            "call-request",
+            Message::CallRequest(CallRequest {
+                id: 1,
+                timeout_ms: 5000,
+                method: CallMethod::TailLog { pod, lines: 10 },
+            }),
+        ),
+        (
+            "call-response-done",
+            Message::CallResponse(CallResponse {
+                id: 1,
+                outcome: CallOutcome::done(b"line\n".to_vec()),
+            }),
+        ),
+        (
+            "call-response-failed",
+            Message::CallResponse(CallResponse {
+                id: 1,
+                outcome: CallOutcome::Failed { message: "no such pod".into() },
+            }),
+        ),
+    ]
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn version_1_is_decoded_for_ever() {
+    let golden = include_str!("../../golden/messages-v1.txt");
+    let lines: Vec<_> = golden.lines().filter_map(|line| line.split_once(' ')).collect();
+    let messages = one_of_each();
+    let written: String = messages
+        .iter()
+        .map(|(name, message)| {
+            format!("{name} {}\n", hexadecimal(&encode("message", message).unwrap()))
+        })
+        .collect();
+    assert_eq!(lines.len(), messages.len(), "the golden file should be:\n{written}");
+    for ((name, message), (golden_name, bytes)) in messages.iter().zip(lines) {
+        assert_eq!(*name, golden_name);
+        let bytes: Vec<u8> = (0..bytes.len() / 2)
+            .map(|at| u8::from_str_radix(&bytes[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        let decoded: Message = decode("message", &bytes, 4096).unwrap();
+        assert_eq!(decoded, *message, "{name}");
+        assert_eq!(encode("message", message).unwrap(), bytes, "{name} is written otherwise");
+    }
+}

@@ -1,0 +1,371 @@
+//! The messages of a session, as they are before sealing and after opening.
+//!
+//! Variants and fields are only ever appended; see the module above for the encoding.
+
+use crate::limits::{CALL_BODY_BYTES_MAX, LOG_BATCH_RECORDS_MAX};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use sha2::{Digest as _, Sha256};
+use std::fmt;
+
+/// A message of a session. Variants that hold one value are written by name, so the names are short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Agent to hub, first after a handshake and after each reconnection.
+    #[serde(rename = "h")]
+    Hello(Hello),
+    /// Hub to agent, answers a hello.
+    #[serde(rename = "H")]
+    HelloReply(HelloReply),
+    /// From a map's publisher to its receiver: a part of an update.
+    #[serde(rename = "m")]
+    MapChunk(MapChunk),
+    /// From a map's receiver to its publisher: how far it is.
+    #[serde(rename = "a")]
+    MapAck(MapAck),
+    /// From a map's receiver to its publisher: an update that it will not apply.
+    #[serde(rename = "r")]
+    MapRefusal(MapRefusal),
+    /// Agent to hub: records of a log.
+    #[serde(rename = "l")]
+    LogBatch(LogBatch),
+    /// Hub to agent: records that are committed.
+    #[serde(rename = "L")]
+    LogAck(LogAck),
+    /// Hub to agent: a question with a deadline.
+    #[serde(rename = "c")]
+    CallRequest(CallRequest),
+    /// Agent to hub: its answer.
+    #[serde(rename = "C")]
+    CallResponse(CallResponse),
+}
+
+/// Counts the starts of an agent; never used twice by a node.
+pub type Incarnation = u64;
+
+/// Numbers the records of one log from 1.
+pub type SequenceNumber = u64;
+
+/// SHA-256 over a value or a whole map.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// SHA-256 of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest of a map, from the digests of its values in the order of their keys: SHA-256 over
+    /// each key's length (u32, little endian), the key and the value's digest.
+    pub fn of_map<'a>(items: impl Iterator<Item = (&'a str, Self)>) -> Self {
+        let mut hash = Sha256::new();
+        for (key, value) in items {
+            // Keys are bounded by MAP_KEY_BYTES_MAX; a longer one can't be told apart only past 4 GiB.
+            hash.update(u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
+            hash.update(key.as_bytes());
+            hash.update(value.0);
+        }
+        Self(hash.finalize().into())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Digest {
+    /// The first 8 bytes in hexadecimal: enough to compare by eye.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(8).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = ByteBuf::deserialize(deserializer)?;
+        let digest = <[u8; 32]>::try_from(bytes.as_slice())
+            .map_err(|_| serde::de::Error::custom("expected a digest of 32 bytes"))?;
+        Ok(Self(digest))
+    }
+}
+
+/// Orders the contents of a map: a greater one replaces a lesser one.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Version {
+    /// Desired state: the hub's term. Reported state: the agent's incarnation.
+    pub term: u64,
+    /// Counts the contents within a term from 1.
+    pub generation: u64,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.term, self.generation)
+    }
+}
+
+/// Which content of a map a side has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapPosition {
+    /// Its version.
+    pub version: Version,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+/// Which map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum MapName {
+    /// What the node should run; hub to agent; its header is signed.
+    Desired,
+    /// How the node is doing; agent to hub.
+    Reported,
+}
+
+/// What a publisher says of one content of a map. Whoever holds it can check the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapHeader {
+    /// Version and digest of the content.
+    pub position: MapPosition,
+    /// When the header was made, in milliseconds since 1970 by the publisher's clock.
+    pub issued_at_ms: u64,
+}
+
+/// One item of a map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapItem {
+    /// Its key, at most [`crate::limits::MAP_KEY_BYTES_MAX`] bytes.
+    pub key: String,
+    /// Its value, at most [`crate::limits::MAP_ITEM_BYTES_MAX`] bytes.
+    pub value: ByteBuf,
+}
+
+/// The content of an update, once its chunks are put together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MapBody {
+    /// The whole map.
+    Snapshot {
+        /// All items.
+        items: Vec<MapItem>,
+    },
+    /// What changed since a content that the receiver has.
+    Delta {
+        /// The digest of that content.
+        base: Digest,
+        /// New and changed items.
+        upserts: Vec<MapItem>,
+        /// Keys that are gone.
+        tombstones: Vec<String>,
+    },
+}
+
+/// A part of an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapChunk {
+    /// Which map.
+    pub map: MapName,
+    /// The encoded [`MapHeader`]; for desired state a COSE_Sign1 around it.
+    pub header: ByteBuf,
+    /// Which part, from 0.
+    pub index: u32,
+    /// How many parts there are, from 1.
+    pub count: u32,
+    /// The part of the encoded [`MapBody`].
+    pub body: ByteBuf,
+}
+
+/// How far a receiver is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MapAck {
+    /// Parts before `next` have arrived.
+    Partial {
+        /// Which map.
+        map: MapName,
+        /// Of which update.
+        version: Version,
+        /// The first part that is missing.
+        next: u32,
+    },
+    /// The content is applied and durable.
+    Applied {
+        /// Which map.
+        map: MapName,
+        /// Which content.
+        position: MapPosition,
+    },
+}
+
+/// An update that a receiver will not apply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapRefusal {
+    /// Which map.
+    pub map: MapName,
+    /// Of which update.
+    pub version: Version,
+    /// Why.
+    pub reason: RefusalReason,
+    /// The header of what the receiver has, as it came; shows a stale hub a greater term.
+    pub accepted: Option<ByteBuf>,
+}
+
+/// Why an update is not applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusalReason {
+    /// Lower than what is accepted.
+    Stale,
+    /// The same version with another digest.
+    Conflict,
+    /// The receiver does not have the delta's base: send a snapshot.
+    BaseMismatch,
+    /// The content does not have the header's digest, or breaks a limit.
+    Malformed,
+    /// The receiver can't make it durable now: try again later.
+    Unavailable,
+}
+
+/// A class of records. The order is the order of sending: lower first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Stream {
+    /// What happened to pods, GPUs and the node.
+    Events,
+    /// Telemetry taken while the hub listened.
+    Telemetry,
+    /// Telemetry taken while it did not.
+    Backfill,
+}
+
+/// Names one log of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LogId {
+    /// The agent's start in which the records were made.
+    pub incarnation: Incarnation,
+    /// The class of the records.
+    pub stream: Stream,
+}
+
+/// Records `first`, `first` + 1, … of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogBatch {
+    /// Which log.
+    pub log: LogId,
+    /// The oldest record that the sender still has. What is older and was never received is lost,
+    /// and the receiver counts it.
+    pub oldest: SequenceNumber,
+    /// The number of the first record here.
+    pub first: SequenceNumber,
+    /// The records, at most [`LOG_BATCH_RECORDS_MAX`].
+    pub records: Vec<ByteBuf>,
+}
+
+impl LogBatch {
+    /// Whether the batch keeps its limits.
+    #[must_use]
+    pub fn is_within_limits(&self) -> bool {
+        self.records.len() <= LOG_BATCH_RECORDS_MAX && self.first >= 1 && self.oldest >= 1
+    }
+}
+
+/// Every record up to `watermark` is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogAck {
+    /// Which log.
+    pub log: LogId,
+    /// 0 when there is none yet.
+    pub watermark: SequenceNumber,
+}
+
+/// What the agent has, so that the hub sends only what it lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The accepted header of desired state, signed as it came.
+    pub desired: Option<ByteBuf>,
+    /// The agent's reported state as it is now.
+    pub reported: MapPosition,
+    /// This start of the agent.
+    pub incarnation: Incarnation,
+    /// The oldest start of which records are still to be delivered; the hub may forget the
+    /// watermarks of older ones.
+    pub oldest_incarnation: Incarnation,
+    /// The agent's version, for people.
+    pub agent_version: String,
+}
+
+/// What the hub has, so that the agent sends only what it lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloReply {
+    /// The header of the node's desired state, signed.
+    pub desired: ByteBuf,
+    /// The node's reported state as far as the hub has it.
+    pub reported: Option<MapPosition>,
+    /// The watermarks of the node's newest logs.
+    pub watermarks: Vec<LogAck>,
+}
+
+/// A question with a deadline. Never stored, never repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRequest {
+    /// Numbers the calls of a session.
+    pub id: u64,
+    /// Milliseconds within which the answer is of use.
+    pub timeout_ms: u32,
+    /// What is asked.
+    pub method: CallMethod,
+}
+
+/// What can be asked of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallMethod {
+    /// The last lines of a pod's log.
+    TailLog {
+        /// Which pod.
+        pod: crate::model::PodId,
+        /// How many lines at most.
+        lines: u32,
+    },
+}
+
+/// The answer to a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallResponse {
+    /// The request's number.
+    pub id: u64,
+    /// What came of it.
+    pub outcome: CallOutcome,
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallOutcome {
+    /// The answer, at most [`CALL_BODY_BYTES_MAX`] bytes.
+    Done {
+        /// See above.
+        body: ByteBuf,
+    },
+    /// There is none.
+    Failed {
+        /// A sentence that says why.
+        message: String,
+    },
+}
+
+impl CallOutcome {
+    /// `body` as an outcome, its end kept where it is too long.
+    #[must_use]
+    pub fn done(mut body: Vec<u8>) -> Self {
+        let excess = body.len().saturating_sub(CALL_BODY_BYTES_MAX);
+        body.drain(..excess);
+        Self::Done { body: ByteBuf::from(body) }
+    }
+}
