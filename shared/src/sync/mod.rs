@@ -1,1 +1,30 @@
 //! The map, the log and the call, and one session machine a side.
+//!
+//! All of it is sans-IO: events and the present moment go in, messages and writes come out. Nothing
+//! here opens a socket, reads a clock or draws a random number that was not seeded from outside.
+//!
+//! | machine | agent | hub |
+//! |---|---|---|
+//! | session | [`AgentSession`] opens and greets | [`HubSession`] answers |
+//! | desired state | [`MapReceiver`] | [`MapPublisher`] |
+//! | reported state | [`MapPublisher`] | [`MapReceiver`] |
+//! | events, telemetry | [`Outbox`] | [`LogReceiver`] |
+//! | calls | answers at once | [`Calls`] keeps their deadlines |
+
+mod call;
+mod log_receiver;
+mod map_content;
+mod map_publisher;
+mod map_receiver;
+mod outbox;
+mod outbox_log;
+mod retry;
+
+pub use call::{CallEnded, Calls, TooManyCalls};
+pub use log_receiver::{LogReceiver, ReceivedRecords};
+pub use map_content::MapContent;
+pub use map_publisher::MapPublisher;
+pub use map_receiver::{MapReceiver, PreparedUpdate, Received};
+pub use outbox::{LogRead, Outbox, OutboxQuota, RecordTooLarge, StreamTotals, outbox_key};
+pub use outbox_log::LogMeta;
+pub use retry::Retry;

@@ -1,0 +1,344 @@
+//! The sending side of all logs of a node: numbers records, keeps within its quota, resends what
+//! was not acknowledged.
+//!
+//! Records lie in the store; only numbers and sizes are held in memory. What must be written comes
+//! out as writes that the caller commits before it sends. A record is freed by a watermark of the
+//! receiver or by the quota, and by nothing else; what the quota takes is counted here, and exactly
+//! by the receiver, which sees `oldest` in each batch.
+
+use super::outbox_log::{LogMeta, OutboxLog};
+use crate::limits::{LOG_BATCH_RECORDS_MAX, LOG_RECORD_BYTES_MAX};
+use crate::model::MonotonicMs;
+use crate::ports::{Tree, WriteBatch};
+use crate::wire::{
+    EncodeError, Incarnation, LogAck, LogBatch, LogId, SequenceNumber, Stream, decode, encode,
+};
+use serde_bytes::ByteBuf;
+use std::collections::BTreeMap;
+use thiserror::Error;
+
+/// Records that go at once when a quota is full: few writes, and few gaps.
+const DROP_RUN_RECORDS: u64 = 64;
+
+/// Bytes of records in one batch: with keys and seal it fits one MQTT payload.
+const BATCH_BYTES_MAX: usize = LOG_RECORD_BYTES_MAX + 1024;
+
+/// How many bytes of records a class may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxQuota {
+    /// Bytes of events.
+    pub events_bytes: u64,
+    /// Bytes of telemetry, live and backfill together.
+    pub telemetry_bytes: u64,
+}
+
+impl Default for OutboxQuota {
+    /// 4 MiB of events and 48 MiB of telemetry: with the store's own overhead below
+    /// [`crate::limits::STORE_BYTES_MAX`].
+    fn default() -> Self {
+        Self { events_bytes: 4 << 20, telemetry_bytes: 48 << 20 }
+    }
+}
+
+/// A record larger than [`LOG_RECORD_BYTES_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a record of {found_bytes} bytes is over the limit of {LOG_RECORD_BYTES_MAX}")]
+pub struct RecordTooLarge {
+    /// Its size.
+    pub found_bytes: usize,
+}
+
+/// A request to the store for the records of the next batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRead {
+    /// Which log.
+    pub log: LogId,
+    /// The first record.
+    pub first: SequenceNumber,
+    /// How many at most; 0 when the batch only announces what was dropped.
+    pub count_max: usize,
+    /// Bytes of records at most; the first record is read whatever its size.
+    pub bytes_max: usize,
+}
+
+/// What is left to deliver of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StreamTotals {
+    /// Records not yet acknowledged.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The sending side of all logs of a node.
+#[derive(Debug)]
+pub struct Outbox {
+    incarnation: Incarnation,
+    quota: OutboxQuota,
+    /// In order of sending: streams first, then incarnations.
+    logs: BTreeMap<(Stream, Incarnation), OutboxLog>,
+    listening: bool,
+    dropped_records: u64,
+}
+
+/// The store's key of a record: incarnation, stream and number, big endian, so that keys sort.
+#[must_use]
+pub fn outbox_key(log: LogId, sequence: SequenceNumber) -> Vec<u8> {
+    let stream = stream_byte(log.stream);
+    [&log.incarnation.to_be_bytes()[..], &[stream], &sequence.to_be_bytes()[..]].concat()
+}
+
+fn stream_byte(stream: Stream) -> u8 {
+    match stream {
+        Stream::Events => 0,
+        Stream::Telemetry => 1,
+        Stream::Backfill => 2,
+    }
+}
+
+fn meta_key(log: LogId) -> Vec<u8> {
+    format!("{META_PREFIX}{:016x}/{}", log.incarnation, stream_byte(log.stream)).into_bytes()
+}
+
+const META_PREFIX: &str = "log/";
+
+fn parse_meta_key(key: &[u8]) -> Option<LogId> {
+    let text = std::str::from_utf8(key).ok()?.strip_prefix(META_PREFIX)?;
+    let (incarnation, stream) = text.split_once('/')?;
+    let stream = match stream {
+        "0" => Stream::Events,
+        "1" => Stream::Telemetry,
+        "2" => Stream::Backfill,
+        _ => return None,
+    };
+    Some(LogId { incarnation: u64::from_str_radix(incarnation, 16).ok()?, stream })
+}
+
+impl Outbox {
+    /// The outbox of this start of the agent, with the logs that earlier starts left: `meta` are
+    /// records of [`Tree::Meta`]; those that are not of a log are passed over.
+    #[must_use]
+    pub fn restore(
+        incarnation: Incarnation,
+        quota: OutboxQuota,
+        meta: &[(Vec<u8>, Vec<u8>)],
+    ) -> Self {
+        let log = |(key, value): &(Vec<u8>, Vec<u8>)| {
+            let log = parse_meta_key(key)?;
+            let meta: LogMeta = decode("log position", value, 256).ok()?;
+            Some(((log.stream, log.incarnation), OutboxLog::restore(meta)))
+        };
+        let logs = meta.iter().filter_map(log).collect();
+        Self { incarnation, quota, logs, listening: false, dropped_records: 0 }
+    }
+
+    /// Adds a record; `writes` gains what must be committed.
+    ///
+    /// # Errors
+    /// [`RecordTooLarge`]; nothing is added then.
+    pub fn append(
+        &mut self,
+        stream: Stream,
+        record: Vec<u8>,
+        writes: &mut WriteBatch,
+    ) -> Result<SequenceNumber, RecordTooLarge> {
+        if record.len() > LOG_RECORD_BYTES_MAX {
+            return Err(RecordTooLarge { found_bytes: record.len() });
+        }
+        self.make_room(stream, record.len() as u64, writes);
+        let log = LogId { incarnation: self.incarnation, stream };
+        let entry = self.logs.entry((stream, self.incarnation));
+        let outbox_log = entry.or_insert_with(|| OutboxLog::new(LogMeta::default()));
+        let sequence = outbox_log.meta.next;
+        outbox_log.meta.next += 1;
+        outbox_log.meta.bytes += record.len() as u64;
+        writes.put(Tree::Outbox, outbox_key(log, sequence), record);
+        put_meta(log, &outbox_log.meta, writes);
+        Ok(sequence)
+    }
+
+    fn class_bytes(&self, stream: Stream) -> (u64, u64) {
+        let of_class =
+            |key: &(Stream, Incarnation)| (key.0 == Stream::Events) == (stream == Stream::Events);
+        let logs = self.logs.iter().filter(|(key, _)| of_class(key));
+        let used = logs.map(|(_, log)| log.meta.bytes).sum();
+        let quota = match stream {
+            Stream::Events => self.quota.events_bytes,
+            Stream::Telemetry | Stream::Backfill => self.quota.telemetry_bytes,
+        };
+        (used, quota)
+    }
+
+    /// Drops whole runs of the oldest records of the lowest class until `bytes` more fit.
+    fn make_room(&mut self, stream: Stream, bytes: u64, writes: &mut WriteBatch) {
+        loop {
+            let (used, quota) = self.class_bytes(stream);
+            if used.saturating_add(bytes) <= quota || !self.drop_run(stream, writes) {
+                return;
+            }
+        }
+    }
+
+    fn drop_run(&mut self, stream: Stream, writes: &mut WriteBatch) -> bool {
+        let candidates = match stream {
+            Stream::Events => [Stream::Events].as_slice(),
+            Stream::Telemetry | Stream::Backfill => &[Stream::Backfill, Stream::Telemetry],
+        };
+        let oldest_of = |stream: &Stream| {
+            let range = (*stream, 0)..=(*stream, Incarnation::MAX);
+            let mut held = self.logs.range(range).filter(|(_, log)| log.meta.records() > 0);
+            held.next().map(|(key, _)| *key)
+        };
+        let Some(key) = candidates.iter().find_map(oldest_of) else { return false };
+        let Some(log) = self.logs.get_mut(&key) else { return false };
+        let released = log.meta.release_before(log.meta.oldest + DROP_RUN_RECORDS);
+        self.dropped_records += released.end - released.start;
+        log.announce = true;
+        let id = LogId { stream: key.0, incarnation: key.1 };
+        released.for_each(|sequence| writes.delete(Tree::Outbox, outbox_key(id, sequence)));
+        put_meta(id, &log.meta, writes);
+        true
+    }
+
+    /// The receiver listens; it has these watermarks, so far as it says.
+    pub fn begin(&mut self, watermarks: &[LogAck], now: MonotonicMs, writes: &mut WriteBatch) {
+        self.listening = true;
+        self.rewind();
+        watermarks.iter().for_each(|ack| self.handle_ack(*ack, now, writes));
+    }
+
+    /// The receiver no longer listens.
+    pub fn pause(&mut self) {
+        self.listening = false;
+        self.rewind();
+    }
+
+    fn rewind(&mut self) {
+        for log in self.logs.values_mut() {
+            log.rewind();
+            log.retry.clear();
+        }
+    }
+
+    /// The records to read next, if a batch is due. Streams come in their order.
+    #[must_use]
+    pub fn poll_read(&self) -> Option<LogRead> {
+        if !self.listening {
+            return None;
+        }
+        self.logs.iter().find_map(|(key, log)| {
+            let (first, count_max) = log.due()?;
+            let log = LogId { stream: key.0, incarnation: key.1 };
+            Some(LogRead { log, first, count_max, bytes_max: BATCH_BYTES_MAX })
+        })
+    }
+
+    /// What the store holds for `read`; the batch to send. A record that the store can't read any
+    /// more goes as an empty one, which the receiver counts as lost.
+    pub fn handle_read(
+        &mut self,
+        read: &LogRead,
+        records: Vec<(SequenceNumber, Vec<u8>)>,
+        now: MonotonicMs,
+    ) -> Option<LogBatch> {
+        let log = self.logs.get_mut(&(read.log.stream, read.log.incarnation))?;
+        let (records, end) = contiguous(read, records, log.meta.next);
+        log.sent(end, now);
+        Some(LogBatch { log: read.log, oldest: log.meta.oldest, first: read.first, records })
+    }
+
+    /// The receiver has committed everything up to the watermark.
+    pub fn handle_ack(&mut self, ack: LogAck, now: MonotonicMs, writes: &mut WriteBatch) {
+        let key = (ack.log.stream, ack.log.incarnation);
+        let Some(log) = self.logs.get_mut(&key) else { return };
+        let released = log.acknowledged(ack.watermark, now);
+        let changed = !released.is_empty();
+        released.for_each(|sequence| writes.delete(Tree::Outbox, outbox_key(ack.log, sequence)));
+        let ended = ack.log.incarnation < self.incarnation
+            && log.meta.records() == 0
+            && ack.watermark.saturating_add(1) >= log.meta.next;
+        if ended {
+            writes.delete(Tree::Meta, meta_key(ack.log));
+            self.logs.remove(&key);
+        } else if changed {
+            put_meta(ack.log, &log.meta, writes);
+        }
+    }
+
+    /// The oldest start of which records are still here.
+    #[must_use]
+    pub fn oldest_incarnation(&self) -> Incarnation {
+        let incarnations = self.logs.keys().map(|(_, incarnation)| *incarnation);
+        incarnations.min().unwrap_or(self.incarnation)
+    }
+
+    /// What is left to deliver.
+    #[must_use]
+    pub fn totals(&self, stream: Stream) -> StreamTotals {
+        let of_stream = self.logs.iter().filter(|(key, _)| key.0 == stream);
+        of_stream.fold(StreamTotals::default(), |sum, (_, log)| StreamTotals {
+            records: sum.records + log.meta.records(),
+            bytes: sum.bytes + log.meta.bytes,
+        })
+    }
+
+    /// Records that the quota took since the agent started.
+    #[must_use]
+    pub fn dropped_records(&self) -> u64 {
+        self.dropped_records
+    }
+
+    /// How often in a row an acknowledgement was overdue, for the slowest log.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.logs.values().map(|log| log.retry.attempts()).max().unwrap_or(0)
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<MonotonicMs> {
+        self.logs.values().filter_map(|log| log.retry.deadline()).min()
+    }
+
+    /// Rewinds the logs whose acknowledgement is overdue.
+    pub fn handle_timeout(&mut self, now: MonotonicMs) {
+        self.logs.values_mut().for_each(|log| log.handle_timeout(now));
+    }
+}
+
+/// The position of a log as it is stored. A log whose position can't be encoded does not exist.
+fn put_meta(log: LogId, meta: &LogMeta, writes: &mut WriteBatch) {
+    let encoded: Result<Vec<u8>, EncodeError> = encode("log position", meta);
+    if let Ok(value) = encoded {
+        writes.put(Tree::Meta, meta_key(log), value);
+    }
+}
+
+/// As many records from `read.first` on as the limits allow, holes filled with empty ones, and the
+/// number after the last.
+fn contiguous(
+    read: &LogRead,
+    records: Vec<(SequenceNumber, Vec<u8>)>,
+    log_next: SequenceNumber,
+) -> (Vec<ByteBuf>, SequenceNumber) {
+    let mut found: BTreeMap<_, _> = records.into_iter().collect();
+    let last = found.keys().next_back().copied();
+    // Where the store found nothing at all, everything that was asked for is a hole.
+    let asked = read.count_max.min(LOG_BATCH_RECORDS_MAX) as u64;
+    let end = last.map_or(read.first + asked, |last| last + 1).min(log_next);
+    let mut bytes = 0;
+    let mut batch = Vec::new();
+    for sequence in read.first..end.min(read.first + asked) {
+        let record = found.remove(&sequence).unwrap_or_default();
+        bytes += record.len();
+        if !batch.is_empty() && bytes > read.bytes_max {
+            break;
+        }
+        batch.push(ByteBuf::from(record));
+    }
+    let end = read.first + batch.len() as u64;
+    (batch, end)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! Outbox and receiver together, over a link that loses, repeats and reorders.
+
+use super::*;
+use crate::ports::Write;
+use crate::sync::LogReceiver;
+use proptest::prelude::*;
+
+/// The trees of a store, as far as the outbox uses them.
+#[derive(Default)]
+struct Records {
+    outbox: BTreeMap<Vec<u8>, Vec<u8>>,
+    meta: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Records {
+    fn commit(&mut self, writes: WriteBatch) {
+        for write in writes.writes {
+            match write {
+                Write::Put { tree: Tree::Outbox, key, value } => {
+                    drop(self.outbox.insert(key, value))
+                }
+                Write::Put { key, value, .. } => drop(self.meta.insert(key, value)),
+                Write::Delete { tree: Tree::Outbox, key } => drop(self.outbox.remove(&key)),
+                Write::Delete { key, .. } => drop(self.meta.remove(&key)),
+            }
+        }
+    }
+
+    fn read(&self, read: &LogRead) -> Vec<(SequenceNumber, Vec<u8>)> {
+        (read.first..read.first + read.count_max as u64)
+            .filter_map(|n| Some((n, self.outbox.get(&outbox_key(read.log, n))?.clone())))
+            .collect()
+    }
+
+    fn meta(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.meta.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+const NOW: MonotonicMs = MonotonicMs(0);
+
+fn append(outbox: &mut Outbox, store: &mut Records, stream: Stream, record: &[u8]) {
+    let mut writes = WriteBatch::new();
+    outbox.append(stream, record.to_vec(), &mut writes).unwrap();
+    store.commit(writes);
+}
+
+/// Delivers everything over a good link; the records that arrived.
+fn drain(outbox: &mut Outbox, store: &mut Records, hub: &mut LogReceiver) -> Vec<Vec<u8>> {
+    let mut arrived = vec![];
+    while let Some(read) = outbox.poll_read() {
+        let records = store.read(&read);
+        let batch = outbox.handle_read(&read, records, NOW).unwrap();
+        let received = hub.handle_batch(batch);
+        arrived.extend(received.records.into_iter().map(|(_, record)| record));
+        let mut writes = WriteBatch::new();
+        outbox.handle_ack(received.ack.unwrap(), NOW, &mut writes);
+        store.commit(writes);
+    }
+    arrived
+}
+
+#[test]
+fn events_go_before_telemetry_and_telemetry_before_backfill() {
+    let (mut outbox, mut store) =
+        (Outbox::restore(1, OutboxQuota::default(), &[]), Records::default());
+    append(&mut outbox, &mut store, Stream::Backfill, b"old");
+    append(&mut outbox, &mut store, Stream::Telemetry, b"live");
+    append(&mut outbox, &mut store, Stream::Events, b"alarm");
+    outbox.begin(&[], NOW, &mut WriteBatch::new());
+    let arrived = drain(&mut outbox, &mut store, &mut LogReceiver::default());
+    assert_eq!(arrived, [b"alarm".to_vec(), b"live".to_vec(), b"old".to_vec()]);
+    assert!(store.outbox.is_empty(), "what is acknowledged is freed");
+}
+
+#[test]
+fn nothing_is_read_while_nobody_listens() {
+    let (mut outbox, mut store) =
+        (Outbox::restore(1, OutboxQuota::default(), &[]), Records::default());
+    append(&mut outbox, &mut store, Stream::Events, b"alarm");
+    assert_eq!(outbox.poll_read(), None);
+}
+
+#[test]
+fn a_restart_delivers_what_the_start_before_left() {
+    let (mut store, mut hub) = (Records::default(), LogReceiver::default());
+    let mut first = Outbox::restore(1, OutboxQuota::default(), &[]);
+    append(&mut first, &mut store, Stream::Events, b"before");
+    let mut second = Outbox::restore(2, OutboxQuota::default(), &store.meta());
+    append(&mut second, &mut store, Stream::Events, b"after");
+    assert_eq!(second.oldest_incarnation(), 1);
+    second.begin(&[], NOW, &mut WriteBatch::new());
+    assert_eq!(drain(&mut second, &mut store, &mut hub), [b"before".to_vec(), b"after".to_vec()]);
+    assert_eq!(second.oldest_incarnation(), 2, "the first start's log has ended");
+    assert_eq!(store.meta.len(), 1);
+}
+
+#[test]
+fn a_full_quota_takes_whole_runs_of_the_oldest_and_the_receiver_counts_them() {
+    let quota = OutboxQuota { events_bytes: 1000, telemetry_bytes: 1000 };
+    let (mut outbox, mut store) = (Outbox::restore(1, quota, &[]), Records::default());
+    for _ in 0..250 {
+        append(&mut outbox, &mut store, Stream::Backfill, &[7; 10]);
+    }
+    let left = outbox.totals(Stream::Backfill);
+    assert!(left.bytes <= 1000 && left.records > 0);
+    assert_eq!(outbox.dropped_records() % DROP_RUN_RECORDS, 0);
+    assert_eq!(outbox.dropped_records() + left.records, 250);
+    outbox.begin(&[], NOW, &mut WriteBatch::new());
+    let mut hub = LogReceiver::default();
+    let read = outbox.poll_read().unwrap();
+    let records = store.read(&read);
+    let received = hub.handle_batch(outbox.handle_read(&read, records, NOW).unwrap());
+    assert_eq!(received.lost_records, outbox.dropped_records());
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_never_made_frees_nothing() {
+    let (mut outbox, mut store) =
+        (Outbox::restore(1, OutboxQuota::default(), &[]), Records::default());
+    append(&mut outbox, &mut store, Stream::Events, b"alarm");
+    let log = LogId { incarnation: 1, stream: Stream::Events };
+    let mut writes = WriteBatch::new();
+    outbox.handle_ack(LogAck { log, watermark: 99 }, NOW, &mut writes);
+    assert!(writes.is_empty());
+    assert_eq!(outbox.totals(Stream::Events).records, 1);
+}
+
+#[test]
+fn a_record_that_the_store_lost_is_counted_and_the_rest_arrives() {
+    let (mut outbox, mut store) =
+        (Outbox::restore(1, OutboxQuota::default(), &[]), Records::default());
+    for record in [b"1", b"2", b"3"] {
+        append(&mut outbox, &mut store, Stream::Events, record);
+    }
+    store.outbox.remove(&outbox_key(LogId { incarnation: 1, stream: Stream::Events }, 2));
+    outbox.begin(&[], NOW, &mut WriteBatch::new());
+    let read = outbox.poll_read().unwrap();
+    let records = store.read(&read);
+    let batch = outbox.handle_read(&read, records, NOW).unwrap();
+    let received = LogReceiver::default().handle_batch(batch);
+    assert_eq!(received.records, [(1, b"1".to_vec()), (3, b"3".to_vec())]);
+    assert_eq!(received.lost_records, 1);
+}
+
+proptest! {
+    /// Appends, deliveries, losses, repeats, timeouts, restarts of the sender and of the receiver
+    /// in any order; in the end the link is good.
+    #[test]
+    fn every_record_arrives_once_and_in_order_or_is_counted(
+        steps in proptest::collection::vec((0_u8..9, any::<u8>()), 1..120),
+        quota in 200_u64..5000,
+    ) {
+        let quota = OutboxQuota { events_bytes: quota, telemetry_bytes: quota };
+        let (mut store, mut hub) = (Records::default(), LogReceiver::default());
+        let mut outbox = Outbox::restore(1, quota, &[]);
+        let (mut incarnation, mut made, mut now) = (1, 0_u64, NOW);
+        let mut link: Vec<LogBatch> = vec![];
+        let mut acks: Vec<LogAck> = vec![];
+        let mut arrived: Vec<(LogId, SequenceNumber)> = vec![];
+        let mut lost = 0;
+        let mut deliver = |hub: &mut LogReceiver, batch: LogBatch, acks: &mut Vec<LogAck>| {
+            let log = batch.log;
+            let received = hub.handle_batch(batch);
+            arrived.extend(received.records.iter().map(|(sequence, _)| (log, *sequence)));
+            lost += received.lost_records;
+            acks.extend(received.ack);
+        };
+        for (kind, byte) in steps {
+            let mut writes = WriteBatch::new();
+            match kind {
+                0..=2 => {
+                    let stream = [Stream::Events, Stream::Telemetry, Stream::Backfill][usize::from(byte % 3)];
+                    outbox.append(stream, vec![byte; 40], &mut writes).unwrap();
+                    made += 1;
+                }
+                3 => outbox.begin(&hub.newest_watermarks(), now, &mut writes),
+                4 => {
+                    if let Some(read) = outbox.poll_read() {
+                        let records = store.read(&read);
+                        link.extend(outbox.handle_read(&read, records, now));
+                    }
+                }
+                5 if !link.is_empty() => {
+                    let at = usize::from(byte) % link.len();
+                    let batch = if byte % 3 == 0 { link[at].clone() } else { link.swap_remove(at) };
+                    deliver(&mut hub, batch, &mut acks);
+                }
+                6 if !acks.is_empty() => {
+                    let ack = acks.swap_remove(usize::from(byte) % acks.len());
+                    outbox.handle_ack(ack, now, &mut writes);
+                }
+                7 if byte % 4 == 0 => {
+                    incarnation += 1;
+                    outbox = Outbox::restore(incarnation, quota, &store.meta());
+                }
+                _ => {
+                    now = now.plus_ms(70_000);
+                    outbox.handle_timeout(now);
+                    link.pop();
+                }
+            }
+            store.commit(writes);
+        }
+        let mut writes = WriteBatch::new();
+        outbox.begin(&hub.newest_watermarks(), now, &mut writes);
+        store.commit(writes);
+        let mut rounds = 0;
+        while let Some(read) = outbox.poll_read() {
+            let records = store.read(&read);
+            let batch = outbox.handle_read(&read, records, now).unwrap();
+            deliver(&mut hub, batch, &mut acks);
+            let mut writes = WriteBatch::new();
+            acks.drain(..).for_each(|ack| outbox.handle_ack(ack, now, &mut writes));
+            store.commit(writes);
+            rounds += 1;
+            prop_assert!(rounds < 1000, "the outbox does not drain");
+        }
+        let mut once = arrived.clone();
+        once.sort();
+        once.dedup();
+        prop_assert_eq!(once.len(), arrived.len(), "a record arrived twice");
+        prop_assert_eq!(arrived.len() as u64 + lost, made, "a record is neither here nor counted");
+        for stream in [Stream::Events, Stream::Telemetry, Stream::Backfill] {
+            prop_assert_eq!(outbox.totals(stream).records, 0);
+        }
+    }
+}

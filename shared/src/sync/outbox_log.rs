@@ -1,0 +1,134 @@
+//! One log of the outbox: which records there are, which are on their way, which are delivered.
+
+use super::retry::Retry;
+use crate::limits::LOG_BATCH_RECORDS_MAX;
+use crate::model::MonotonicMs;
+use crate::wire::SequenceNumber;
+use serde::{Deserialize, Serialize};
+
+/// Batches on their way without an acknowledgement: 4 × 12 KiB, about 6 s of a 64 kbit/s link.
+const WINDOW_BATCHES: usize = 4;
+
+/// What the store keeps of a log besides its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogMeta {
+    /// The oldest record that is still here.
+    pub oldest: SequenceNumber,
+    /// The number of the next record.
+    pub next: SequenceNumber,
+    /// Bytes of all records here; the mean is taken off for each that goes.
+    pub bytes: u64,
+}
+
+impl Default for LogMeta {
+    fn default() -> Self {
+        Self { oldest: 1, next: 1, bytes: 0 }
+    }
+}
+
+impl LogMeta {
+    /// How many records are here.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.next.saturating_sub(self.oldest)
+    }
+
+    /// The records before `oldest` are gone; returns their numbers.
+    pub(super) fn release_before(
+        &mut self,
+        oldest: SequenceNumber,
+    ) -> std::ops::Range<SequenceNumber> {
+        let oldest = oldest.clamp(self.oldest, self.next);
+        let released = self.oldest..oldest;
+        let count = oldest - self.oldest;
+        if count > 0 {
+            let share = u128::from(self.bytes) * u128::from(count) / u128::from(self.records());
+            // The share is at most the whole, which is a u64.
+            self.bytes = self.bytes.saturating_sub(u64::try_from(share).unwrap_or(u64::MAX));
+        }
+        self.oldest = oldest;
+        released
+    }
+}
+
+/// A log and what is on its way.
+#[derive(Debug, Default)]
+pub(super) struct OutboxLog {
+    pub(super) meta: LogMeta,
+    /// The next record to send; between `oldest` and `next`.
+    cursor: SequenceNumber,
+    /// The last record of each batch on its way, oldest first.
+    in_flight: Vec<SequenceNumber>,
+    /// The receiver must hear of it even if there is no record to send: records were dropped.
+    pub(super) announce: bool,
+    pub(super) retry: Retry,
+}
+
+impl OutboxLog {
+    pub(super) fn new(meta: LogMeta) -> Self {
+        Self { meta, cursor: meta.oldest, ..Self::default() }
+    }
+
+    /// A log that an earlier start left. Whether the receiver has heard of what was dropped is not
+    /// stored, so it is told again.
+    pub(super) fn restore(meta: LogMeta) -> Self {
+        Self { announce: true, ..Self::new(meta) }
+    }
+
+    /// Whatever was on its way is lost.
+    pub(super) fn rewind(&mut self) {
+        self.cursor = self.meta.oldest;
+        self.in_flight.clear();
+    }
+
+    /// The records to read for the next batch: (first, how many at most).
+    pub(super) fn due(&self) -> Option<(SequenceNumber, usize)> {
+        let waits = self.retry.attempts() > 0 && self.retry.deadline().is_some();
+        if self.in_flight.len() >= WINDOW_BATCHES || (waits && !self.in_flight.is_empty()) {
+            return None;
+        }
+        let cursor = self.cursor.max(self.meta.oldest);
+        let remaining = usize::try_from(self.meta.next.saturating_sub(cursor)).ok()?;
+        let announce = self.announce && self.in_flight.is_empty();
+        let due = remaining > 0 || announce;
+        due.then_some((cursor, remaining.min(LOG_BATCH_RECORDS_MAX)))
+    }
+
+    /// A batch of the records before `end` was handed to the link.
+    pub(super) fn sent(&mut self, end: SequenceNumber, now: MonotonicMs) {
+        self.cursor = end;
+        self.in_flight.push(end.saturating_sub(1));
+        self.retry.arm(now);
+    }
+
+    /// Every record up to `watermark` is committed; returns the numbers that can go.
+    pub(super) fn acknowledged(
+        &mut self,
+        watermark: SequenceNumber,
+        now: MonotonicMs,
+    ) -> std::ops::Range<SequenceNumber> {
+        // A receiver can't have what was never made: such a claim frees nothing.
+        if watermark >= self.meta.next {
+            return self.meta.oldest..self.meta.oldest;
+        }
+        let released = self.meta.release_before(watermark.saturating_add(1));
+        self.in_flight.retain(|last| *last > watermark);
+        self.cursor = self.cursor.max(self.meta.oldest);
+        if watermark.saturating_add(1) >= self.meta.oldest {
+            self.announce = false;
+        }
+        if !released.is_empty() || self.in_flight.is_empty() {
+            self.retry.clear();
+        }
+        if !self.in_flight.is_empty() {
+            self.retry.arm(now);
+        }
+        released
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: MonotonicMs) {
+        if self.retry.expire(now) {
+            self.rewind();
+        }
+    }
+}
