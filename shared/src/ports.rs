@@ -11,19 +11,22 @@ use thiserror::Error as ThisError;
 pub enum Tree {
     /// Single values: counters, positions, watermarks.
     Meta = 1,
-    /// Items of desired state, by map key. On the hub: the assigned items are not stored at all.
+    /// Items of desired state, by map key. The hub stores none: it can make them again.
     Desired = 2,
     /// What the agent must know of each pod after a restart.
     Pods = 3,
     /// Records of the logs, ordered by (incarnation, stream, sequence).
     Outbox = 4,
-    /// On the hub: one record for each node (identity, term seen, watermarks).
+    /// On the hub: one record for each node (identity, watermarks, totals).
     Nodes = 5,
+    /// On the hub: items of the nodes' reported state, by `node/key`.
+    Reported = 6,
 }
 
 impl Tree {
     /// Every tree there is.
-    pub const ALL: [Self; 5] = [Self::Meta, Self::Desired, Self::Pods, Self::Outbox, Self::Nodes];
+    pub const ALL: [Self; 6] =
+        [Self::Meta, Self::Desired, Self::Pods, Self::Outbox, Self::Nodes, Self::Reported];
 
     /// Whether keys are numbers that must keep their order. Keys of all other trees are names,
     /// which the sealed store hides.

@@ -2,6 +2,7 @@
 //!
 //! Plain values without behaviour that reaches outside: nothing here encodes, sends or stores.
 
+mod event;
 mod gpu;
 mod ids;
 mod pod;
@@ -10,6 +11,7 @@ mod status;
 mod time;
 mod workload;
 
+pub use event::NodeEvent;
 pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
 pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
 pub use pod::{
