@@ -1,0 +1,221 @@
+//! What the hub sends: desired state, replies to greetings, calls, acknowledgements.
+//!
+//! Desired state is believed by its signature alone, whoever delivered it.
+
+use super::storage::After;
+use super::{AgentCore, Effect};
+use serde_bytes::ByteBuf;
+use shared::limits::MAP_ITEM_BYTES_MAX;
+use shared::model::{MonotonicMs, NodeId, Now, UnixMs, Workload};
+use shared::ports::{Tree, WriteBatch};
+use shared::sync::{PreparedUpdate, Received};
+use shared::trust::signature::VerifyingKey;
+use shared::wire::{
+    HelloReply, LogAck, MapAck, MapChunk, MapHeader, MapName, MapRefusal, Message, decode,
+};
+use std::collections::BTreeMap;
+use tracing::{debug, info, warn};
+
+/// Under this key of [`Tree::Meta`] lies the accepted header, signed as it came.
+pub(super) const DESIRED_HEADER_KEY: &[u8] = b"desired/header";
+
+/// Bytes of a signed header.
+const SIGNED_HEADER_BYTES_MAX: usize = 1024;
+
+/// What the hub's signature of a header covers besides the header: a header of one node, or of
+/// another kind of document, is worth nothing elsewhere.
+#[must_use]
+pub fn header_context(node: &NodeId) -> Vec<u8> {
+    format!("hinterland/desired/1/{node}").into_bytes()
+}
+
+/// The header in `signed`, if the hub signed it for `node`.
+pub(super) fn open_header(
+    key: &VerifyingKey,
+    node: &NodeId,
+    signed: &[u8],
+) -> Result<MapHeader, String> {
+    let payload = key.open(signed, &header_context(node)).map_err(|error| error.to_string())?;
+    decode("desired state header", &payload, SIGNED_HEADER_BYTES_MAX)
+        .map_err(|error| error.to_string())
+}
+
+impl AgentCore {
+    pub(super) fn handle_payload(&mut self, payload: &[u8], now: Now) {
+        match self.session.handle_payload(payload) {
+            Ok(Some(message)) => self.handle_message(message, now),
+            Ok(None) => {}
+            Err(error) => {
+                self.refused_payloads += 1;
+                debug!(node = %self.node, error = %error, "refused a payload");
+            }
+        }
+    }
+
+    fn handle_message(&mut self, message: Message, now: Now) {
+        match message {
+            Message::HelloReply(reply) => self.handle_hello_reply(reply, now),
+            Message::MapChunk(chunk) if chunk.map == MapName::Desired => {
+                self.handle_desired(&chunk, now);
+            }
+            Message::MapAck(ack @ (MapAck::Partial { map, .. } | MapAck::Applied { map, .. }))
+                if map == MapName::Reported =>
+            {
+                self.reported.handle_ack(&ack, now.monotonic);
+            }
+            Message::MapRefusal(refusal) if refusal.map == MapName::Reported => {
+                self.handle_reported_refusal(&refusal, now.monotonic);
+            }
+            Message::LogAck(ack) => self.handle_log_ack(ack, now.monotonic),
+            Message::CallRequest(request) => self.effects.push_back(Effect::AnswerCall(request)),
+            other => {
+                self.refused_payloads += 1;
+                debug!(node = %self.node, message = ?other, "the hub sent what an agent sends");
+            }
+        }
+    }
+
+    fn handle_reported_refusal(&mut self, refusal: &MapRefusal, now: MonotonicMs) {
+        debug!(node = %self.node, reason = ?refusal.reason, "the hub refused reported state");
+        self.reported.handle_refusal(refusal, now);
+    }
+
+    fn handle_hello_reply(&mut self, reply: HelloReply, now: Now) {
+        info!(node = %self.node, "the hub answered: in session");
+        self.reported.begin(reply.reported);
+        let mut writes = WriteBatch::new();
+        // While nothing can be stored nothing may be freed either; the hub says it again.
+        if !self.is_read_only() {
+            self.outbox.begin(&reply.watermarks, now.monotonic, &mut writes);
+        }
+        if !writes.is_empty() {
+            self.persist(writes, After::Nothing);
+        }
+        self.handle_desired_header(&reply.desired, now);
+    }
+
+    fn handle_desired_header(&mut self, signed: &[u8], now: Now) {
+        let header = match open_header(&self.hub_signing_key, &self.node, signed) {
+            Ok(header) => header,
+            Err(error) => return self.refuse_header(&error),
+        };
+        self.effects.push_back(Effect::TrustTime(UnixMs(header.issued_at_ms)));
+        match self.desired.handle_header(&header, signed) {
+            Err(refusal) => self.refuse_update(refusal),
+            Ok(Some(update)) if !self.is_read_only() => self.persist_desired(update),
+            Ok(_) => {}
+        }
+    }
+
+    fn refuse_header(&mut self, error: &str) {
+        self.refused_updates += 1;
+        warn!(node = %self.node, error, "refused desired state: the header is not the hub's");
+    }
+
+    fn refuse_update(&mut self, refusal: MapRefusal) {
+        self.refused_updates += 1;
+        warn!(node = %self.node, version = %refusal.version, reason = ?refusal.reason,
+            "refused desired state");
+        self.answer(Message::MapRefusal(refusal));
+    }
+
+    fn handle_desired(&mut self, chunk: &MapChunk, now: Now) {
+        let header = match open_header(&self.hub_signing_key, &self.node, &chunk.header) {
+            Ok(header) => header,
+            Err(error) => return self.refuse_header(&error),
+        };
+        self.effects.push_back(Effect::TrustTime(UnixMs(header.issued_at_ms)));
+        if self.is_read_only() {
+            let refusal = self.desired.unavailable(&header);
+            return self.answer(Message::MapRefusal(refusal));
+        }
+        match self.desired.handle_chunk(chunk, &header) {
+            Received::Ack(ack) => self.answer(Message::MapAck(ack)),
+            Received::Refused(refusal) => self.refuse_update(refusal),
+            Received::Complete(update) => {
+                debug!(node = %self.node, at_ms = now.wall.0, "desired state is complete");
+                self.persist_desired(*update);
+            }
+        }
+    }
+
+    fn persist_desired(&mut self, update: PreparedUpdate) {
+        let mut writes = WriteBatch::new();
+        for item in &update.upserts {
+            writes.put(Tree::Desired, item.key.as_bytes(), item.value.to_vec());
+        }
+        for key in &update.tombstones {
+            writes.delete(Tree::Desired, key.as_bytes());
+        }
+        writes.put(Tree::Meta, DESIRED_HEADER_KEY, update.header());
+        self.persist(writes, After::Accept(Box::new(update)));
+    }
+
+    /// An update is durable: it comes into force, and only now is it acknowledged.
+    pub(super) fn accept_desired(&mut self, update: PreparedUpdate, now: Now) {
+        let version = update.position().version;
+        let ack = self.desired.accept(update);
+        self.effects.push_back(Effect::NoteAccepted(version));
+        info!(node = %self.node, term = version.term, generation = version.generation,
+            "desired state is in force");
+        self.assign(now);
+        self.answer(Message::MapAck(ack));
+        self.schedule_report(now.monotonic);
+    }
+
+    /// Hands the desired state that is in force to the pods.
+    pub(super) fn assign(&mut self, now: Now) {
+        (self.workloads, self.undecodable) = decode_workloads(self.desired.content().items());
+        for (key, problem) in &self.undecodable {
+            warn!(node = %self.node, workload = key, problem, "can't read a workload: left as it is");
+        }
+        self.pods.hold(self.must_hold());
+        self.pods.assign(&self.workloads, now);
+    }
+
+    /// Whether pods must stay as they are: the store can't be written, or part of what the node
+    /// should run is unreadable, so that what is missing from it must not be taken for deleted.
+    pub(super) fn must_hold(&self) -> bool {
+        self.is_read_only() || !self.desired.is_whole() || !self.undecodable.is_empty()
+    }
+
+    fn handle_log_ack(&mut self, ack: LogAck, now: MonotonicMs) {
+        let mut writes = WriteBatch::new();
+        self.outbox.handle_ack(ack, now, &mut writes);
+        if !writes.is_empty() {
+            self.persist(writes, After::Nothing);
+        }
+    }
+
+    /// Has `message` sent when the session allows it.
+    pub(super) fn answer(&mut self, message: Message) {
+        self.answers.push_back(message);
+    }
+
+    /// What a greeting shows: nothing, when what is here is not whole, so that all of it comes.
+    pub(super) fn desired_header_to_show(&self) -> Option<ByteBuf> {
+        let header = self.desired.header().filter(|_| self.desired.is_whole());
+        header.map(|header| ByteBuf::from(header.to_vec()))
+    }
+}
+
+fn decode_workloads(
+    items: &BTreeMap<String, Vec<u8>>,
+) -> (BTreeMap<shared::model::WorkloadKey, Workload>, BTreeMap<String, String>) {
+    let (mut workloads, mut undecodable) = (BTreeMap::new(), BTreeMap::new());
+    for (key, value) in items {
+        match decode::<Workload>("workload", value, MAP_ITEM_BYTES_MAX) {
+            Ok(workload) if workload.key.to_string() == *key => {
+                workloads.insert(workload.key.clone(), workload);
+            }
+            Ok(_) => drop(undecodable.insert(key.clone(), "names another workload".to_owned())),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = cause.unwrap_or_default();
+                let message = format!("{error}: {cause}; is the agent older than the hub?");
+                undecodable.insert(key.clone(), message);
+            }
+        }
+    }
+    (workloads, undecodable)
+}

@@ -1,0 +1,85 @@
+//! What goes into the core and what comes out.
+
+use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent, StartRequest};
+use shared::model::{GpuInventory, PodId, UnixMs};
+use shared::ports::WriteBatch;
+use shared::telemetry::Sample;
+use shared::wire::{CallRequest, CallResponse, LogRead, SequenceNumber, Version};
+
+/// Something that happened outside the core.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// MQTT is connected and subscribed.
+    LinkUp,
+    /// MQTT is not connected.
+    LinkDown,
+    /// A payload on this node's topic. Nothing of it is believed yet.
+    Payload(Vec<u8>),
+    /// The runtime says something of a pod.
+    Runtime(RuntimeEvent),
+    /// The GPUs, as they are now.
+    Inventory(GpuInventory),
+    /// Answers [`Effect::Sample`].
+    Sampled(Sample),
+    /// Answers [`Effect::ReadRecords`]; empty when the store can't be read.
+    RecordsRead {
+        /// What was asked for.
+        read: LogRead,
+        /// The records that the store holds, by number.
+        records: Vec<(SequenceNumber, Vec<u8>)>,
+    },
+    /// Answers [`Effect::AnswerCall`].
+    CallAnswered(CallResponse),
+    /// The oldest [`Effect::Persist`] that was not answered yet is durable.
+    Persisted,
+    /// The oldest [`Effect::Persist`] that was not answered yet is not durable; nothing of it is.
+    PersistFailed {
+        /// The batch, as it was.
+        batch: WriteBatch,
+        /// A sentence for people.
+        error: String,
+    },
+    /// The agent is about to stop: put what is in memory into the store.
+    Flush,
+}
+
+/// Something to do, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make this durable; answered by `Persisted` or `PersistFailed` before the next effect.
+    Persist(WriteBatch),
+    /// Note this accepted version in the ledger beside the store. Follows the `Persist` of it.
+    NoteAccepted(Version),
+    /// Publish on this node's topic. May be lost; nothing answers.
+    Send(Vec<u8>),
+    /// Begin to start a pod.
+    Start(StartRequest),
+    /// Begin to stop a pod.
+    Stop {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Milliseconds between SIGTERM and SIGKILL.
+        grace_ms: u64,
+    },
+    /// Let the runtime forget an ended start.
+    Forget {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Whether its logs are kept.
+        keep_logs: bool,
+    },
+    /// Begin a probe.
+    Probe(ProbeRequest),
+    /// Read records of the outbox; answered by `RecordsRead`.
+    ReadRecords(LogRead),
+    /// Answer a call of the hub; answered by `CallAnswered`, at some time.
+    AnswerCall(CallRequest),
+    /// Take a sample; answered by `Sampled`.
+    Sample,
+    /// The hub has signed that it is at least this late: certificates are judged by it.
+    TrustTime(UnixMs),
+}

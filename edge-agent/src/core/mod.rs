@@ -1,0 +1,159 @@
+//! The agent's core: events and the present moment go in, effects come out in order.
+//!
+//! Pure. It is given `now`, a seed and what the store held; it never asks for time, entropy or IO.
+//! The shell performs one effect after the other; the simulation does the same with ports in memory.
+//!
+//! | part | file |
+//! |---|---|
+//! | events, effects, what is restored at boot | `event.rs`, `restore.rs` |
+//! | what the hub sends: desired state, greetings, calls | `downlink.rs` |
+//! | what the agent sends: reported state, logs, in their order | `uplink.rs` |
+//! | pods: actions to effects, changes to events | `pod_effects.rs` |
+//! | samples to batches to the outbox | `recorder.rs` |
+//! | the store that can't be written | `storage.rs` |
+//! | what `status` shows | `status.rs` |
+//!
+//! **Persist before send.** Whatever depends on a write waits for [`Event::Persisted`]. While the
+//! store can't be written the core is read-only: pods stay as they are, nothing is acknowledged,
+//! no log is read or sent.
+
+mod downlink;
+mod event;
+mod pod_effects;
+mod recorder;
+mod restore;
+mod status;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod uplink;
+
+pub use event::{Effect, Event};
+pub use recorder::RecorderOptions;
+pub use restore::{CoreOptions, Reserved, Restored, StoredState, read_stored_state};
+pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
+
+use crate::pods::Pods;
+use recorder::Recorder;
+use shared::model::{GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, Workload, WorkloadKey};
+use shared::sync::{AgentSession, MapPublisher, MapReceiver, Outbox};
+use shared::telemetry::TelemetryCodec;
+use shared::trust::signature::VerifyingKey;
+use shared::wire::{Incarnation, LogRead, Message};
+use std::collections::{BTreeMap, VecDeque};
+use storage::Storage;
+
+/// The agent's core. See the module.
+pub struct AgentCore {
+    node: NodeId,
+    agent_version: String,
+    incarnation: Incarnation,
+    hub_signing_key: VerifyingKey,
+    codec: Box<dyn TelemetryCodec>,
+    session: AgentSession,
+    desired: MapReceiver,
+    /// Workloads of the desired state that could be decoded, and why others could not.
+    workloads: BTreeMap<WorkloadKey, Workload>,
+    undecodable: BTreeMap<String, String>,
+    reported: MapPublisher,
+    /// Reported state is published anew at this moment.
+    report_due: Option<MonotonicMs>,
+    outbox: Outbox,
+    /// The store was asked for these records.
+    reading: Option<LogRead>,
+    pods: Pods,
+    /// The reason last told in an event, by pod.
+    told: BTreeMap<shared::model::PodId, String>,
+    capacity: NodeCapacity,
+    /// What of the capacity pods may not have.
+    reserved: Reserved,
+    recorder: Recorder,
+    storage: Storage,
+    answers: VecDeque<Message>,
+    effects: VecDeque<Effect>,
+    refused_updates: u64,
+    refused_payloads: u64,
+}
+
+impl AgentCore {
+    /// Something happened. Effects are due afterwards.
+    pub fn handle_event(&mut self, event: Event, now: Now) {
+        match event {
+            Event::LinkUp => self.session.handle_link_up(),
+            Event::LinkDown => self.handle_link_down(),
+            Event::Payload(payload) => self.handle_payload(&payload, now),
+            Event::Runtime(event) => self.pods.handle_runtime(event, now),
+            Event::Inventory(gpus) => self.handle_inventory(gpus, now),
+            Event::Sampled(sample) => self.record_sample(sample, now),
+            Event::RecordsRead { read, records } => self.handle_records(&read, records, now),
+            Event::CallAnswered(response) => self.answer(Message::CallResponse(response)),
+            Event::Persisted => self.handle_persisted(now),
+            Event::PersistFailed { batch, error } => self.handle_persist_failed(batch, error, now),
+            Event::Flush => self.flush_samples(now),
+        }
+        self.advance(now);
+    }
+
+    /// The moment of [`Self::poll_timeout`] has come. Harmless when called early.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let at = now.monotonic;
+        self.session.handle_timeout(at);
+        self.reported.handle_timeout(at);
+        self.outbox.handle_timeout(at);
+        self.pods.handle_timeout(now);
+        if self.recorder.sample_is_due(at) {
+            self.effects.push_back(Effect::Sample);
+        }
+        self.retry_storage(at);
+        self.advance(now);
+    }
+
+    /// When [`Self::handle_timeout`] is due next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<MonotonicMs> {
+        let timers = [
+            self.session.poll_timeout(),
+            self.reported.poll_timeout(),
+            self.outbox.poll_timeout(),
+            self.pods.poll_timeout(),
+            self.report_due,
+            Some(self.recorder.next_sample()),
+            self.storage.retry_at(),
+        ];
+        timers.into_iter().flatten().min()
+    }
+
+    /// The next effect to perform.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Everything that follows from what has changed.
+    fn advance(&mut self, now: Now) {
+        self.collect_pod_actions(now);
+        self.refresh_report(now);
+        self.transmit(now.monotonic);
+    }
+
+    fn handle_link_down(&mut self) {
+        self.session.handle_link_down();
+        self.reported.pause();
+        self.outbox.pause();
+        self.desired.forget_assembly();
+        self.answers.clear();
+    }
+
+    fn handle_inventory(&mut self, gpus: GpuInventory, now: Now) {
+        if self.capacity.gpus != gpus {
+            self.capacity.gpus = gpus;
+            self.provide(now);
+            self.schedule_report(now.monotonic);
+        }
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+}

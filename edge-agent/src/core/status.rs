@@ -1,0 +1,124 @@
+//! What `status` shows: the core as a person or a program wants to see it.
+
+use super::AgentCore;
+use serde::{Deserialize, Serialize};
+use shared::model::{NodeStatus, PodStatus};
+use shared::sync::StreamTotals;
+use shared::wire::Stream;
+
+/// Everything that `edge-agent status --output json` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// The node's name.
+    pub node: String,
+    /// Counts the starts of the agent.
+    pub incarnation: u64,
+    /// As it is reported to the hub.
+    pub node_status: NodeStatus,
+    /// Every pod that should be here or still is.
+    pub pods: Vec<PodStatus>,
+    /// How far agent and hub agree.
+    pub sync: SyncStatus,
+    /// What waits to be delivered.
+    pub outbox: OutboxStatus,
+    /// What crossed the link.
+    pub link: LinkStatus,
+}
+
+/// How far agent and hub agree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncStatus {
+    /// `offline`, `opening`, `greeting` or `established`.
+    pub session: String,
+    /// The (term, generation) of desired state in force, as `term.generation`.
+    pub desired_version: Option<String>,
+    /// The first bytes of its digest.
+    pub desired_digest: String,
+    /// Whether the hub has this node's reported state.
+    pub reported_in_sync: bool,
+    /// Updates of desired state that were refused since the agent started.
+    pub refused_updates: u64,
+    /// Payloads that were not genuine or not decodable since the agent started.
+    pub refused_payloads: u64,
+}
+
+/// What waits to be delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxStatus {
+    /// Events not yet acknowledged.
+    pub event_records: u64,
+    /// Telemetry batches not yet acknowledged.
+    pub telemetry_records: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// Samples ever put into the outbox on this node.
+    pub samples_recorded: u64,
+    /// Samples in memory that make the next batch.
+    pub samples_pending: u64,
+    /// Records that the quota took since the agent started.
+    pub dropped_records: u64,
+    /// Samples and events that the store did not take since the agent started.
+    pub unstored_records: u64,
+}
+
+/// What crossed the link since the agent started. Payloads only; MQTT, TLS and TCP add to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Times that MQTT was connected.
+    pub connects: u64,
+    /// Bytes of payloads that were published.
+    pub sent_bytes: u64,
+    /// Bytes of payloads that arrived.
+    pub received_bytes: u64,
+    /// Payloads that were published.
+    pub sent_messages: u64,
+    /// Payloads that arrived.
+    pub received_messages: u64,
+}
+
+impl AgentCore {
+    /// The present state, with what the shell knows of the link.
+    #[must_use]
+    pub fn status(&self, link: LinkStatus) -> AgentStatus {
+        AgentStatus {
+            node: self.node.to_string(),
+            incarnation: self.incarnation,
+            node_status: self.node_status(),
+            pods: self.pods.statuses().into_iter().collect(),
+            sync: self.sync_status(),
+            outbox: self.outbox_status(),
+            link,
+        }
+    }
+
+    fn sync_status(&self) -> SyncStatus {
+        let position = self.desired.position();
+        SyncStatus {
+            session: self.session.state_name().to_owned(),
+            desired_version: position.map(|position| position.version.to_string()),
+            desired_digest: self.desired.content().digest().to_string(),
+            reported_in_sync: self.reported.is_in_sync(),
+            refused_updates: self.refused_updates,
+            refused_payloads: self.refused_payloads,
+        }
+    }
+
+    fn outbox_status(&self) -> OutboxStatus {
+        let add = |a: StreamTotals, b: StreamTotals| StreamTotals {
+            records: a.records + b.records,
+            bytes: a.bytes + b.bytes,
+        };
+        let events = self.outbox.totals(Stream::Events);
+        let live = self.outbox.totals(Stream::Telemetry);
+        let telemetry = add(live, self.outbox.totals(Stream::Backfill));
+        OutboxStatus {
+            event_records: events.records,
+            telemetry_records: telemetry.records,
+            bytes: events.bytes + telemetry.bytes,
+            samples_recorded: self.recorder.samples_recorded,
+            samples_pending: self.recorder.pending_samples() as u64,
+            dropped_records: self.outbox.dropped_records(),
+            unstored_records: self.recorder.unstored_records,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The store that can't be written, and what waits for it.
+//!
+//! A batch that failed is kept and tried again every few seconds, with what came since; until then
+//! the core is read-only.
+
+use super::{AgentCore, Effect};
+use shared::model::{MonotonicMs, Now};
+use shared::ports::{Tree, Write, WriteBatch};
+use shared::sync::PreparedUpdate;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Between two attempts to write: soon enough for a person who has just freed space.
+const RETRY_INTERVAL_MS: u64 = 5_000;
+
+/// What follows once a batch is durable.
+#[derive(Debug)]
+pub(super) enum After {
+    /// Nothing.
+    Nothing,
+    /// This desired state comes into force and is acknowledged.
+    Accept(Box<PreparedUpdate>),
+    /// The store can be written again.
+    Recover,
+}
+
+/// Batches that wait for their answer, and the batch that failed.
+#[derive(Debug, Default)]
+pub(super) struct Storage {
+    waiting: VecDeque<After>,
+    failed: Option<Failed>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    writes: BTreeMap<(Tree, Vec<u8>), Write>,
+    error: String,
+    retry_at: MonotonicMs,
+}
+
+impl Storage {
+    /// Why the store can't be written; `None` when it can.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.failed.as_ref().map(|failed| failed.error.as_str())
+    }
+
+    pub(super) fn retry_at(&self) -> Option<MonotonicMs> {
+        self.failed.as_ref().map(|failed| failed.retry_at)
+    }
+}
+
+impl Failed {
+    /// A later write of the same key replaces an earlier one, so that this does not grow.
+    fn add(&mut self, batch: WriteBatch) {
+        for write in batch.writes {
+            let (Write::Put { tree, key, .. } | Write::Delete { tree, key }) = &write;
+            self.writes.insert((*tree, key.clone()), write);
+        }
+    }
+}
+
+impl AgentCore {
+    pub(super) fn is_read_only(&self) -> bool {
+        self.storage.failed.is_some()
+    }
+
+    /// Has `batch` made durable, and then `after` done. While the store can't be written the batch
+    /// joins the one that failed, and an update is not accepted.
+    pub(super) fn persist(&mut self, batch: WriteBatch, after: After) {
+        match &mut self.storage.failed {
+            Some(failed) => {
+                if !matches!(after, After::Accept(_)) {
+                    failed.add(batch);
+                }
+            }
+            None => {
+                self.storage.waiting.push_back(after);
+                self.effects.push_back(Effect::Persist(batch));
+            }
+        }
+    }
+
+    pub(super) fn handle_persisted(&mut self, now: Now) {
+        match self.storage.waiting.pop_front() {
+            Some(After::Accept(update)) => self.accept_desired(*update, now),
+            Some(After::Recover) => {
+                self.storage.failed = None;
+                self.pods.hold(self.must_hold());
+                self.schedule_report(now.monotonic);
+                self.record_event("node", "StoreWritable", "the store can be written again", now);
+            }
+            Some(After::Nothing) | None => {}
+        }
+    }
+
+    pub(super) fn handle_persist_failed(&mut self, batch: WriteBatch, error: String, now: Now) {
+        let after = self.storage.waiting.pop_front();
+        let retry_at = now.monotonic.plus_ms(RETRY_INTERVAL_MS);
+        let first = self.storage.failed.is_none();
+        let failed = self.storage.failed.get_or_insert_with(|| Failed {
+            writes: BTreeMap::new(),
+            error: String::new(),
+            retry_at,
+        });
+        (failed.error, failed.retry_at) = (error, retry_at);
+        // An update that did not become durable was never received: the hub sends it again.
+        if !matches!(after, Some(After::Accept(_))) {
+            failed.add(batch);
+        }
+        if first {
+            self.drop_unsafe_effects();
+            self.pods.hold(true);
+            self.schedule_report(now.monotonic);
+        }
+    }
+
+    /// What was to follow a write that failed: sends are lost packets, later batches join it.
+    fn drop_unsafe_effects(&mut self) {
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Send(_) | Effect::NoteAccepted(_) => {}
+                Effect::Persist(batch) => {
+                    let after = self.storage.waiting.pop_front();
+                    if let Some(failed) = &mut self.storage.failed
+                        && !matches!(after, Some(After::Accept(_)))
+                    {
+                        failed.add(batch);
+                    }
+                }
+                other => self.effects.push_back(other),
+            }
+        }
+    }
+
+    pub(super) fn retry_storage(&mut self, now: MonotonicMs) {
+        let Some(failed) = &mut self.storage.failed else { return };
+        if failed.retry_at > now {
+            return;
+        }
+        failed.retry_at = now.plus_ms(RETRY_INTERVAL_MS);
+        let writes = failed.writes.values().cloned().collect();
+        self.storage.waiting.push_back(After::Recover);
+        self.effects.push_back(Effect::Persist(WriteBatch { writes }));
+    }
+}

@@ -1,0 +1,207 @@
+//! What the agent sends, and in which order: handshake and greeting, answers and acknowledgements,
+//! reported state, then the logs by their streams.
+
+use super::{AgentCore, Effect};
+use shared::model::{Condition, ConditionStatus, GpuSource, MonotonicMs, NodeStatus, Now};
+use shared::sync::{MapContent, Outgoing, SessionFault};
+use shared::wire::{
+    EncodeError, Hello, LogRead, MapHeader, MapPosition, Message, SequenceNumber, Version, encode,
+};
+use std::collections::BTreeMap;
+use tracing::warn;
+
+/// Reported state is published this long after the first change, so that what changes together
+/// crosses together.
+const REPORT_DELAY_MS: u64 = 50;
+
+/// Repeats without an acknowledgement before the agent asks whether the hub knows the session.
+const SUSPICIOUS_ATTEMPTS: u32 = 3;
+
+/// The key of the node's own item of reported state; pods have `p/` before their name.
+pub(super) const NODE_ITEM: &str = "node";
+
+impl AgentCore {
+    pub(super) fn schedule_report(&mut self, now: MonotonicMs) {
+        if self.report_due.is_none() {
+            self.report_due = Some(now.plus_ms(REPORT_DELAY_MS));
+        }
+    }
+
+    /// Publishes reported state anew when it is due and has changed.
+    pub(super) fn refresh_report(&mut self, now: Now) {
+        if self.report_due.is_none_or(|due| due > now.monotonic) {
+            return;
+        }
+        self.report_due = None;
+        if let Err(error) = self.publish_report(now) {
+            warn!(node = %self.node, error = %error, "could not report");
+        }
+    }
+
+    fn publish_report(&mut self, now: Now) -> Result<(), EncodeError> {
+        let content = self.report_content()?;
+        if content.digest() == self.reported.content().digest() {
+            return Ok(());
+        }
+        let generation = self.reported.position().version.generation + 1;
+        let version = Version { term: self.incarnation, generation };
+        let position = MapPosition { version, digest: content.digest() };
+        let header = MapHeader { position, issued_at_ms: now.wall.0 };
+        let header = encode("reported state header", &header)?;
+        self.reported.publish(content, position, header);
+        Ok(())
+    }
+
+    fn report_content(&self) -> Result<MapContent, EncodeError> {
+        let mut items = BTreeMap::new();
+        items.insert(NODE_ITEM.to_owned(), encode("node status", &self.node_status())?);
+        for status in self.pods.statuses() {
+            let key = format!("p/{}", status.pod);
+            items.insert(key, encode("pod status", &status)?);
+        }
+        Ok(MapContent::new(items))
+    }
+
+    /// The node's own item of reported state.
+    #[must_use]
+    pub fn node_status(&self) -> NodeStatus {
+        let version = self.desired.position().map(|position| position.version).unwrap_or_default();
+        NodeStatus {
+            agent_version: self.agent_version.clone(),
+            capacity: self.capacity.clone(),
+            conditions: self.conditions(),
+            observed_term: version.term,
+            observed_generation: version.generation,
+        }
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        let store = match self.storage.error() {
+            None => condition("StoreWritable", ConditionStatus::True, "Writable", ""),
+            Some(error) => condition(
+                "StoreWritable",
+                ConditionStatus::False,
+                "WriteFailed",
+                &format!("pods are kept as they are until the store can be written: {error}"),
+            ),
+        };
+        let mut conditions = vec![store];
+        if !self.desired.is_whole() {
+            conditions.push(condition(
+                "DesiredStateWhole",
+                ConditionStatus::False,
+                "RecordsLost",
+                "part of the desired state was lost on disk; it is asked for again",
+            ));
+        }
+        for (key, problem) in self.undecodable.iter().take(8) {
+            let message = format!("{key}: {problem}");
+            let refused = ConditionStatus::False;
+            conditions.push(condition("WorkloadReadable", refused, "NotReadable", &message));
+        }
+        if self.capacity.gpus.source == GpuSource::Simulated {
+            conditions.push(condition(
+                "GpusSimulated",
+                ConditionStatus::True,
+                "Flag",
+                "the GPUs are made up by a flag of the agent",
+            ));
+        }
+        conditions
+    }
+
+    /// Hands to the link what is due, in order of urgency.
+    pub(super) fn transmit(&mut self, now: MonotonicMs) {
+        if let Err(error) = self.try_transmit(now) {
+            warn!(node = %self.node, error = %error, "could not prepare a message");
+        }
+    }
+
+    fn try_transmit(&mut self, now: MonotonicMs) -> Result<(), SessionFault> {
+        match self.session.poll_outgoing(now)? {
+            Some(Outgoing::Payload(payload)) => self.effects.push_back(Effect::Send(payload)),
+            Some(Outgoing::Hello) => {
+                let hello = self.hello();
+                self.send(&Message::Hello(hello))?;
+            }
+            None => {}
+        }
+        if !self.session.is_established() {
+            self.answers.clear();
+            return Ok(());
+        }
+        while let Some(message) = self.answers.pop_front() {
+            self.send(&message)?;
+        }
+        while let Some(chunk) = self.reported.poll_chunk(now)? {
+            self.send(&Message::MapChunk(chunk))?;
+        }
+        if self.reading.is_none() && !self.is_read_only() {
+            self.reading = self.outbox.poll_read();
+            self.effects.extend(self.reading.map(Effect::ReadRecords));
+        }
+        if self.reported.attempts().max(self.outbox.attempts()) >= SUSPICIOUS_ATTEMPTS {
+            self.suspect_session();
+        }
+        Ok(())
+    }
+
+    /// Nothing is acknowledged: the hub may have lost the session without saying so.
+    fn suspect_session(&mut self) {
+        self.reported.pause();
+        self.outbox.pause();
+        self.session.greet_again();
+    }
+
+    fn send(&mut self, message: &Message) -> Result<(), SessionFault> {
+        let payload = self.session.seal(message)?;
+        self.effects.push_back(Effect::Send(payload));
+        Ok(())
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            desired: self.desired_header_to_show(),
+            reported: self.reported.position(),
+            incarnation: self.incarnation,
+            oldest_incarnation: self.outbox.oldest_incarnation(),
+            agent_version: self.agent_version.clone(),
+        }
+    }
+
+    pub(super) fn handle_records(
+        &mut self,
+        read: &LogRead,
+        records: Vec<(SequenceNumber, Vec<u8>)>,
+        now: Now,
+    ) {
+        self.reading = None;
+        // Records whose write failed are not in the store and must not be taken for lost.
+        if self.is_read_only() || !self.session.is_established() {
+            return;
+        }
+        if let Some(batch) = self.outbox.handle_read(read, records, now.monotonic)
+            && let Err(error) = self.send(&Message::LogBatch(batch))
+        {
+            warn!(node = %self.node, error = %error, "could not seal a batch");
+        }
+    }
+}
+
+fn condition(kind: &str, status: ConditionStatus, reason: &str, message: &str) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+/// A header of nothing, before anything was reported.
+pub(super) fn empty_report(incarnation: u64) -> (MapPosition, Vec<u8>) {
+    let version = Version { term: incarnation, generation: 0 };
+    let position = MapPosition { version, digest: MapContent::default().digest() };
+    let header = MapHeader { position, issued_at_ms: 0 };
+    (position, encode("reported state header", &header).unwrap_or_default())
+}
+

@@ -1,0 +1,115 @@
+//! Writes that become durable together, and the acknowledgements that wait for them.
+
+use shared::model::{MonotonicMs, NodeId};
+use shared::ports::{Tree, Write, WriteBatch};
+use shared::wire::Message;
+use std::collections::BTreeMap;
+
+/// What arrives within this time shares one commit: a disk's fsync for many nodes instead of each.
+const GATHER_MS: u64 = 10;
+
+/// Between two attempts to write to a disk that refused.
+const RETRY_INTERVAL_MS: u64 = 2_000;
+
+/// Writes on their way to the disk.
+#[derive(Debug, Default)]
+pub(super) struct GroupCommit {
+    writes: BTreeMap<(Tree, Vec<u8>), Write>,
+    acknowledgements: Vec<(NodeId, Message)>,
+    due: Option<MonotonicMs>,
+    in_flight: Option<Vec<(NodeId, Message)>>,
+    term_waits: bool,
+    term_in_flight: bool,
+    error: Option<String>,
+}
+
+/// What a commit made true.
+#[derive(Debug, Default)]
+pub(super) struct Committed {
+    /// To send now.
+    pub(super) acknowledgements: Vec<(NodeId, Message)>,
+    /// Whether the term has become durable by it.
+    pub(super) term: bool,
+}
+
+impl GroupCommit {
+    pub(super) fn put(&mut self, tree: Tree, key: impl Into<Vec<u8>>, value: Vec<u8>) {
+        let key = key.into();
+        self.writes.insert((tree, key.clone()), Write::Put { tree, key, value });
+    }
+
+    pub(super) fn delete(&mut self, tree: Tree, key: impl Into<Vec<u8>>) {
+        let key = key.into();
+        self.writes.insert((tree, key.clone()), Write::Delete { tree, key });
+    }
+
+    /// Sends `message` once everything put so far is durable.
+    pub(super) fn acknowledge(&mut self, node: NodeId, message: Message) {
+        self.acknowledgements.push((node, message));
+    }
+
+    /// Whether an acknowledgement for `node` waits: what it acknowledges is not durable yet.
+    pub(super) fn is_pending_for(&self, node: &NodeId) -> bool {
+        let waiting = self.acknowledgements.iter().chain(self.in_flight.iter().flatten());
+        waiting.into_iter().any(|(waiting, _)| waiting == node)
+    }
+
+    /// There is something to commit soon.
+    pub(super) fn schedule(&mut self, now: MonotonicMs) {
+        if self.due.is_none() {
+            self.due = Some(now.plus_ms(GATHER_MS));
+        }
+    }
+
+    /// The term has changed: commit at once.
+    pub(super) fn make_term_durable(&mut self, now: MonotonicMs) {
+        self.term_waits = true;
+        self.due = Some(now);
+    }
+
+    /// Whether headers of the present term may be sent.
+    pub(super) fn term_is_durable(&self) -> bool {
+        !self.term_waits && !self.term_in_flight
+    }
+
+    /// Why the disk refused last; `None` when it does not.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    pub(super) fn due(&self) -> Option<MonotonicMs> {
+        if self.in_flight.is_some() { None } else { self.due }
+    }
+
+    /// The batch to persist now, if it is time and none is under way.
+    pub(super) fn poll(&mut self, now: MonotonicMs) -> Option<WriteBatch> {
+        if self.due().is_none_or(|due| due > now) {
+            return None;
+        }
+        self.due = None;
+        self.in_flight = Some(std::mem::take(&mut self.acknowledgements));
+        self.term_in_flight = std::mem::take(&mut self.term_waits);
+        Some(WriteBatch { writes: std::mem::take(&mut self.writes).into_values().collect() })
+    }
+
+    pub(super) fn handle_persisted(&mut self) -> Committed {
+        self.error = None;
+        let term = std::mem::take(&mut self.term_in_flight);
+        Committed { acknowledgements: self.in_flight.take().unwrap_or_default(), term }
+    }
+
+    /// Nothing of the batch is durable: it is tried again with what came since. Its acknowledgements
+    /// are kept back with it.
+    pub(super) fn handle_failed(&mut self, batch: WriteBatch, error: String, now: MonotonicMs) {
+        for write in batch.writes {
+            let (Write::Put { tree, key, .. } | Write::Delete { tree, key }) = &write;
+            self.writes.entry((*tree, key.clone())).or_insert(write);
+        }
+        let mut acknowledgements = self.in_flight.take().unwrap_or_default();
+        acknowledgements.append(&mut self.acknowledgements);
+        self.acknowledgements = acknowledgements;
+        self.term_waits |= std::mem::take(&mut self.term_in_flight);
+        self.error = Some(error);
+        self.due = Some(now.plus_ms(RETRY_INTERVAL_MS));
+    }
+}

@@ -1,0 +1,137 @@
+//! From manifests to each node's desired state, signed, and onto the link.
+
+use super::HubCore;
+use crate::fleet::{self, FleetNode};
+use crate::manifests::Manifests;
+use shared::model::{NodeId, Now, Workload, WorkloadKey};
+use shared::sync::MapContent;
+use shared::wire::{EncodeError, HelloReply, MapHeader, MapPosition, Message, Version, encode};
+use serde_bytes::ByteBuf;
+use std::collections::BTreeMap;
+use thiserror::Error;
+use tracing::{error, info};
+
+/// What the signature of a header covers besides the header. The agent has the same words.
+#[must_use]
+pub fn header_context(node: &NodeId) -> Vec<u8> {
+    format!("hinterland/desired/1/{node}").into_bytes()
+}
+
+/// Why a header could not be made.
+#[derive(Debug, Error)]
+enum HeaderError {
+    #[error("could not encode it")]
+    Encode(#[from] EncodeError),
+    #[error("could not sign it")]
+    Sign(#[from] shared::trust::signature::SignatureError),
+}
+
+impl HubCore {
+    pub(super) fn handle_manifests(&mut self, manifests: Manifests, now: Now) {
+        info!(workloads = manifests.workloads.len(), nodes = manifests.nodes.len(),
+            "the fleet's desired state was read");
+        self.manifests = manifests;
+        self.reassign(now);
+    }
+
+    /// Decides anew what runs where, and hands each node what changed for it.
+    pub(super) fn reassign(&mut self, now: Now) {
+        let nodes = self.fleet_nodes();
+        self.assignment = fleet::assign(&self.manifests, &nodes);
+        let ids: Vec<NodeId> = self.nodes.keys().cloned().collect();
+        for id in &ids {
+            self.publish(id, now);
+            self.transmit(id, now);
+        }
+    }
+
+    fn fleet_nodes(&self) -> BTreeMap<NodeId, FleetNode> {
+        let trusted = self.nodes.iter().filter(|(_, node)| !node.record.revoked);
+        let fleet_node = |(id, node): (&NodeId, &super::NodeState)| {
+            let held = node.desired.content().items().keys();
+            let previous = held.filter_map(|key| key.parse::<WorkloadKey>().ok()).collect();
+            (id.clone(), FleetNode { online: node.is_online(), previous })
+        };
+        trusted.map(fleet_node).collect()
+    }
+
+    /// Signs what `id` should run, if that has changed.
+    fn publish(&mut self, id: &NodeId, now: Now) {
+        let assigned = self.assignment.per_node.get(id);
+        let content = match assigned.map_or(Ok(MapContent::default()), content_of) {
+            Ok(content) => content,
+            Err(error) => return error!(node = %id, error = %error, "can't be told what to run"),
+        };
+        let Some(node) = self.nodes.get(id) else { return };
+        if content.digest() != node.desired.content().digest() {
+            self.sign(id, content, now);
+        }
+    }
+
+    /// Signs the present content of every node under the present term.
+    pub(super) fn sign_everything(&mut self, now: Now) {
+        let contents = self.nodes.iter().map(|(id, n)| (id.clone(), n.desired.content().clone()));
+        for (id, content) in contents.collect::<Vec<_>>() {
+            self.sign(&id, content, now);
+        }
+    }
+
+    pub(super) fn sign(&mut self, id: &NodeId, content: MapContent, now: Now) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let before = node.desired.position().version;
+        let generation = if before.term == self.term { before.generation + 1 } else { 1 };
+        let version = Version { term: self.term, generation };
+        let position = MapPosition { version, digest: content.digest() };
+        let header = MapHeader { position, issued_at_ms: now.wall.0 };
+        let signed = encode("desired state header", &header)
+            .map_err(HeaderError::from)
+            .and_then(|bytes| Ok(self.keys.signing.sign(&bytes, &header_context(id))?));
+        match signed {
+            Ok(signed) => node.desired.publish(content, position, signed),
+            Err(error) => error!(node = %id, error = %error, "a header could not be made"),
+        }
+    }
+
+    /// Sends `id` what it lacks, as far as the window allows.
+    pub(super) fn transmit(&mut self, id: &NodeId, now: Now) {
+        if !self.commit.term_is_durable() {
+            return;
+        }
+        let mut chunks = Vec::new();
+        if let Some(node) = self.nodes.get_mut(id).filter(|node| node.is_online()) {
+            while let Ok(Some(chunk)) = node.desired.poll_chunk(now.monotonic) {
+                chunks.push(chunk);
+            }
+        }
+        for chunk in chunks {
+            self.send(id, &Message::MapChunk(chunk));
+        }
+    }
+
+    /// Answers a greeting once the term is durable, and sends what the node lacks.
+    pub(super) fn reply_and_transmit(&mut self, id: &NodeId, now: Now) {
+        if !self.commit.term_is_durable() {
+            return;
+        }
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if std::mem::take(&mut node.reply_due) {
+            let whole = node.reported.is_whole();
+            let reply = HelloReply {
+                desired: ByteBuf::from(node.desired.header().to_vec()),
+                reported: node.reported.position().filter(|_| whole),
+                watermarks: node.record.logs.newest_watermarks(),
+            };
+            // The watermarks in it free records at the node: they must be durable first.
+            self.commit.acknowledge(id.clone(), Message::HelloReply(reply));
+            self.commit.schedule(now.monotonic);
+        }
+        self.transmit(id, now);
+    }
+}
+
+fn content_of(workloads: &BTreeMap<WorkloadKey, Workload>) -> Result<MapContent, EncodeError> {
+    let item = |(key, workload): (&WorkloadKey, &Workload)| {
+        Ok((key.to_string(), encode("workload", workload)?))
+    };
+    Ok(MapContent::new(workloads.iter().map(item).collect::<Result<_, _>>()?))
+}

@@ -1,0 +1,260 @@
+//! The hub's core: one session and two maps a node, and what all nodes together should run.
+//!
+//! Pure, with the shape of the agent's core: `handle_event`, `poll_effect`, `poll_timeout`.
+//!
+//! | part | file |
+//! |---|---|
+//! | events and effects | `event.rs` |
+//! | what the hub knows of one node | `node.rs` |
+//! | manifests to desired state, signed | `desired.rs` |
+//! | what nodes send | `uplink.rs` |
+//! | writes that become durable together | `commit.rs` |
+//! | what the API shows | `view.rs` |
+//!
+//! **Persist before acknowledge.** What nodes send is gathered for a few milliseconds, made durable
+//! in one commit, and only then acknowledged.
+//!
+//! **The term.** At each start the hub's term is above its stored one, and it rises above every
+//! validly signed header that a node shows; nothing signed with a term is sent before the term is
+//! durable. So a stale hub is fenced by the nodes themselves.
+
+mod commit;
+mod desired;
+mod event;
+mod node;
+#[cfg(test)]
+mod tests;
+mod uplink;
+mod view;
+
+pub use desired::header_context;
+pub use event::{Effect, Event};
+pub use node::NodeRecord;
+pub use view::{HubView, NodeView, PodView, WorkloadView};
+
+use crate::fleet::Assignment;
+use crate::manifests::Manifests;
+use commit::GroupCommit;
+use node::NodeState;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use shared::model::{MonotonicMs, NodeId, Now};
+use shared::ports::{Store, StoreError, Tree};
+use shared::trust::session::SessionPrivateKey;
+use shared::trust::signature::{SigningKey, VerifyingKey};
+use shared::wire::{CallOutcome, Message, decode, encode};
+use std::collections::{BTreeMap, VecDeque};
+use tracing::{info, warn};
+
+/// Under this key of [`Tree::Meta`] lies the term of the hub's last start.
+const TERM_KEY: &[u8] = b"term";
+
+/// Nodes that a hub holds; far above the 10 000 it is built for.
+const NODES_MAX: usize = 100_000;
+
+/// The hub's own keys.
+pub struct HubKeys {
+    /// For sessions; nodes learned its public half at enrolment.
+    pub session: SessionPrivateKey,
+    /// For desired state; nodes learned its public half at enrolment.
+    pub signing: SigningKey,
+}
+
+/// What the store held at start.
+#[derive(Debug, Clone, Default)]
+pub struct StoredState {
+    /// The term of the last start.
+    pub term: u64,
+    /// One record a node.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Items of reported state by node and key.
+    pub reported: BTreeMap<NodeId, BTreeMap<String, Vec<u8>>>,
+}
+
+/// The hub's core. See the module.
+pub struct HubCore {
+    keys: HubKeys,
+    verifying: VerifyingKey,
+    random: ChaCha20Rng,
+    term: u64,
+    nodes: BTreeMap<NodeId, NodeState>,
+    manifests: Manifests,
+    assignment: Assignment,
+    commit: GroupCommit,
+    effects: VecDeque<Effect>,
+    refused_payloads: u64,
+}
+
+/// Reads what a core needs from the store. A record that can't be decoded is passed over with a
+/// warning; the node then enrols again.
+///
+/// # Errors
+/// When the medium can't be read.
+pub fn read_stored_state(store: &dyn Store) -> Result<StoredState, StoreError> {
+    let term = store.read(Tree::Meta, TERM_KEY)?;
+    let term = term.and_then(|bytes| decode("term", &bytes, 16).ok()).unwrap_or(0);
+    let mut state = StoredState { term, ..StoredState::default() };
+    for (key, value) in store.scan(Tree::Nodes, &[], NODES_MAX)? {
+        match node::decode_record(&key, &value) {
+            Ok((id, record)) => drop(state.nodes.insert(id, record)),
+            Err(problem) => warn!(problem, "passed over a node's record"),
+        }
+    }
+    for (key, value) in store.scan(Tree::Reported, &[], usize::MAX)? {
+        if let Some((id, item)) = node::split_reported_key(&key) {
+            state.reported.entry(id).or_default().insert(item, value);
+        }
+    }
+    Ok(state)
+}
+
+impl HubCore {
+    /// The core of this start of the hub. Its first effect makes the new term durable.
+    #[must_use]
+    pub fn new(keys: HubKeys, seed: [u8; 32], stored: StoredState, now: Now) -> Self {
+        let mut core = Self {
+            verifying: keys.signing.verifying(),
+            keys,
+            random: ChaCha20Rng::from_seed(seed),
+            term: stored.term,
+            nodes: BTreeMap::new(),
+            manifests: Manifests::default(),
+            assignment: Assignment::default(),
+            commit: GroupCommit::default(),
+            effects: VecDeque::new(),
+            refused_payloads: 0,
+        };
+        let mut reported = stored.reported;
+        for (id, record) in stored.nodes {
+            let items = reported.remove(&id).unwrap_or_default();
+            core.admit(&id, &record);
+            core.nodes.insert(id.clone(), NodeState::restore(id, record, items));
+        }
+        core.raise_term(now);
+        core
+    }
+
+    fn admit(&mut self, node: &NodeId, record: &NodeRecord) {
+        if !record.revoked {
+            let certificate_serial = record.certificate_serial.clone();
+            self.effects.push_back(Effect::Admit { node: node.clone(), certificate_serial });
+        }
+    }
+
+    /// Takes the next term. Nothing signed is sent before it is durable.
+    fn raise_term(&mut self, now: Now) {
+        self.term = self.term.saturating_add(1);
+        info!(term = self.term, "leading with a new term");
+        if let Ok(term) = encode("term", &self.term) {
+            self.commit.put(Tree::Meta, TERM_KEY, term);
+        }
+        self.commit.make_term_durable(now.monotonic);
+        self.sign_everything(now);
+    }
+
+    /// Something happened. Effects are due afterwards.
+    pub fn handle_event(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Manifests(manifests) => self.handle_manifests(manifests, now),
+            Event::Connected { node } => self.handle_connected(&node, now),
+            Event::Disconnected { node } => self.handle_disconnected(&node, now),
+            Event::Payload { node, payload } => self.handle_payload(&node, &payload, now),
+            Event::Enrolled { node, record } => self.handle_enrolled(node, record, now),
+            Event::Revoked { node } => self.handle_revoked(&node, now),
+            Event::Call { ticket, node, method, timeout_ms } => {
+                self.handle_call(ticket, &node, method, timeout_ms, now);
+            }
+            Event::Persisted => self.handle_persisted(now),
+            Event::PersistFailed { batch, error } => {
+                self.commit.handle_failed(batch, error, now.monotonic);
+            }
+        }
+        self.advance(now);
+    }
+
+    /// The moment of [`Self::poll_timeout`] has come. Harmless when called early.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let mut due = Vec::new();
+        for (id, node) in &mut self.nodes {
+            let ended = node.calls.handle_timeout(now.monotonic);
+            self.effects.extend(ended.into_iter().map(Effect::EndCall));
+            if node.desired.poll_timeout().is_some_and(|at| at <= now.monotonic) {
+                node.desired.handle_timeout(now.monotonic);
+                due.push(id.clone());
+            }
+        }
+        due.iter().for_each(|node| self.transmit(node, now));
+        self.advance(now);
+    }
+
+    /// When [`Self::handle_timeout`] is due next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<MonotonicMs> {
+        let nodes = self.nodes.values();
+        let nodes = nodes.filter_map(|node| {
+            [node.desired.poll_timeout(), node.calls.poll_timeout()].into_iter().flatten().min()
+        });
+        nodes.chain(self.commit.due()).min()
+    }
+
+    /// The next effect to perform.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    fn advance(&mut self, now: Now) {
+        self.effects.extend(self.commit.poll(now.monotonic).map(Effect::Persist));
+    }
+
+    fn handle_persisted(&mut self, now: Now) {
+        let committed = self.commit.handle_persisted();
+        for (node, message) in committed.acknowledgements {
+            self.send(&node, &message);
+        }
+        if committed.term {
+            let nodes: Vec<NodeId> = self.nodes.keys().cloned().collect();
+            nodes.iter().for_each(|node| self.reply_and_transmit(node, now));
+        }
+    }
+
+    fn seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.random.fill_bytes(&mut seed);
+        seed
+    }
+
+    /// Seals `message` for `node`. Without a session it is a lost packet.
+    fn send(&mut self, node: &NodeId, message: &Message) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        match state.session.seal(message) {
+            Ok(payload) => {
+                self.effects.push_back(Effect::Send { node: node.clone(), payload });
+            }
+            Err(error) => warn!(node = %node, error = %error, "could not seal a message"),
+        }
+    }
+
+    fn handle_call(
+        &mut self,
+        ticket: u64,
+        node: &NodeId,
+        method: shared::wire::CallMethod,
+        timeout_ms: u32,
+        now: Now,
+    ) {
+        let refused = |message: String| {
+            let outcome = CallOutcome::Failed { message };
+            Effect::EndCall(shared::sync::CallEnded { ticket, outcome })
+        };
+        let Some(state) = self.nodes.get_mut(node) else {
+            return self.effects.push_back(refused(format!("there is no node `{node}`")));
+        };
+        if !state.is_online() {
+            return self.effects.push_back(refused(format!("node `{node}` is offline")));
+        }
+        match state.calls.begin(ticket, method, timeout_ms, now.monotonic) {
+            Ok(request) => self.send(node, &Message::CallRequest(request)),
+            Err(error) => self.effects.push_back(refused(error.to_string())),
+        }
+    }
+}

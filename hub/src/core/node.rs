@@ -1,0 +1,170 @@
+//! What the hub knows of one node.
+
+use serde::{Deserialize, Serialize};
+use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs};
+use shared::sync::{Calls, HubSession, LogReceiver, MapContent, MapPublisher, MapReceiver};
+use shared::telemetry::Sample;
+use shared::trust::session::SessionPublicKey;
+use shared::wire::{
+    MapHeader, MapName, MapPosition, Version, decode,
+};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Events of one node that are kept for people; older ones are in the hub's log.
+pub(super) const EVENTS_MAX: usize = 64;
+
+/// A node's record: keys, names and some watermarks.
+const RECORD_BYTES_MAX: usize = 64 * 1024;
+
+/// One item of reported state.
+pub(super) const REPORTED_ITEM_BYTES_MAX: usize = 256 * 1024;
+
+/// What the hub's store keeps of a node besides its reported items. Fields are only appended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// The node's key for sessions, from its signed request.
+    pub session_key: SessionPublicKey,
+    /// The serial number of its certificate.
+    pub certificate_serial: String,
+    /// When its request was signed.
+    pub enrolled_at: UnixMs,
+    /// Whether it is no longer trusted.
+    pub revoked: bool,
+    /// The watermarks of its logs.
+    pub logs: LogReceiver,
+    /// Samples that were taken over.
+    pub samples_received: u64,
+    /// Events that were taken over.
+    pub events_received: u64,
+    /// Records that the node no longer had when their turn came.
+    pub records_lost: u64,
+    /// Records that could not be decoded.
+    pub records_undecodable: u64,
+    /// The header of its reported state.
+    pub reported_header: Option<serde_bytes::ByteBuf>,
+    /// The greatest incarnation that it has greeted with.
+    pub incarnation: u64,
+    /// When something genuine was last heard of it, as of the last commit.
+    pub last_seen: Option<UnixMs>,
+}
+
+impl NodeRecord {
+    /// A node that has just been signed.
+    #[must_use]
+    pub fn new(
+        session_key: SessionPublicKey,
+        certificate_serial: String,
+        enrolled_at: UnixMs,
+    ) -> Self {
+        Self {
+            session_key,
+            certificate_serial,
+            enrolled_at,
+            revoked: false,
+            logs: LogReceiver::default(),
+            samples_received: 0,
+            events_received: 0,
+            records_lost: 0,
+            records_undecodable: 0,
+            reported_header: None,
+            incarnation: 0,
+            last_seen: None,
+        }
+    }
+}
+
+/// One node, as the running hub sees it.
+pub(super) struct NodeState {
+    pub(super) record: NodeRecord,
+    pub(super) session: HubSession,
+    pub(super) desired: MapPublisher,
+    pub(super) reported: MapReceiver,
+    pub(super) calls: Calls,
+    /// The node has greeted on this link, and is not known to be gone.
+    pub(super) greeted: bool,
+    /// A greeting that waits for the term to be durable.
+    pub(super) reply_due: bool,
+    pub(super) agent_version: String,
+    pub(super) latest: Option<Sample>,
+    pub(super) events: VecDeque<NodeEvent>,
+    pub(super) status: Option<NodeStatus>,
+    pub(super) pods: BTreeMap<String, PodStatus>,
+}
+
+impl NodeState {
+    pub(super) fn restore(
+        id: NodeId,
+        record: NodeRecord,
+        items: BTreeMap<String, Vec<u8>>,
+    ) -> Self {
+        let header = record.reported_header.as_ref();
+        let accepted = header.and_then(|bytes| {
+            let header: MapHeader = decode("reported state header", bytes, 256).ok()?;
+            Some((header.position, bytes.to_vec()))
+        });
+        let fence = Version::default();
+        let reported = MapReceiver::restore(MapName::Reported, items, accepted, fence);
+        let mut state = Self {
+            session: HubSession::new(id, record.session_key),
+            desired: unsigned_publisher(),
+            reported,
+            calls: Calls::default(),
+            greeted: false,
+            reply_due: false,
+            agent_version: String::new(),
+            latest: None,
+            events: VecDeque::new(),
+            status: None,
+            pods: BTreeMap::new(),
+            record,
+        };
+        state.decode_reported();
+        state
+    }
+
+    /// Whether the node is there and in session.
+    pub(super) fn is_online(&self) -> bool {
+        self.greeted && !self.record.revoked
+    }
+
+    /// The node's and its pods' state, from the items as they are now.
+    pub(super) fn decode_reported(&mut self) {
+        let items = self.reported.content().items();
+        let limit = REPORTED_ITEM_BYTES_MAX;
+        self.status = items.get("node").and_then(|v| decode("node status", v, limit).ok());
+        let pods = items.iter().filter_map(|(key, value)| {
+            let pod = key.strip_prefix("p/")?;
+            Some((pod.to_owned(), decode("pod status", value, limit).ok()?))
+        });
+        self.pods = pods.collect();
+    }
+
+    pub(super) fn add_event(&mut self, event: NodeEvent) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+}
+
+fn unsigned_publisher() -> MapPublisher {
+    let content = MapContent::default();
+    let position = MapPosition { version: Version::default(), digest: content.digest() };
+    MapPublisher::new(MapName::Desired, content, position, vec![])
+}
+
+pub(super) fn decode_record(key: &[u8], value: &[u8]) -> Result<(NodeId, NodeRecord), String> {
+    let name = std::str::from_utf8(key).map_err(|error| error.to_string())?;
+    let id = NodeId::new(name).map_err(|error| error.to_string())?;
+    let record = decode("node record", value, RECORD_BYTES_MAX);
+    Ok((id, record.map_err(|error| format!("{name}: {error}"))?))
+}
+
+pub(super) fn reported_key(node: &NodeId, item: &str) -> Vec<u8> {
+    format!("{node}/{item}").into_bytes()
+}
+
+pub(super) fn split_reported_key(key: &[u8]) -> Option<(NodeId, String)> {
+    let (node, item) = std::str::from_utf8(key).ok()?.split_once('/')?;
+    Some((NodeId::new(node).ok()?, item.to_owned()))
+}

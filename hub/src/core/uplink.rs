@@ -1,0 +1,261 @@
+//! What nodes send: greetings, acknowledgements, reported state, records.
+
+use super::node::reported_key;
+use super::{Effect, HubCore, NodeRecord, NodeState};
+use serde_bytes::ByteBuf;
+use shared::model::{NodeEvent, NodeId, Now};
+use shared::ports::Tree;
+use shared::sync::{Opened, PreparedUpdate, Received};
+use shared::telemetry::decode_any;
+use shared::wire::{
+    Hello, LogBatch, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message, RefusalReason,
+    Stream, decode, encode,
+};
+use tracing::{debug, info, warn};
+
+/// Bytes of an event record.
+const EVENT_BYTES_MAX: usize = 4096;
+
+/// Bytes of a signed header.
+const SIGNED_HEADER_BYTES_MAX: usize = 1024;
+
+impl HubCore {
+    pub(super) fn handle_connected(&mut self, node: &NodeId, _now: Now) {
+        info!(node = %node, "connected");
+    }
+
+    pub(super) fn handle_disconnected(&mut self, node: &NodeId, now: Now) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        if state.greeted {
+            info!(node = %node, "offline: what it runs stays assigned to it");
+        }
+        state.greeted = false;
+        state.desired.pause();
+        state.reported.forget_assembly();
+        let ended = state.calls.handle_disconnect();
+        self.effects.extend(ended.into_iter().map(Effect::EndCall));
+        self.store_record(node, now);
+    }
+
+    pub(super) fn handle_enrolled(&mut self, node: NodeId, record: NodeRecord, now: Now) {
+        self.admit(&node, &record);
+        let state = NodeState::restore(node.clone(), record, Default::default());
+        // What an earlier holder of this name reported is not this one's.
+        if let Some(before) = self.nodes.insert(node.clone(), state) {
+            for item in before.reported.content().items().keys() {
+                self.commit.delete(Tree::Reported, reported_key(&node, item));
+            }
+        }
+        self.store_record(&node, now);
+        let content = Default::default();
+        self.sign(&node, content, now);
+        self.reassign(now);
+    }
+
+    pub(super) fn handle_revoked(&mut self, node: &NodeId, now: Now) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        state.record.revoked = true;
+        state.greeted = false;
+        state.desired.pause();
+        warn!(node = %node, "revoked: it is thrown out and kept out");
+        self.effects.push_back(Effect::Expel { node: node.clone() });
+        self.store_record(node, now);
+        self.reassign(now);
+    }
+
+    pub(super) fn store_record(&mut self, node: &NodeId, now: Now) {
+        let Some(state) = self.nodes.get(node) else { return };
+        match encode("node record", &state.record) {
+            Ok(value) => self.commit.put(Tree::Nodes, node.as_str(), value),
+            Err(error) => warn!(node = %node, error = %error, "a record was not stored"),
+        }
+        self.commit.schedule(now.monotonic);
+    }
+
+    pub(super) fn handle_payload(&mut self, node: &NodeId, payload: &[u8], now: Now) {
+        let seed = self.seed();
+        let Some(state) = self.nodes.get_mut(node).filter(|state| !state.record.revoked) else {
+            self.refused_payloads += 1;
+            return;
+        };
+        match state.session.handle_payload(payload, &self.keys.session, seed, now.monotonic) {
+            Ok(Opened::Message(message)) => self.handle_message(node, message, now),
+            Ok(Opened::Answer(payload)) => {
+                self.effects.push_back(Effect::Send { node: node.clone(), payload });
+            }
+            Ok(Opened::Nothing) => {}
+            Err(error) => {
+                self.refused_payloads += 1;
+                debug!(node = %node, error = %error, "refused a payload");
+            }
+        }
+    }
+
+    fn handle_message(&mut self, node: &NodeId, message: Message, now: Now) {
+        if let Some(state) = self.nodes.get_mut(node) {
+            state.record.last_seen = Some(now.wall);
+        }
+        match message {
+            Message::Hello(hello) => self.handle_hello(node, hello, now),
+            Message::MapAck(ack) => {
+                if let Some(state) = self.nodes.get_mut(node) {
+                    state.desired.handle_ack(&ack, now.monotonic);
+                }
+                self.transmit(node, now);
+            }
+            Message::MapRefusal(refusal) => self.handle_refusal(node, &refusal, now),
+            Message::MapChunk(chunk) if chunk.map == MapName::Reported => {
+                self.handle_reported(node, &chunk, now);
+            }
+            Message::LogBatch(batch) => self.handle_log_batch(node, batch, now),
+            Message::CallResponse(response) => {
+                let state = self.nodes.get_mut(node);
+                let ended = state.and_then(|state| state.calls.handle_response(response));
+                self.effects.extend(ended.map(Effect::EndCall));
+            }
+            other => {
+                self.refused_payloads += 1;
+                debug!(node = %node, message = ?other, "a node sent what a hub sends");
+            }
+        }
+    }
+
+    fn handle_hello(&mut self, node: &NodeId, hello: Hello, now: Now) {
+        let shown = self.shown_position(node, hello.desired.as_ref());
+        self.rise_above(node, shown, now);
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        info!(node = %node, agent_version = hello.agent_version, incarnation = hello.incarnation,
+            "greeted: in session");
+        if hello.incarnation < state.record.incarnation {
+            warn!(node = %node, "its counters went back: it begins anew");
+            state.record.logs = Default::default();
+            state.reported = shared::sync::MapReceiver::new(MapName::Reported);
+        }
+        state.record.incarnation = hello.incarnation;
+        state.record.logs.forget_before(hello.oldest_incarnation);
+        state.agent_version = hello.agent_version;
+        state.greeted = true;
+        state.reply_due = true;
+        state.reported.forget_assembly();
+        state.desired.begin(shown);
+        self.store_record(node, now);
+        self.reply_and_transmit(node, now);
+    }
+
+    /// The position in a header that this hub signed for `node`, whichever start of it.
+    fn shown_position(&self, node: &NodeId, signed: Option<&ByteBuf>) -> Option<MapPosition> {
+        let context = super::header_context(node);
+        let payload = self.verifying.open(signed?, &context).ok()?;
+        let header: MapHeader =
+            decode("desired state header", &payload, SIGNED_HEADER_BYTES_MAX).ok()?;
+        Some(header.position)
+    }
+
+    /// A node shows what this start of the hub did not sign: another leads, or led with a store
+    /// that is gone. This hub leads from now on, with a term above it.
+    fn rise_above(&mut self, node: &NodeId, shown: Option<MapPosition>, now: Now) {
+        let Some(state) = self.nodes.get(node) else { return };
+        let own = state.desired.position();
+        let ahead = shown.is_some_and(|shown| {
+            shown.version > own.version
+                || (shown.version == own.version && shown.digest != own.digest)
+        });
+        if let Some(shown) = shown.filter(|_| ahead) {
+            warn!(node = %node, shown = %shown.version, own = %own.version,
+                "a node has accepted a greater term than this hub's");
+            self.term = self.term.max(shown.version.term);
+            self.raise_term(now);
+        }
+    }
+
+    fn handle_refusal(&mut self, node: &NodeId, refusal: &MapRefusal, now: Now) {
+        warn!(node = %node, version = %refusal.version, reason = ?refusal.reason,
+            "refused its desired state");
+        let fenced = matches!(refusal.reason, RefusalReason::Stale | RefusalReason::Conflict);
+        if fenced {
+            let shown = self.shown_position(node, refusal.accepted.as_ref());
+            self.rise_above(node, shown, now);
+        }
+        if let Some(state) = self.nodes.get_mut(node) {
+            state.desired.handle_refusal(refusal, now.monotonic);
+        }
+        self.transmit(node, now);
+    }
+
+    fn handle_reported(&mut self, node: &NodeId, chunk: &MapChunk, now: Now) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        let Ok(header) = decode::<MapHeader>("reported state header", &chunk.header, 256) else {
+            self.refused_payloads += 1;
+            return;
+        };
+        match state.reported.handle_chunk(chunk, &header) {
+            Received::Ack(ack @ MapAck::Partial { .. }) => self.send(node, &Message::MapAck(ack)),
+            // A repeat of what may not be durable yet; its acknowledgement is under way then.
+            Received::Ack(_) if self.commit.is_pending_for(node) => {}
+            Received::Ack(ack) => self.send(node, &Message::MapAck(ack)),
+            Received::Refused(refusal) => self.send(node, &Message::MapRefusal(refusal)),
+            Received::Complete(update) => self.accept_reported(node, *update, now),
+        }
+    }
+
+    fn accept_reported(&mut self, node: &NodeId, update: PreparedUpdate, now: Now) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        for item in &update.upserts {
+            let key = reported_key(node, &item.key);
+            self.commit.put(Tree::Reported, key, item.value.to_vec());
+        }
+        for key in &update.tombstones {
+            self.commit.delete(Tree::Reported, reported_key(node, key));
+        }
+        state.record.reported_header = Some(ByteBuf::from(update.header().to_vec()));
+        let ack = state.reported.accept(update);
+        state.decode_reported();
+        self.commit.acknowledge(node.clone(), Message::MapAck(ack));
+        self.store_record(node, now);
+    }
+
+    fn handle_log_batch(&mut self, node: &NodeId, batch: LogBatch, now: Now) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        let stream = batch.log.stream;
+        let received = state.record.logs.handle_batch(batch);
+        state.record.records_lost += received.lost_records;
+        for (_, record) in &received.records {
+            let taken = match stream {
+                Stream::Events => state.take_event(record),
+                Stream::Telemetry | Stream::Backfill => state.take_telemetry(record),
+            };
+            if !taken {
+                state.record.records_undecodable += 1;
+            }
+        }
+        let Some(ack) = received.ack else { return };
+        if received.advanced {
+            self.commit.acknowledge(node.clone(), Message::LogAck(ack));
+            self.store_record(node, now);
+        } else if !self.commit.is_pending_for(node) {
+            self.send(node, &Message::LogAck(ack));
+        }
+    }
+}
+
+impl NodeState {
+    fn take_event(&mut self, record: &[u8]) -> bool {
+        let Ok(event) = decode::<NodeEvent>("event", record, EVENT_BYTES_MAX) else { return false };
+        self.record.events_received += 1;
+        self.add_event(event);
+        true
+    }
+
+    fn take_telemetry(&mut self, record: &[u8]) -> bool {
+        let Ok(batch) = decode_any(record) else { return false };
+        self.record.samples_received += batch.samples.len() as u64;
+        let newest = batch.samples.into_iter().max_by_key(|sample| sample.at);
+        let newer = newest.filter(|sample| {
+            self.latest.as_ref().is_none_or(|latest| latest.at <= sample.at)
+        });
+        if newer.is_some() {
+            self.latest = newer;
+        }
+        true
+    }
+}

@@ -1,0 +1,213 @@
+//! What the HTTP API and the commands over it show.
+
+use super::{HubCore, NodeState};
+use serde::{Deserialize, Serialize};
+use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs, WorkloadKey};
+use shared::telemetry::Sample;
+
+/// The hub itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubView {
+    /// The term that it leads with.
+    pub term: u64,
+    /// Enrolled nodes.
+    pub nodes: u64,
+    /// Nodes in session.
+    pub nodes_online: u64,
+    /// Workloads in the manifests.
+    pub workloads: u64,
+    /// Payloads that were not genuine or not decodable since the hub started.
+    pub refused_payloads: u64,
+    /// Why the store can't be written; `None` when it can.
+    pub store_error: Option<String>,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub node: String,
+    /// `Online`, `Offline`, `NeverSeen` or `Revoked`.
+    pub state: String,
+    /// When something genuine was last heard of it, as of the last commit.
+    pub last_seen: Option<UnixMs>,
+    /// The agent's version, as it greeted.
+    pub agent_version: String,
+    /// As the node reports itself.
+    pub status: Option<NodeStatus>,
+    /// The (term, generation) that it should run, as `term.generation`.
+    pub desired_version: String,
+    /// Whether it is known to have what it should run.
+    pub in_sync: bool,
+    /// Pods as the node reports them.
+    pub pods: Vec<PodStatus>,
+    /// Workloads that are assigned to it.
+    pub workloads: Vec<String>,
+    /// The newest events.
+    pub events: Vec<NodeEvent>,
+    /// Samples of telemetry that were taken over.
+    pub samples_received: u64,
+    /// Events that were taken over.
+    pub events_received: u64,
+    /// Records that the node no longer had when their turn came.
+    pub records_lost: u64,
+}
+
+/// One pod of one node, with the reason why it is as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodView {
+    /// Its node.
+    pub node: String,
+    /// As the node reports it.
+    pub status: PodStatus,
+    /// What the hub adds: whether the report is fresh, and whether the node should run it.
+    pub remarks: Vec<String>,
+}
+
+/// One workload over the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadView {
+    /// `namespace/name`.
+    pub workload: String,
+    /// Pods that it asks for.
+    pub desired: u32,
+    /// Pods that are assigned to nodes.
+    pub assigned: u32,
+    /// Assigned pods that are ready, as reported.
+    pub ready: u32,
+    /// Nodes that it is assigned to.
+    pub nodes: u32,
+    /// Of those, nodes that are offline.
+    pub nodes_offline: u32,
+    /// Why nodes were not chosen, the commonest reasons first, with the number of nodes.
+    pub reasons: Vec<(String, u32)>,
+}
+
+impl HubCore {
+    /// The hub itself.
+    #[must_use]
+    pub fn view(&self) -> HubView {
+        HubView {
+            term: self.term,
+            nodes: self.nodes.len() as u64,
+            nodes_online: self.nodes.values().filter(|node| node.is_online()).count() as u64,
+            workloads: self.manifests.workloads.len() as u64,
+            refused_payloads: self.refused_payloads,
+            store_error: self.commit.error().map(str::to_owned),
+        }
+    }
+
+    /// Every node, by name.
+    pub fn node_views(&self) -> impl Iterator<Item = NodeView> + '_ {
+        self.nodes.iter().map(|(id, node)| self.view_of(id, node))
+    }
+
+    /// One node.
+    #[must_use]
+    pub fn node_view(&self, node: &NodeId) -> Option<NodeView> {
+        self.nodes.get(node).map(|state| self.view_of(node, state))
+    }
+
+    fn view_of(&self, id: &NodeId, node: &NodeState) -> NodeView {
+        NodeView {
+            node: id.to_string(),
+            state: state_word(node).to_owned(),
+            last_seen: node.record.last_seen,
+            agent_version: node.agent_version.clone(),
+            status: node.status.clone(),
+            desired_version: node.desired.position().version.to_string(),
+            in_sync: node.desired.is_in_sync(),
+            pods: node.pods.values().cloned().collect(),
+            workloads: node.desired.content().items().keys().cloned().collect(),
+            events: node.events.iter().cloned().collect(),
+            samples_received: node.record.samples_received,
+            events_received: node.record.events_received,
+            records_lost: node.record.records_lost,
+        }
+    }
+
+    /// One pod, and why it is as it is.
+    ///
+    /// # Errors
+    /// A sentence when there is no such node or no such pod.
+    pub fn why(&self, node: &NodeId, pod: &shared::model::PodId) -> Result<PodView, String> {
+        let state = self.nodes.get(node).ok_or_else(|| format!("there is no node `{node}`"))?;
+        let assigned = state.desired.content().items().contains_key(&pod.workload.to_string());
+        let Some(status) = state.pods.get(&pod.to_string()) else {
+            return Err(self.why_absent(node, state, &pod.workload, assigned));
+        };
+        let mut remarks = Vec::new();
+        if !state.is_online() {
+            remarks.push("the node is offline: this is what it said last".to_owned());
+        }
+        if !assigned {
+            remarks.push("the node should no longer run it".to_owned());
+        } else if !state.desired.is_in_sync() {
+            remarks.push("the node does not have its newest desired state yet".to_owned());
+        }
+        Ok(PodView { node: node.to_string(), status: status.clone(), remarks })
+    }
+
+    fn why_absent(
+        &self,
+        node: &NodeId,
+        state: &NodeState,
+        workload: &WorkloadKey,
+        assigned: bool,
+    ) -> String {
+        if assigned && !state.is_online() {
+            return format!("assigned to `{node}`, which is offline and has not reported it");
+        }
+        if assigned {
+            return format!("assigned to `{node}`, which has not reported it yet");
+        }
+        match self.assignment.workloads.get(workload) {
+            None => format!("no manifest has a workload `{workload}`"),
+            Some(summary) => {
+                let reasons = summary.reasons.iter().map(|(why, count)| format!("{count} {why}"));
+                let reasons = reasons.collect::<Vec<_>>().join(", ");
+                format!("`{workload}` is not assigned to `{node}`: nodes not chosen: {reasons}")
+            }
+        }
+    }
+
+    /// Every workload, by name.
+    pub fn workload_views(&self) -> impl Iterator<Item = WorkloadView> + '_ {
+        self.assignment.workloads.iter().map(|(key, summary)| {
+            let name = key.to_string();
+            let holders = || {
+                let nodes = self.nodes.values();
+                nodes.filter(|node| node.desired.content().items().contains_key(&name))
+            };
+            let ready = holders().flat_map(|node| node.pods.values());
+            let ready = ready.filter(|pod| pod.ready && pod.pod.workload == *key);
+            let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+            WorkloadView {
+                desired: summary.desired,
+                assigned: summary.assigned,
+                ready: count(ready.count()),
+                nodes: count(holders().count()),
+                nodes_offline: count(holders().filter(|node| !node.is_online()).count()),
+                reasons: summary.reasons.clone(),
+                workload: name.clone(),
+            }
+        })
+    }
+
+    /// The newest sample of each node's telemetry.
+    pub fn latest_samples(&self) -> impl Iterator<Item = (&NodeId, &Sample)> {
+        self.nodes.iter().filter_map(|(id, node)| Some((id, node.latest.as_ref()?)))
+    }
+}
+
+fn state_word(node: &NodeState) -> &'static str {
+    if node.record.revoked {
+        "Revoked"
+    } else if node.greeted {
+        "Online"
+    } else if node.record.last_seen.is_some() {
+        "Offline"
+    } else {
+        "NeverSeen"
+    }
+}
