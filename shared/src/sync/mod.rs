@@ -25,6 +25,8 @@ pub use log_receiver::{LogReceiver, ReceivedRecords};
 pub use map_content::MapContent;
 pub use map_publisher::MapPublisher;
 pub use map_receiver::{MapReceiver, PreparedUpdate, Received};
-pub use outbox::{LogRead, Outbox, OutboxQuota, RecordTooLarge, StreamTotals, outbox_key};
+pub use outbox::{
+    LogRead, Outbox, OutboxQuota, RecordTooLarge, StreamTotals, outbox_key, read_log,
+};
 pub use outbox_log::LogMeta;
 pub use retry::Retry;

@@ -9,7 +9,7 @@
 use super::outbox_log::{LogMeta, OutboxLog};
 use crate::limits::{LOG_BATCH_RECORDS_MAX, LOG_RECORD_BYTES_MAX};
 use crate::model::MonotonicMs;
-use crate::ports::{Tree, WriteBatch};
+use crate::ports::{Store, StoreError, Tree, WriteBatch};
 use crate::wire::{
     EncodeError, Incarnation, LogAck, LogBatch, LogId, SequenceNumber, Stream, decode, encode,
 };
@@ -69,6 +69,45 @@ pub struct StreamTotals {
     /// Their bytes.
     pub bytes: u64,
 }
+
+/// What `store` holds for `read`, as much as its limits allow.
+///
+/// # Errors
+/// When the medium can't be read.
+pub fn read_log(
+    store: &dyn Store,
+    read: &LogRead,
+) -> Result<Vec<(SequenceNumber, Vec<u8>)>, StoreError> {
+    let prefix = outbox_key(read.log, 0);
+    let prefix = prefix.get(..LOG_PREFIX_BYTES).unwrap_or_default();
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    let mut from = read.first;
+    while records.len() < read.count_max && bytes <= read.bytes_max {
+        // A few at a time: the largest records of a whole batch would be megabytes of memory.
+        let some = store.scan(Tree::Outbox, &outbox_key(read.log, from), READ_STEP_RECORDS)?;
+        let found = some.len();
+        for (key, record) in some {
+            let number = key.strip_prefix(prefix).and_then(|n| <[u8; 8]>::try_from(n).ok());
+            let Some(number) = number.map(u64::from_be_bytes) else { return Ok(records) };
+            if records.len() >= read.count_max || number >= read.first + read.count_max as u64 {
+                return Ok(records);
+            }
+            bytes += record.len();
+            from = number + 1;
+            records.push((number, record));
+        }
+        if found < READ_STEP_RECORDS {
+            break;
+        }
+    }
+    Ok(records)
+}
+
+/// Bytes of a record's key before its number.
+const LOG_PREFIX_BYTES: usize = 9;
+
+/// Records read from the store at once: at most 192 KiB.
+const READ_STEP_RECORDS: usize = 16;
 
 /// The sending side of all logs of a node.
 #[derive(Debug)]
