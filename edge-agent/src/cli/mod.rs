@@ -1,0 +1,148 @@
+//! The commands of the agent, and nothing of what they do.
+
+mod enroll;
+mod query;
+mod table;
+
+use crate::config::Config;
+use crate::shell;
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use shared::model::{NodeId, PodId};
+use std::path::PathBuf;
+
+/// Keeps inference pods running on this node, with or without a network.
+#[derive(Debug, Parser)]
+#[command(name = "edge-agent", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+struct Global {
+    /// The configuration file; without it every option has its default
+    #[arg(long, global = true, env = "HINTERLAND_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// The folder of keys, store and pods; overrides `state_dir`
+    #[arg(long, global = true, env = "HINTERLAND_AGENT_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make this node's keys and a request for the hub to sign, or accept the hub's answer
+    Enroll(EnrollArguments),
+    /// Run pods until a signal comes; pods outlive the agent
+    Run(RunArguments),
+    /// Show what runs, what does not and why, and how far hub and node agree
+    Status(StatusArguments),
+    /// Show the last lines of a pod's log
+    Logs(LogsArguments),
+    /// Examine the store of an agent that does not run
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Show the version
+    Version,
+}
+
+/// Either `--node`, or `--accept`.
+#[derive(Debug, Args)]
+struct EnrollArguments {
+    /// The node's name: a-z, 0-9 and '-', at most 63 characters
+    #[arg(long, required_unless_present = "accept", conflicts_with = "accept")]
+    node: Option<NodeId>,
+    /// Where to put the request; standard output without it
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// The file that the hub answered with
+    #[arg(long)]
+    accept: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct RunArguments {
+    /// Make up GPUs, as in `2x8Gi`; status and logs say so
+    #[arg(long, value_name = "COUNTxMEMORY")]
+    simulate_gpus: Option<String>,
+    /// Where to serve health and metrics; loopback only
+    #[arg(long)]
+    admin: Option<std::net::SocketAddr>,
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct StatusArguments {
+    /// How to print it
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct LogsArguments {
+    /// The pod, as in `default/ocr-0`
+    pod: PodId,
+    /// How many lines
+    #[arg(long, default_value_t = 100)]
+    lines: u32,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Read every record and check its seal
+    Verify,
+}
+
+impl Cli {
+    /// Carries the command out.
+    ///
+    /// # Errors
+    /// What went wrong, in words; `main` prints it.
+    pub fn carry_out(self) -> anyhow::Result<()> {
+        let mut config = Config::load(self.global.config.as_deref())?;
+        if let Some(state_dir) = self.global.state_dir {
+            config.state_dir = state_dir;
+        }
+        match self.command {
+            Command::Enroll(arguments) => match (arguments.node, arguments.accept) {
+                (Some(node), _) => enroll::request(&config, &node, arguments.output.as_deref()),
+                (None, Some(answer)) => enroll::accept(&config, &answer),
+                (None, None) => anyhow::bail!("expected --node or --accept"),
+            },
+            Command::Run(arguments) => run(config, arguments),
+            Command::Status(arguments) => {
+                query::status(&config, arguments.output == Output::Json)
+            }
+            Command::Logs(arguments) => query::logs(&config, &arguments.pod, arguments.lines),
+            Command::Store(StoreCommand::Verify) => query::verify_store(&config),
+            Command::Version => query::version(),
+        }
+    }
+}
+
+fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
+    if arguments.simulate_gpus.is_some() {
+        config.simulate_gpus = arguments.simulate_gpus;
+    }
+    if let Some(admin) = arguments.admin {
+        anyhow::ensure!(admin.ip().is_loopback(), "--admin: expected a loopback address");
+        config.admin = admin;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start the runtime of tasks")?;
+    runtime.block_on(shell::run(&config))?;
+    Ok(())
+}

@@ -1,0 +1,292 @@
+//! The agent's configuration: one TOML file, parsed to valid values before anything is opened.
+//!
+//! Every option has a default. An unknown key, a wrong type or a value out of bounds is refused with
+//! the file's name, the key and what was expected. Secrets are files of their own.
+
+use crate::core::{RecorderOptions, Reserved};
+use serde::Deserialize;
+use shared::model::{CpuQuantity, MemoryQuantity};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Where the agent keeps everything, unless it is told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/hinterland";
+
+/// The admin port: health and metrics, on loopback only.
+const DEFAULT_ADMIN_PORT: u16 = 7071;
+
+/// The agent's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The folder of keys, store, pods and the admin socket.
+    pub state_dir: PathBuf,
+    /// Where health and metrics are served; must be a loopback address.
+    pub admin: SocketAddr,
+    /// What pods may not have.
+    pub reserved: ReservedConfig,
+    /// How often is sampled and sent.
+    pub telemetry: TelemetryConfig,
+    /// Rotation of pods' logs.
+    pub pod_logs: PodLogConfig,
+    /// GPUs that are made up, as in `2x8Gi`; for trials only, and said so in status and logs.
+    pub simulate_gpus: Option<String>,
+    /// `text` or `json`.
+    pub log_format: LogFormat,
+}
+
+/// What the operating system and the agent keep for themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReservedConfig {
+    /// Cores.
+    pub cpu: CpuQuantity,
+    /// Main memory.
+    pub memory: MemoryQuantity,
+}
+
+/// How often is sampled and sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Milliseconds between samples; at least 100.
+    pub sample_interval_ms: u64,
+    /// Samples in one batch; 1 to 60.
+    pub samples_per_batch: usize,
+}
+
+/// Rotation of pods' logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PodLogConfig {
+    /// The size at which a log is rotated.
+    pub max_size: MemoryQuantity,
+    /// Files kept of each pod, the one being written included; at least 1.
+    pub max_files: u32,
+}
+
+/// How the agent writes its own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from(DEFAULT_STATE_DIR),
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT)),
+            reserved: ReservedConfig::default(),
+            telemetry: TelemetryConfig::default(),
+            pod_logs: PodLogConfig::default(),
+            simulate_gpus: None,
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
+impl Default for ReservedConfig {
+    /// A tenth of a core and 128 MiB: an idle Debian with the agent.
+    fn default() -> Self {
+        let (cpu, memory) =
+            (CpuQuantity { millicores: 100 }, MemoryQuantity { bytes: 128 << 20 });
+        Self { cpu, memory }
+    }
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        let RecorderOptions { sample_interval_ms, samples_per_batch } = RecorderOptions::default();
+        Self { sample_interval_ms, samples_per_batch }
+    }
+}
+
+impl Default for PodLogConfig {
+    /// As the kubelet: 10 MiB, five files.
+    fn default() -> Self {
+        Self { max_size: MemoryQuantity { bytes: 10 << 20 }, max_files: 5 }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("could not read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not TOML, or not the expected keys and types.
+    #[error("could not parse the configuration {path}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column, key and what was expected.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value out of bounds.
+    #[error("{path}: `{key}`: {problem}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What was wrong and what was expected.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// The configuration in `path`, or the default one where `path` is `None`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names file, key and what was expected.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let refused = |key, problem: &str| {
+            Err(ConfigError::Value { path: path.to_owned(), key, problem: problem.to_owned() })
+        };
+        if !self.admin.ip().is_loopback() {
+            return refused("admin", "expected a loopback address, as in 127.0.0.1:7071");
+        }
+        if self.telemetry.sample_interval_ms < 100 {
+            return refused("telemetry.sample_interval_ms", "expected at least 100");
+        }
+        if !(1..=60).contains(&self.telemetry.samples_per_batch) {
+            return refused("telemetry.samples_per_batch", "expected 1 to 60");
+        }
+        if self.pod_logs.max_files == 0 || self.pod_logs.max_size.bytes < 4096 {
+            return refused("pod_logs", "expected max_files of at least 1, max_size of at least 4Ki");
+        }
+        Ok(())
+    }
+
+    /// What pods may not have.
+    #[must_use]
+    pub fn reserved(&self) -> Reserved {
+        Reserved {
+            cpu_millicores: self.reserved.cpu.millicores,
+            memory_bytes: self.reserved.memory.bytes,
+        }
+    }
+
+    /// How often is sampled, and how many samples make a batch.
+    #[must_use]
+    pub fn recorder(&self) -> RecorderOptions {
+        let TelemetryConfig { sample_interval_ms, samples_per_batch } = self.telemetry;
+        RecorderOptions { sample_interval_ms, samples_per_batch }
+    }
+
+    /// The places in the state folder.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        Places::new(&self.state_dir)
+    }
+}
+
+/// Every file and folder of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The folder of everything.
+    pub state_dir: PathBuf,
+    /// The private key of the node's certificate.
+    pub tls_key: PathBuf,
+    /// The private key of sessions.
+    pub session_key: PathBuf,
+    /// The wrapping key of the store, unless the service manager hands one in.
+    pub store_key: PathBuf,
+    /// The request for a certificate.
+    pub request: PathBuf,
+    /// What the hub answered to it.
+    pub enrollment: PathBuf,
+    /// The sealed store.
+    pub store: PathBuf,
+    /// The ledger beside it.
+    pub ledger: PathBuf,
+    /// The pods of the process runtime.
+    pub pods: PathBuf,
+    /// Where the commands ask the running agent.
+    pub admin_socket: PathBuf,
+}
+
+impl Places {
+    fn new(state_dir: &Path) -> Self {
+        let at = |name: &str| state_dir.join(name);
+        Self {
+            state_dir: state_dir.to_owned(),
+            tls_key: at("keys/node.key"),
+            session_key: at("keys/session.key"),
+            store_key: at("keys/store.key"),
+            request: at("node.csr"),
+            enrollment: at("enrollment.json"),
+            store: at("store"),
+            ledger: at("ledger"),
+            pods: at("pods"),
+            admin_socket: at("admin.sock"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        let error = Config::load(Some(&path)).unwrap_err();
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        format!("{error}: {}", cause.unwrap_or_default())
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let words = refusal("stat_dir = \"/x\"");
+        assert!(words.contains("agent.toml") && words.contains("stat_dir"), "{words}");
+    }
+
+    #[test]
+    fn a_wrong_quantity_says_what_was_expected() {
+        let words = refusal("[reserved]\nmemory = \"128MB\"");
+        assert!(words.contains("128MB") && words.contains("512Mi"), "{words}");
+    }
+
+    #[test]
+    fn an_admin_port_that_others_could_reach_is_refused() {
+        let words = refusal("admin = \"0.0.0.0:7071\"");
+        assert!(words.contains("`admin`") && words.contains("loopback"), "{words}");
+    }
+
+    #[test]
+    fn a_full_example_is_accepted() {
+        let text = "state_dir = \"/s\"\nadmin = \"127.0.0.1:1\"\nsimulate_gpus = \"2x8Gi\"\n\
+            log_format = \"json\"\n[reserved]\ncpu = \"1\"\nmemory = \"1Gi\"\n[telemetry]\n\
+            sample_interval_ms = 1000\nsamples_per_batch = 10\n[pod_logs]\nmax_size = \"1Mi\"\nmax_files = 2";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.reserved().cpu_millicores, 1000);
+        assert_eq!(config.places().store, PathBuf::from("/s/store"));
+    }
+}

@@ -1,0 +1,121 @@
+//! The MQTT link as events of the core.
+
+use crate::core::{Event, LinkStatus};
+use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect};
+use shared::model::NodeId;
+use shared::trust::enrollment::Enrollment;
+use shared::wire::{DownTopic, UpTopic, UpTopicKind};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+/// The longest silence on an idle link, in both directions.
+const KEEP_ALIVE: Duration = Duration::from_secs(600);
+
+/// Payloads from the hub that wait for the core.
+const RECEIVED_MAX: usize = 16;
+
+/// The link: publishes on this node's topic, hands over what arrives on its other one.
+pub(super) struct Link {
+    client: MqttClient,
+    events: mpsc::Receiver<LinkEvent>,
+    topic: String,
+}
+
+/// Where the broker is, from the enrolment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BrokerAddress {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl BrokerAddress {
+    /// `mqtts://host:port`.
+    pub(super) fn parse(url: &str) -> Option<Self> {
+        let (host, port) = url.strip_prefix("mqtts://")?.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        (!host.is_empty()).then_some(())?;
+        Some(Self { host: host.to_owned(), port: port.parse().ok()? })
+    }
+}
+
+impl Link {
+    /// Begins to connect, and goes on trying for as long as the agent runs.
+    pub(super) fn open(
+        enrollment: &Enrollment,
+        address: BrokerAddress,
+        tls: Arc<rustls::ClientConfig>,
+        seed: [u8; 32],
+    ) -> Self {
+        let node: &NodeId = &enrollment.node;
+        let topic = |kind| UpTopic { node: node.clone(), kind }.name();
+        let (sender, events) = mpsc::channel(RECEIVED_MAX);
+        let options = MqttOptions {
+            client_id: node.to_string(),
+            host: address.host,
+            port: address.port,
+            server_name: enrollment.broker_name.clone(),
+            tls,
+            keep_alive: KEEP_ALIVE,
+            subscriptions: vec![DownTopic { node: node.clone() }.name()],
+            will: Some((topic(UpTopicKind::Will), vec![])),
+            seed,
+        };
+        Self { client: connect(options, sender), events, topic: topic(UpTopicKind::Up) }
+    }
+
+    /// Publishes; a failure is a lost packet.
+    pub(super) fn send(&self, payload: Vec<u8>) {
+        if let Err(error) = self.client.try_publish(&self.topic, payload) {
+            debug!(error = %error, "a payload was not sent");
+        }
+    }
+
+    /// What happens next on the link.
+    pub(super) async fn next_event(&mut self) -> Option<Event> {
+        Some(match self.events.recv().await? {
+            LinkEvent::Up { .. } => {
+                info!("connected to the broker");
+                Event::LinkUp
+            }
+            LinkEvent::Down { reason } => {
+                warn!(reason, "not connected to the broker: pods go on, records are kept");
+                Event::LinkDown
+            }
+            LinkEvent::Received { payload, .. } => Event::Payload(payload),
+        })
+    }
+
+    /// What crossed so far.
+    pub(super) fn status(&self) -> LinkStatus {
+        let counters = self.client.counters();
+        LinkStatus {
+            connects: counters.connects,
+            sent_bytes: counters.sent_bytes,
+            received_bytes: counters.received_bytes,
+            sent_messages: counters.sent_messages,
+            received_messages: counters.received_messages,
+        }
+    }
+
+    /// Says good-bye to the broker.
+    pub(super) async fn close(self) {
+        self.client.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_addresses_are_hosts_with_ports() {
+        let address = |host: &str, port| Some(BrokerAddress { host: host.to_owned(), port });
+        assert_eq!(BrokerAddress::parse("mqtts://hub.example:8883"), address("hub.example", 8883));
+        assert_eq!(BrokerAddress::parse("mqtts://[::1]:1"), address("::1", 1));
+        for url in ["mqtt://a:1", "mqtts://a", "mqtts://:1", "mqtts://a:x", "mqtts://a:99999"] {
+            assert_eq!(BrokerAddress::parse(url), None, "{url}");
+        }
+    }
+}

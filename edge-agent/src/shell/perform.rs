@@ -1,0 +1,68 @@
+//! Performs one effect. The simulation compiles this same function, with ports in memory.
+
+use crate::core::{Effect, Event};
+use crate::ports::Runtime;
+use shared::model::UnixMs;
+use shared::ports::{StoreError, WriteBatch};
+use shared::telemetry::Sample;
+use shared::wire::{CallRequest, LogRead, SequenceNumber, Version};
+use std::error::Error;
+
+/// What the agent's effects need of the world.
+pub trait AgentPorts {
+    /// Makes a batch durable.
+    ///
+    /// # Errors
+    /// When nothing of it is.
+    fn persist(&mut self, batch: &WriteBatch) -> Result<(), StoreError>;
+    /// Notes an accepted version beside the store. A failure is logged: the store has it too.
+    fn note_accepted(&mut self, version: Version);
+    /// Publishes a payload. A failure is a lost packet.
+    fn send(&mut self, payload: Vec<u8>);
+    /// Runs pods.
+    fn runtime(&mut self) -> &mut dyn Runtime;
+    /// Records of the outbox; empty when the store can't be read.
+    fn read_records(&mut self, read: &LogRead) -> Vec<(SequenceNumber, Vec<u8>)>;
+    /// Begins to answer a call; ends as [`Event::CallAnswered`].
+    fn answer_call(&mut self, request: CallRequest);
+    /// Takes a sample.
+    fn sample(&mut self) -> Sample;
+    /// It is at least this late.
+    fn trust_time(&mut self, time: UnixMs);
+}
+
+/// Performs `effect`; what must be told to the core before the next one.
+pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
+    match effect {
+        Effect::Persist(batch) => {
+            return Some(match ports.persist(&batch) {
+                Ok(()) => Event::Persisted,
+                Err(error) => Event::PersistFailed { batch, error: in_words(&error) },
+            });
+        }
+        Effect::ReadRecords(read) => {
+            let records = ports.read_records(&read);
+            return Some(Event::RecordsRead { read, records });
+        }
+        Effect::Sample => return Some(Event::Sampled(ports.sample())),
+        Effect::NoteAccepted(version) => ports.note_accepted(version),
+        Effect::Send(payload) => ports.send(payload),
+        Effect::Start(request) => ports.runtime().start(request),
+        Effect::Stop { pod, instance, grace_ms } => ports.runtime().stop(&pod, instance, grace_ms),
+        Effect::Forget { pod, instance, keep_logs } => {
+            ports.runtime().forget(&pod, instance, keep_logs);
+        }
+        Effect::Probe(request) => ports.runtime().probe(request),
+        Effect::AnswerCall(request) => ports.answer_call(request),
+        Effect::TrustTime(time) => ports.trust_time(time),
+    }
+    None
+}
+
+/// An error with its causes, for people.
+#[must_use]
+pub fn in_words(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    if causes.is_empty() { error.to_string() } else { format!("{error}: {}", causes.join(": ")) }
+}

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Installs what the tests need and this machine lacks. Nothing is skipped: what can't be installed
+# makes its test fail.
+set -euo pipefail
+
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+
+missing=()
+need mosquitto mosquitto
+need faketime faketime
+need ip iproute2
+python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
+
+if [ "${#missing[@]}" -gt 0 ]; then
+    echo "installing: ${missing[*]}"
+    sudo=""
+    [ "$(id -u)" -eq 0 ] || sudo="sudo"
+    $sudo apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
