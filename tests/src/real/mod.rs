@@ -1,1 +1,4 @@
 //! Starters of real processes.
+
+pub mod broker_case;
+pub mod mosquitto;

@@ -1,1 +1,0 @@
-//! mqtt (being written)

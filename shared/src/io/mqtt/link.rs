@@ -1,0 +1,356 @@
+//! The task behind a link: one attempt after another, each with a client of its own, so that no
+//! state of an old connection reaches a new one.
+
+use super::backoff::Backoff;
+use super::{LinkCounters, LinkEvent, MQTT_PAYLOAD_BYTES_MAX, MqttOptions, PublishError};
+use crate::limits::MQTT_PACKET_BYTES_MAX;
+use rumqttc::{
+    AsyncClient, Broker, ClientError, ConnAck, DisconnectProperties, DisconnectReasonCode, Event,
+    EventLoop, Incoming, LastWill, NetworkOptions, PublishOptions, QoS, SubAck,
+    SubscribeFilterInput, SubscribeReasonCode, TlsConfiguration, Transport,
+};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// From the first packet to the granted subscriptions. A satellite link takes about five round
+/// trips of 700 ms and 4 kB at a few kbit/s for it.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the goodbye may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Small, so that what the scheduler decided last does not stand behind much that it decided
+/// before; one payload must still fit.
+const SOCKET_SEND_BUFFER_BYTES: u32 = 16 * 1024;
+
+/// Of a PUBLISH at QoS 0 besides topic and payload: type and length (5), length of the topic (2),
+/// no properties (1).
+const PUBLISH_HEADER_BYTES_MAX: usize = 8;
+
+/// We publish and subscribe at QoS 0 only. The client library reserves memory for each message in
+/// flight (about 10 MB at its default), and a broker may send us none at a higher QoS.
+const IN_FLIGHT_MESSAGES_MAX: u16 = 1;
+
+pub(super) type SharedLink = Arc<Link>;
+
+/// What the task and the handle share.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    outlet: Mutex<Option<Outlet>>,
+    pub(super) counters: Counters,
+}
+
+/// Where publishes go while the link is up.
+#[derive(Debug)]
+struct Outlet {
+    client: AsyncClient,
+    /// The broker's limit, if it is below ours.
+    packet_bytes_max: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) connects: AtomicU64,
+    pub(super) publishes: AtomicU64,
+    pub(super) payload_bytes_sent: AtomicU64,
+    pub(super) messages: AtomicU64,
+    pub(super) payload_bytes_received: AtomicU64,
+    pub(super) refused: AtomicU64,
+}
+
+/// The state of the task.
+pub(super) struct LinkTask {
+    options: MqttOptions,
+    link: SharedLink,
+    events: mpsc::Sender<LinkEvent>,
+    closing: watch::Receiver<bool>,
+    backoff: Backoff,
+}
+
+/// One attempt, from connecting to the end of the connection.
+struct Attempt<'a> {
+    task: &'a LinkTask,
+    client: AsyncClient,
+    deadline: Instant,
+    up_since: Option<Instant>,
+    /// Nothing at all for this long, not even an answer to a ping: the socket is stuck.
+    silence_max: Duration,
+    packet_bytes_max: u32,
+}
+
+/// Why an attempt ended.
+enum End {
+    Lost(String),
+    Closed,
+}
+
+impl Link {
+    pub(super) fn try_publish(&self, topic: &str, payload: Vec<u8>) -> Result<(), PublishError> {
+        let outlet = self.outlet();
+        let outlet = outlet.as_ref().ok_or(PublishError::LinkDown)?;
+        outlet.check_size(topic, payload.len())?;
+        outlet.client.try_publish(topic, payload, PublishOptions::at_most_once()).map_err(|error| {
+            match error {
+                ClientError::RequestChannelFull(_) => PublishError::QueueFull,
+                ClientError::InvalidRequest(_) => PublishError::InvalidTopic,
+                _ => PublishError::LinkDown,
+            }
+        })
+    }
+
+    fn outlet(&self) -> MutexGuard<'_, Option<Outlet>> {
+        self.outlet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outlet {
+    fn check_size(&self, topic: &str, payload_bytes: usize) -> Result<(), PublishError> {
+        let packet_bytes_max = usize::try_from(self.packet_bytes_max).unwrap_or(usize::MAX);
+        let payload_bytes_max = packet_bytes_max
+            .saturating_sub(PUBLISH_HEADER_BYTES_MAX + topic.len())
+            .min(MQTT_PAYLOAD_BYTES_MAX);
+        if payload_bytes <= payload_bytes_max {
+            return Ok(());
+        }
+        Err(PublishError::Oversize { payload_bytes, payload_bytes_max })
+    }
+}
+
+impl Counters {
+    pub(super) fn read(&self) -> LinkCounters {
+        LinkCounters {
+            connects: self.connects.load(Ordering::Relaxed),
+            publishes: self.publishes.load(Ordering::Relaxed),
+            payload_bytes_sent: self.payload_bytes_sent.load(Ordering::Relaxed),
+            messages: self.messages.load(Ordering::Relaxed),
+            payload_bytes_received: self.payload_bytes_received.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl LinkTask {
+    pub(super) fn new(
+        options: MqttOptions,
+        link: SharedLink,
+        events: mpsc::Sender<LinkEvent>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        let backoff = Backoff::new(options.seed);
+        Self { options, link, events, closing, backoff }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let (end, held_for) = self.attempt().await;
+            *self.link.outlet() = None;
+            let End::Lost(reason) = end else { return };
+            let delay = self.backoff.delay_after(held_for);
+            let delay_ms = delay.as_millis();
+            info!(client = self.options.client_id, %reason, delay_ms, "the MQTT link is down");
+            let closing = &mut self.closing;
+            let pause = async {
+                self.events.send(LinkEvent::Down { reason }).await.is_ok() && {
+                    tokio::time::sleep(delay).await;
+                    true
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => return,
+                wanted = pause => if !wanted { return },
+            }
+        }
+    }
+
+    async fn attempt(&mut self) -> (End, Option<Duration>) {
+        let builder = AsyncClient::builder(library_options(&self.options));
+        let built = builder.capacity(self.options.queue_messages_max).try_build();
+        let (client, mut eventloop) = match built {
+            Ok(pair) => pair,
+            Err(error) => return (End::Lost(error.to_string()), None),
+        };
+        let mut closing = self.closing.clone();
+        let mut attempt = Attempt::new(self, client);
+        let end = tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => End::Closed,
+            reason = attempt.drive(&mut eventloop) => End::Lost(reason),
+        };
+        if matches!(end, End::Closed) && attempt.up_since.is_some() {
+            attempt.say_goodbye(&mut eventloop).await;
+        }
+        (end, attempt.up_since.map(|since| since.elapsed()))
+    }
+}
+
+impl<'a> Attempt<'a> {
+    fn new(task: &'a LinkTask, client: AsyncClient) -> Self {
+        Self {
+            task,
+            client,
+            deadline: Instant::now() + ATTEMPT_TIMEOUT,
+            up_since: None,
+            silence_max: silence_max(task.options.keep_alive),
+            packet_bytes_max: MQTT_PACKET_BYTES_MAX,
+        }
+    }
+
+    /// Runs the connection until it ends, and says why it did.
+    async fn drive(&mut self, eventloop: &mut EventLoop) -> String {
+        loop {
+            let limit = match self.up_since {
+                Some(_) => Instant::now() + self.silence_max,
+                None => self.deadline,
+            };
+            let handled = match tokio::time::timeout_at(limit, eventloop.poll()).await {
+                Ok(Ok(Event::Incoming(packet))) => self.handle(packet).await,
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) if self.up_since.is_some() => Err("the broker fell silent".to_owned()),
+                Err(_) => Err("the broker did not answer in time".to_owned()),
+            };
+            if let Err(reason) = handled {
+                return reason;
+            }
+        }
+    }
+
+    async fn handle(&mut self, packet: Incoming) -> Result<(), String> {
+        match packet {
+            Incoming::ConnAck(answer) => self.handle_connected(&answer).await,
+            Incoming::SubAck(answer) => self.handle_subscribed(&answer).await,
+            Incoming::Publish(publish) => self.handle_message(publish).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn handle_connected(&mut self, answer: &ConnAck) -> Result<(), String> {
+        if let Some(properties) = &answer.properties {
+            if let Some(seconds) = properties.server_keep_alive.filter(|seconds| *seconds > 0) {
+                self.silence_max = silence_max(Duration::from_secs(u64::from(seconds)));
+            }
+            let theirs = properties.max_packet_size.unwrap_or(MQTT_PACKET_BYTES_MAX);
+            self.packet_bytes_max = theirs.min(MQTT_PACKET_BYTES_MAX);
+        }
+        let filters = &self.task.options.subscriptions;
+        if filters.is_empty() {
+            return self.come_up().await;
+        }
+        let filters =
+            filters.iter().map(|filter| SubscribeFilterInput::new(filter, QoS::AtMostOnce));
+        self.client.try_subscribe_many(filters).map_err(|error| error.to_string())
+    }
+
+    async fn handle_subscribed(&mut self, answer: &SubAck) -> Result<(), String> {
+        let asked = self.task.options.subscriptions.len();
+        let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+        if answer.return_codes.len() == asked && answer.return_codes.iter().all(granted) {
+            return self.come_up().await;
+        }
+        let (asked, answered) = (&self.task.options.subscriptions, &answer.return_codes);
+        warn!(
+            client = self.task.options.client_id,
+            ?asked,
+            ?answered,
+            "a subscription was refused"
+        );
+        Err(format!("the broker refused a subscription: {answered:?}"))
+    }
+
+    async fn come_up(&mut self) -> Result<(), String> {
+        self.up_since = Some(Instant::now());
+        let link = &self.task.link;
+        link.counters.connects.fetch_add(1, Ordering::Relaxed);
+        *link.outlet() =
+            Some(Outlet { client: self.client.clone(), packet_bytes_max: self.packet_bytes_max });
+        debug!(client = self.task.options.client_id, "the MQTT link is up");
+        // A clean start has no session to be present; the library refuses a broker that says so.
+        self.tell(LinkEvent::Up { session_present: false }).await
+    }
+
+    async fn handle_message(&self, publish: rumqttc::Publish) -> Result<(), String> {
+        let Ok(topic) = String::from_utf8(publish.topic.into()) else {
+            return Err("the broker sent a topic that is not UTF-8".to_owned());
+        };
+        let payload_bytes = publish.payload.len();
+        if payload_bytes > MQTT_PAYLOAD_BYTES_MAX {
+            warn!(topic, payload_bytes, "dropped a message above the size limit");
+            return Ok(());
+        }
+        let counters = &self.task.link.counters;
+        counters.messages.fetch_add(1, Ordering::Relaxed);
+        counters.payload_bytes_received.fetch_add(payload_bytes as u64, Ordering::Relaxed);
+        self.tell(LinkEvent::Received { topic, payload: publish.payload.into() }).await
+    }
+
+    async fn tell(&self, event: LinkEvent) -> Result<(), String> {
+        self.task.events.send(event).await.map_err(|_| "nobody listens to the link".to_owned())
+    }
+
+    /// Best effort: the broker learns of a lost connection anyway.
+    async fn say_goodbye(&mut self, eventloop: &mut EventLoop) {
+        let reason = DisconnectReasonCode::DisconnectWithWillMessage;
+        let properties = DisconnectProperties {
+            session_expiry_interval: None,
+            reason_string: None,
+            user_properties: Vec::new(),
+            server_reference: None,
+        };
+        if self.client.try_disconnect_with_properties(reason, properties).is_err() {
+            return;
+        }
+        let leave = async { while eventloop.poll().await.is_ok() {} };
+        if tokio::time::timeout(GOODBYE_TIMEOUT, leave).await.is_err() {
+            debug!(client = self.task.options.client_id, "the broker did not take the goodbye");
+        }
+    }
+}
+
+/// A ping goes out after one keep-alive of silence, and its answer is due within the next.
+fn silence_max(keep_alive: Duration) -> Duration {
+    keep_alive.max(Duration::from_secs(1)) * 2 + Duration::from_secs(5)
+}
+
+fn library_options(options: &MqttOptions) -> rumqttc::MqttOptions {
+    let broker = Broker::tcp(options.server_name.clone(), options.port);
+    let mut library = rumqttc::MqttOptions::new(options.client_id.clone(), broker);
+    library.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(&options.tls))));
+    library.set_clean_start(true);
+    library.set_keep_alive(keep_alive_seconds(options.keep_alive));
+    library.set_max_packet_size(Some(MQTT_PACKET_BYTES_MAX));
+    library.set_receive_maximum(Some(IN_FLIGHT_MESSAGES_MAX));
+    library.set_outgoing_inflight_upper_limit(IN_FLIGHT_MESSAGES_MAX);
+    library.set_connect_timeout(ATTEMPT_TIMEOUT);
+    library.set_network_options(network_options());
+    if let Some((topic, payload)) = &options.will {
+        let will = LastWill::new(topic, payload.clone(), QoS::AtMostOnce, false, None);
+        library.set_last_will(will);
+    }
+    let address = socket_address(&options.host, options.port);
+    // The library takes the broker's host for its name in the certificate; ours may differ.
+    library.set_socket_connector(move |_server_name, network| {
+        rumqttc::default_socket_connect(address.clone(), network)
+    });
+    library
+}
+
+fn network_options() -> NetworkOptions {
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_tcp_send_buffer_size(SOCKET_SEND_BUFFER_BYTES);
+    network.set_connection_timeout(ATTEMPT_TIMEOUT.as_secs());
+    network
+}
+
+fn keep_alive_seconds(keep_alive: Duration) -> u16 {
+    u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX).max(1)
+}
+
+fn socket_address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
