@@ -101,8 +101,8 @@ async fn load_failure(service: &Service) -> anyhow::Error {
 async fn load_model(service: &Service) -> anyhow::Result<()> {
     let (classifier, took) = tokio::task::spawn_blocking(Classifier::load).await??;
     service.metrics.model_loaded(took);
-    let (model_load_ms, warm_up_ms) = (took.load.as_millis(), took.warm_up.as_millis());
-    tracing::info!(model_load_ms, warm_up_ms, "model loaded in {model_load_ms} ms");
+    let (model_load_ms, warm_up_ms) = (milliseconds(took.load), milliseconds(took.warm_up));
+    tracing::info!(model_load_ms, warm_up_ms, "model loaded in {model_load_ms:.0} ms");
     service.loaded.get_or_init(|| (classifier, took));
     Ok(())
 }
