@@ -4,6 +4,7 @@
 
 pub mod certificate;
 pub mod enrollment;
+mod key_form;
 pub mod record;
 pub mod session;
 pub mod signature;
