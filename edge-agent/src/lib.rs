@@ -3,12 +3,14 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`core`] | events and the present moment in, effects in order out (pure) |
 //! | [`placement`] | which pod gets which GPUs, CPU and memory, and why not (pure) |
 //! | [`pods`] | the life of pods: starts, probes, backoff, stops (pure) |
 //! | [`ports`] | the traits by which the shell reaches runtime and GPUs |
 //! | [`runtime`] | how pods run: `process`, with a shim of their own |
 //! | [`gpu`] | the inventory: NVML, or an explicit simulation |
 
+pub mod core;
 pub mod gpu;
 pub mod placement;
 pub mod pods;

@@ -3,13 +3,16 @@
 //! A call begins work and returns at once; the work ends as a [`RuntimeEvent`]. So an image pull or
 //! a slow stop never holds up the core.
 
+use serde::{Deserialize, Serialize};
 use shared::model::{Container, PodId, Probe, Revision, UnixMs};
 use std::fmt;
 use thiserror::Error;
 
 /// One start of a pod. No two starts on a node share it; it names the start in the store, in the
 /// runtime and in logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct InstanceId(pub u64);
 
 impl fmt::Display for InstanceId {

@@ -21,6 +21,9 @@ pub mod sync;
 pub mod telemetry;
 pub mod trust;
 pub mod wire;
+mod words;
+
+pub use words::in_words;
 
 #[cfg(feature = "io")]
 pub mod io;

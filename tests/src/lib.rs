@@ -3,7 +3,6 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`real`] | starters of real processes: hub, agent, brokers |
-//! | [`sim`] | the simulated world |
 
 pub mod real;
-pub mod sim;
+

@@ -12,6 +12,7 @@ use shared::sync::{PreparedUpdate, Received};
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{
     HelloReply, LogAck, MapAck, MapChunk, MapHeader, MapName, MapRefusal, Message, decode,
+    desired_header_context,
 };
 use std::collections::BTreeMap;
 use tracing::{debug, info, warn};
@@ -22,20 +23,14 @@ pub(super) const DESIRED_HEADER_KEY: &[u8] = b"desired/header";
 /// Bytes of a signed header.
 const SIGNED_HEADER_BYTES_MAX: usize = 1024;
 
-/// What the hub's signature of a header covers besides the header: a header of one node, or of
-/// another kind of document, is worth nothing elsewhere.
-#[must_use]
-pub fn header_context(node: &NodeId) -> Vec<u8> {
-    format!("hinterland/desired/1/{node}").into_bytes()
-}
-
 /// The header in `signed`, if the hub signed it for `node`.
 pub(super) fn open_header(
     key: &VerifyingKey,
     node: &NodeId,
     signed: &[u8],
 ) -> Result<MapHeader, String> {
-    let payload = key.open(signed, &header_context(node)).map_err(|error| error.to_string())?;
+    let payload =
+        key.open(signed, &desired_header_context(node)).map_err(|error| error.to_string())?;
     decode("desired state header", &payload, SIGNED_HEADER_BYTES_MAX)
         .map_err(|error| error.to_string())
 }
@@ -56,7 +51,7 @@ impl AgentCore {
         match message {
             Message::HelloReply(reply) => self.handle_hello_reply(reply, now),
             Message::MapChunk(chunk) if chunk.map == MapName::Desired => {
-                self.handle_desired(&chunk, now);
+                self.handle_desired(&chunk);
             }
             Message::MapAck(ack @ (MapAck::Partial { map, .. } | MapAck::Applied { map, .. }))
                 if map == MapName::Reported =>
@@ -91,10 +86,10 @@ impl AgentCore {
         if !writes.is_empty() {
             self.persist(writes, After::Nothing);
         }
-        self.handle_desired_header(&reply.desired, now);
+        self.handle_desired_header(&reply.desired);
     }
 
-    fn handle_desired_header(&mut self, signed: &[u8], now: Now) {
+    fn handle_desired_header(&mut self, signed: &[u8]) {
         let header = match open_header(&self.hub_signing_key, &self.node, signed) {
             Ok(header) => header,
             Err(error) => return self.refuse_header(&error),
@@ -119,7 +114,7 @@ impl AgentCore {
         self.answer(Message::MapRefusal(refusal));
     }
 
-    fn handle_desired(&mut self, chunk: &MapChunk, now: Now) {
+    fn handle_desired(&mut self, chunk: &MapChunk) {
         let header = match open_header(&self.hub_signing_key, &self.node, &chunk.header) {
             Ok(header) => header,
             Err(error) => return self.refuse_header(&error),
@@ -133,7 +128,7 @@ impl AgentCore {
             Received::Ack(ack) => self.answer(Message::MapAck(ack)),
             Received::Refused(refusal) => self.refuse_update(refusal),
             Received::Complete(update) => {
-                debug!(node = %self.node, at_ms = now.wall.0, "desired state is complete");
+                debug!(node = %self.node, "desired state is complete");
                 self.persist_desired(*update);
             }
         }

@@ -3,8 +3,9 @@
 use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent, StartRequest};
 use shared::model::{GpuInventory, PodId, UnixMs};
 use shared::ports::WriteBatch;
+use shared::sync::LogRead;
 use shared::telemetry::Sample;
-use shared::wire::{CallRequest, CallResponse, LogRead, SequenceNumber, Version};
+use shared::wire::{CallRequest, CallResponse, SequenceNumber, Version};
 
 /// Something that happened outside the core.
 #[derive(Debug, Clone)]

@@ -36,10 +36,10 @@ pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 use crate::pods::Pods;
 use recorder::Recorder;
 use shared::model::{GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, Workload, WorkloadKey};
-use shared::sync::{AgentSession, MapPublisher, MapReceiver, Outbox};
+use shared::sync::{AgentSession, LogRead, MapPublisher, MapReceiver, Outbox};
 use shared::telemetry::TelemetryCodec;
 use shared::trust::signature::VerifyingKey;
-use shared::wire::{Incarnation, LogRead, Message};
+use shared::wire::{Incarnation, Message};
 use std::collections::{BTreeMap, VecDeque};
 use storage::Storage;
 

@@ -66,7 +66,9 @@ impl AgentCore {
                 writes.put(Tree::Pods, record.pod.to_string(), value);
                 self.persist(writes, After::Nothing);
             }
-            Err(error) => warn!(node = %self.node, pod = %record.pod, error = %error, "not recorded"),
+            Err(error) => {
+                warn!(node = %self.node, pod = %record.pod, error = %error, "not recorded")
+            }
         }
     }
 

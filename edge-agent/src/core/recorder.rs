@@ -7,7 +7,7 @@ use super::AgentCore;
 use super::storage::After;
 use shared::model::{MonotonicMs, Now};
 use shared::ports::{Tree, WriteBatch};
-use shared::telemetry::{Batch, Sample};
+use shared::telemetry::{Batch, Sample, encode_records};
 use shared::wire::{Stream, encode};
 use tracing::warn;
 
@@ -81,8 +81,10 @@ impl AgentCore {
             return;
         }
         let count = samples.len() as u64;
-        match self.codec.encode(&Batch { samples }) {
-            Ok(record) => self.append_batch(record, count),
+        match encode_records(self.codec.as_ref(), Batch { samples }) {
+            Ok(records) => {
+                records.into_iter().for_each(|(record, count)| self.append_batch(record, count));
+            }
             Err(error) => {
                 self.recorder.unstored_records += count;
                 warn!(node = %self.node, at_ms = now.wall.0, error = %error, "a batch was not recorded");

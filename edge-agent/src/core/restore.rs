@@ -1,10 +1,10 @@
 //! What the core is at boot, from the local store alone.
 
+use super::AgentCore;
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
 use super::recorder::{Recorder, RecorderOptions, SAMPLES_KEY};
 use super::storage::Storage;
 use super::uplink::empty_report;
-use super::AgentCore;
 use crate::pods::{PodRecord, Pods};
 use crate::ports::Observation;
 use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX};

@@ -84,7 +84,7 @@ impl AgentCore {
             node: self.node.to_string(),
             incarnation: self.incarnation,
             node_status: self.node_status(),
-            pods: self.pods.statuses().into_iter().collect(),
+            pods: self.pods.statuses().cloned().collect(),
             sync: self.sync_status(),
             outbox: self.outbox_status(),
             link,

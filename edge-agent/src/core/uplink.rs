@@ -3,9 +3,9 @@
 
 use super::{AgentCore, Effect};
 use shared::model::{Condition, ConditionStatus, GpuSource, MonotonicMs, NodeStatus, Now};
-use shared::sync::{MapContent, Outgoing, SessionFault};
+use shared::sync::{LogRead, MapContent, Outgoing, SessionFault};
 use shared::wire::{
-    EncodeError, Hello, LogRead, MapHeader, MapPosition, Message, SequenceNumber, Version, encode,
+    EncodeError, Hello, MapHeader, MapPosition, Message, SequenceNumber, Version, encode,
 };
 use std::collections::BTreeMap;
 use tracing::warn;
@@ -57,7 +57,7 @@ impl AgentCore {
         items.insert(NODE_ITEM.to_owned(), encode("node status", &self.node_status())?);
         for status in self.pods.statuses() {
             let key = format!("p/{}", status.pod);
-            items.insert(key, encode("pod status", &status)?);
+            items.insert(key, encode("pod status", status)?);
         }
         Ok(MapContent::new(items))
     }
@@ -204,4 +204,3 @@ pub(super) fn empty_report(incarnation: u64) -> (MapPosition, Vec<u8>) {
     let header = MapHeader { position, issued_at_ms: 0 };
     (position, encode("reported state header", &header).unwrap_or_default())
 }
-

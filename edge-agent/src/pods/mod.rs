@@ -1,1 +1,229 @@
-//! The life of pods.
+//! The life of the pods of a node.
+//!
+//! Pure. Desired workloads, the node's resources and what the runtime says go in; actions come out in
+//! the order in which they must be done: a record always before the start that depends on it. Nothing
+//! here looks at the wall clock.
+//!
+//! | part | file |
+//! |---|---|
+//! | what survives a restart, and what is to be done | `record.rs` |
+//! | one pod: its state, its probes, its backoff | `pod.rs`, `probes.rs`, `backoff.rs` |
+//! | all pods: desired state, placement, adoption | this file, `adopt.rs` |
+
+mod adopt;
+mod backoff;
+mod pod;
+mod probes;
+mod record;
+#[cfg(test)]
+mod tests;
+
+pub use record::{PodAction, PodRecord};
+
+use crate::placement::{Decision, NodeResources, PodDemand, place};
+use crate::ports::{InstanceId, RuntimeEvent};
+use pod::{Pod, Wanted};
+use shared::model::{MonotonicMs, Now, PodId, PodStatus, Workload, WorkloadKey};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// All pods of a node.
+#[derive(Debug)]
+pub struct Pods {
+    seed: u64,
+    starts: u64,
+    pods: BTreeMap<PodId, Pod>,
+    node: Option<NodeResources>,
+    held: bool,
+    /// Whether it is known what should run. Before, nothing is stopped or started.
+    assigned: bool,
+    actions: VecDeque<PodAction>,
+    statuses: BTreeMap<PodId, PodStatus>,
+    changed: BTreeSet<PodId>,
+}
+
+impl Pods {
+    /// No pods. `seed` is another at each start of the agent, so that no two starts of a pod are
+    /// called the same.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            starts: 0,
+            pods: BTreeMap::new(),
+            node: None,
+            held: false,
+            assigned: false,
+            actions: VecDeque::new(),
+            statuses: BTreeMap::new(),
+            changed: BTreeSet::new(),
+        }
+    }
+
+    /// What should run here. Until [`Self::provide`] was called nothing is started.
+    pub fn assign(&mut self, workloads: &BTreeMap<WorkloadKey, Workload>, now: Now) {
+        let wanted = workloads
+            .values()
+            .flat_map(|workload| workload.pods().map(|pod| (pod, Wanted::of(workload))));
+        let mut wanted: BTreeMap<PodId, Wanted> = wanted.collect();
+        self.assigned = true;
+        for (id, pod) in &mut self.pods {
+            match wanted.remove(id) {
+                Some(wanted) => pod.want(Some(wanted), now.monotonic),
+                // What is missing while held may only be unreadable.
+                None if self.held => {}
+                None => pod.want(None, now.monotonic),
+            }
+        }
+        for (id, wanted) in wanted {
+            self.pods.insert(id.clone(), Pod::new(id, wanted));
+        }
+        self.settle(now);
+    }
+
+    /// What pods may have of the node.
+    pub fn provide(&mut self, node: NodeResources, now: Now) {
+        self.node = Some(node);
+        self.settle(now);
+    }
+
+    /// While held, pods are kept as they are: none is stopped or replaced for the sake of desired
+    /// state, none is started for the first time. One that crashes is started again.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// The runtime says something.
+    pub fn handle_runtime(&mut self, event: RuntimeEvent, now: Now) {
+        let (RuntimeEvent::Started { pod, instance, .. }
+        | RuntimeEvent::StartFailed { pod, instance, .. }
+        | RuntimeEvent::Exited { pod, instance, .. }
+        | RuntimeEvent::Probed { pod, instance, .. }) = &event;
+        let Some(known) = self.pods.get_mut(pod).filter(|known| known.is_instance(*instance))
+        else {
+            return;
+        };
+        known.handle_runtime(event, now.monotonic, &mut self.actions);
+        self.settle(now);
+    }
+
+    /// The moment of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Now) {
+        for pod in self.pods.values_mut() {
+            pod.handle_timeout(now.monotonic, &mut self.actions);
+        }
+        self.settle(now);
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<MonotonicMs> {
+        self.pods.values().filter_map(Pod::poll_timeout).min()
+    }
+
+    /// What is to be done next.
+    pub fn poll_action(&mut self) -> Option<PodAction> {
+        self.actions.pop_front()
+    }
+
+    /// Places what waits, stops what should not run, starts what can, and notes what changed.
+    fn settle(&mut self, now: Now) {
+        if !self.assigned {
+            return;
+        }
+        let decisions = self.decide();
+        if !self.held {
+            for (id, pod) in &mut self.pods {
+                pod.stop_if_unwanted(decisions.get(id), now.monotonic, &mut self.actions);
+            }
+        }
+        let ids: Vec<PodId> = self.pods.keys().cloned().collect();
+        ids.iter().for_each(|id| self.start_if_possible(id, &decisions, now.monotonic));
+        self.pods.retain(|_, pod| !pod.is_gone());
+        self.note_changes();
+    }
+
+    fn decide(&self) -> BTreeMap<PodId, Decision> {
+        let Some(node) = &self.node else { return BTreeMap::new() };
+        let demands: Vec<PodDemand> = self.pods.values().filter_map(Pod::demand).collect();
+        place(node, &demands)
+    }
+
+    fn start_if_possible(
+        &mut self,
+        id: &PodId,
+        decisions: &BTreeMap<PodId, Decision>,
+        now: MonotonicMs,
+    ) {
+        let Some(decision) = decisions.get(id) else {
+            // Why it can't be placed at all is the pod's own to say.
+            if let Some(pod) = self.pods.get_mut(id) {
+                pod.may_start(now, self.held, &mut self.actions);
+            }
+            return;
+        };
+        let room = self.has_room_now(id, decisions);
+        let Some(pod) = self.pods.get_mut(id) else { return };
+        if !pod.may_start(now, self.held, &mut self.actions) {
+            return;
+        }
+        match decision {
+            Decision::Placed(placement) if room => {
+                self.starts += 1;
+                let instance = instance_id(self.seed, self.starts);
+                pod.start(instance, placement.clone(), now, &mut self.actions);
+            }
+            other => pod.wait_for(other),
+        }
+    }
+
+    /// Whether the GPUs of a decision have really been left: a pod that is being stopped, or that
+    /// must not be stopped now, holds its own until it has ended.
+    fn has_room_now(&self, id: &PodId, decisions: &BTreeMap<PodId, Decision>) -> bool {
+        let Some(Decision::Placed(placement)) = decisions.get(id) else { return false };
+        let others = self.pods.iter().filter(|(other, _)| *other != id);
+        let mut out_of_plan = others.filter_map(|(other, pod)| {
+            let held = pod.placement()?;
+            let planned = matches!(decisions.get(other), Some(Decision::Placed(p)) if p == held);
+            (pod.is_stopping() || !planned).then_some(held)
+        });
+        !out_of_plan.any(|held| held.gpus.iter().any(|gpu| placement.gpus.contains(gpu)))
+    }
+
+    fn note_changes(&mut self) {
+        let present: BTreeMap<PodId, PodStatus> =
+            self.pods.iter().map(|(id, pod)| (id.clone(), pod.status())).collect();
+        for (id, status) in &present {
+            if self.statuses.get(id) != Some(status) {
+                self.changed.insert(id.clone());
+            }
+        }
+        let gone = self.statuses.keys().filter(|id| !present.contains_key(*id));
+        self.changed.extend(gone.cloned());
+        self.statuses = present;
+    }
+
+    /// Every pod's status, by pod.
+    pub fn statuses(&self) -> impl Iterator<Item = &PodStatus> {
+        self.statuses.values()
+    }
+
+    /// One pod's status.
+    #[must_use]
+    pub fn status(&self, pod: &PodId) -> Option<&PodStatus> {
+        self.statuses.get(pod)
+    }
+
+    /// Pods whose status has changed, or that are gone, since the last call.
+    pub fn take_changed(&mut self) -> Vec<PodId> {
+        std::mem::take(&mut self.changed).into_iter().collect()
+    }
+}
+
+/// Names a start: unlike every other of this node, and not in sequence, so that a mistaken one does
+/// not meet another by chance (SplitMix64, Steele et al. 2014, a bijection).
+fn instance_id(seed: u64, number: u64) -> InstanceId {
+    let mut mixed = (seed << 32 ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    InstanceId(mixed ^ (mixed >> 31))
+}

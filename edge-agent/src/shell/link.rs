@@ -16,6 +16,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(600);
 /// Payloads from the hub that wait for the core.
 const RECEIVED_MAX: usize = 16;
 
+/// Payloads to the hub that wait for the socket: what the windows of the maps and logs allow.
+const SENT_MAX: usize = 32;
+
 /// The link: publishes on this node's topic, hands over what arrives on its other one.
 pub(super) struct Link {
     client: MqttClient,
@@ -59,6 +62,7 @@ impl Link {
             tls,
             keep_alive: KEEP_ALIVE,
             subscriptions: vec![DownTopic { node: node.clone() }.name()],
+            queue_messages_max: SENT_MAX,
             will: Some((topic(UpTopicKind::Will), vec![])),
             seed,
         };
@@ -92,10 +96,10 @@ impl Link {
         let counters = self.client.counters();
         LinkStatus {
             connects: counters.connects,
-            sent_bytes: counters.sent_bytes,
-            received_bytes: counters.received_bytes,
-            sent_messages: counters.sent_messages,
-            received_messages: counters.received_messages,
+            sent_bytes: counters.payload_bytes_sent,
+            received_bytes: counters.payload_bytes_received,
+            sent_messages: counters.publishes,
+            received_messages: counters.messages,
         }
     }
 

@@ -3,10 +3,11 @@
 use crate::core::{Effect, Event};
 use crate::ports::Runtime;
 use shared::model::UnixMs;
+use shared::in_words;
 use shared::ports::{StoreError, WriteBatch};
 use shared::telemetry::Sample;
-use shared::wire::{CallRequest, LogRead, SequenceNumber, Version};
-use std::error::Error;
+use shared::sync::LogRead;
+use shared::wire::{CallRequest, SequenceNumber, Version};
 
 /// What the agent's effects need of the world.
 pub trait AgentPorts {
@@ -57,12 +58,4 @@ pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
         Effect::TrustTime(time) => ports.trust_time(time),
     }
     None
-}
-
-/// An error with its causes, for people.
-#[must_use]
-pub fn in_words(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    let causes: Vec<String> = causes.map(ToString::to_string).collect();
-    if causes.is_empty() { error.to_string() } else { format!("{error}: {}", causes.join(": ")) }
 }

@@ -3,19 +3,16 @@
 use super::HubCore;
 use crate::fleet::{self, FleetNode};
 use crate::manifests::Manifests;
+use serde_bytes::ByteBuf;
 use shared::model::{NodeId, Now, Workload, WorkloadKey};
 use shared::sync::MapContent;
-use shared::wire::{EncodeError, HelloReply, MapHeader, MapPosition, Message, Version, encode};
-use serde_bytes::ByteBuf;
+use shared::wire::{
+    EncodeError, HelloReply, MapHeader, MapPosition, Message, Version, desired_header_context,
+    encode,
+};
 use std::collections::BTreeMap;
 use thiserror::Error;
 use tracing::{error, info};
-
-/// What the signature of a header covers besides the header. The agent has the same words.
-#[must_use]
-pub fn header_context(node: &NodeId) -> Vec<u8> {
-    format!("hinterland/desired/1/{node}").into_bytes()
-}
 
 /// Why a header could not be made.
 #[derive(Debug, Error)]
@@ -28,8 +25,11 @@ enum HeaderError {
 
 impl HubCore {
     pub(super) fn handle_manifests(&mut self, manifests: Manifests, now: Now) {
-        info!(workloads = manifests.workloads.len(), nodes = manifests.nodes.len(),
-            "the fleet's desired state was read");
+        info!(
+            workloads = manifests.workloads.len(),
+            nodes = manifests.nodes.len(),
+            "the fleet's desired state was read"
+        );
         self.manifests = manifests;
         self.reassign(now);
     }
@@ -85,7 +85,7 @@ impl HubCore {
         let header = MapHeader { position, issued_at_ms: now.wall.0 };
         let signed = encode("desired state header", &header)
             .map_err(HeaderError::from)
-            .and_then(|bytes| Ok(self.keys.signing.sign(&bytes, &header_context(id))?));
+            .and_then(|bytes| Ok(self.keys.signing.sign(&bytes, &desired_header_context(id))?));
         match signed {
             Ok(signed) => node.desired.publish(content, position, signed),
             Err(error) => error!(node = %id, error = %error, "a header could not be made"),

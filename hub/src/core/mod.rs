@@ -27,7 +27,6 @@ mod tests;
 mod uplink;
 mod view;
 
-pub use desired::header_context;
 pub use event::{Effect, Event};
 pub use node::NodeRecord;
 pub use view::{HubView, NodeView, PodView, WorkloadView};

@@ -5,9 +5,7 @@ use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs};
 use shared::sync::{Calls, HubSession, LogReceiver, MapContent, MapPublisher, MapReceiver};
 use shared::telemetry::Sample;
 use shared::trust::session::SessionPublicKey;
-use shared::wire::{
-    MapHeader, MapName, MapPosition, Version, decode,
-};
+use shared::wire::{MapHeader, MapName, MapPosition, Version, decode};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Events of one node that are kept for people; older ones are in the hub's log.

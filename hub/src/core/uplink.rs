@@ -8,8 +8,8 @@ use shared::ports::Tree;
 use shared::sync::{Opened, PreparedUpdate, Received};
 use shared::telemetry::decode_any;
 use shared::wire::{
-    Hello, LogBatch, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message, RefusalReason,
-    Stream, decode, encode,
+    Hello, LogBatch, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
+    RefusalReason, Stream, decode, desired_header_context, encode,
 };
 use tracing::{debug, info, warn};
 
@@ -144,7 +144,7 @@ impl HubCore {
 
     /// The position in a header that this hub signed for `node`, whichever start of it.
     fn shown_position(&self, node: &NodeId, signed: Option<&ByteBuf>) -> Option<MapPosition> {
-        let context = super::header_context(node);
+        let context = desired_header_context(node);
         let payload = self.verifying.open(signed?, &context).ok()?;
         let header: MapHeader =
             decode("desired state header", &payload, SIGNED_HEADER_BYTES_MAX).ok()?;
@@ -250,9 +250,8 @@ impl NodeState {
         let Ok(batch) = decode_any(record) else { return false };
         self.record.samples_received += batch.samples.len() as u64;
         let newest = batch.samples.into_iter().max_by_key(|sample| sample.at);
-        let newer = newest.filter(|sample| {
-            self.latest.as_ref().is_none_or(|latest| latest.at <= sample.at)
-        });
+        let newer = newest
+            .filter(|sample| self.latest.as_ref().is_none_or(|latest| latest.at <= sample.at));
         if newer.is_some() {
             self.latest = newer;
         }

@@ -4,6 +4,7 @@ use super::{HubCore, NodeState};
 use serde::{Deserialize, Serialize};
 use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs, WorkloadKey};
 use shared::telemetry::Sample;
+use shared::wire::Digest;
 
 /// The hub itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +107,12 @@ impl HubCore {
     #[must_use]
     pub fn node_view(&self, node: &NodeId) -> Option<NodeView> {
         self.nodes.get(node).map(|state| self.view_of(node, state))
+    }
+
+    /// The digest of what `node` should run.
+    #[must_use]
+    pub fn desired_digest(&self, node: &NodeId) -> Option<Digest> {
+        self.nodes.get(node).map(|state| state.desired.content().digest())
     }
 
     fn view_of(&self, id: &NodeId, node: &NodeState) -> NodeView {

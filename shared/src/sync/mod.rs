@@ -11,7 +11,9 @@
 //! | events, telemetry | [`Outbox`] | [`LogReceiver`] |
 //! | calls | answers at once | [`Calls`] keeps their deadlines |
 
+mod agent_session;
 mod call;
+mod hub_session;
 mod log_receiver;
 mod map_content;
 mod map_publisher;
@@ -20,7 +22,9 @@ mod outbox;
 mod outbox_log;
 mod retry;
 
+pub use agent_session::{AgentSession, Outgoing, SessionFault};
 pub use call::{CallEnded, Calls, TooManyCalls};
+pub use hub_session::{HubSession, Opened};
 pub use log_receiver::{LogReceiver, ReceivedRecords};
 pub use map_content::MapContent;
 pub use map_publisher::MapPublisher;

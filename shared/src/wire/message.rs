@@ -3,6 +3,7 @@
 //! Variants and fields are only ever appended; see the module above for the encoding.
 
 use crate::limits::{CALL_BODY_BYTES_MAX, LOG_BATCH_RECORDS_MAX};
+use crate::model::NodeId;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
@@ -141,6 +142,13 @@ pub struct MapHeader {
     pub position: MapPosition,
     /// When the header was made, in milliseconds since 1970 by the publisher's clock.
     pub issued_at_ms: u64,
+}
+
+/// What the hub's signature of a desired state's header covers besides the header: a header of one
+/// node, or of another kind of document, is worth nothing elsewhere.
+#[must_use]
+pub fn desired_header_context(node: &NodeId) -> Vec<u8> {
+    format!("hinterland/desired/1/{node}").into_bytes()
 }
 
 /// One item of a map.

@@ -22,7 +22,7 @@ pub use envelope::{ENVELOPE_VERSION, Envelope};
 pub use message::{
     CallMethod, CallOutcome, CallRequest, CallResponse, Digest, Hello, HelloReply, Incarnation,
     LogAck, LogBatch, LogId, MapAck, MapBody, MapChunk, MapHeader, MapItem, MapName, MapPosition,
-    MapRefusal, Message, RefusalReason, SequenceNumber, Stream, Version,
+    MapRefusal, Message, RefusalReason, SequenceNumber, Stream, Version, desired_header_context,
 };
 pub use topic::{DownTopic, UpTopic, UpTopicKind};
 

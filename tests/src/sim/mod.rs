@@ -1,1 +1,28 @@
-//! The simulated world.
+//! The simulated world: the production cores and the production `perform` of agent and hub, on
+//! stores, a runtime, a link and a clock in memory.
+//!
+//! One seed decides everything: what is dropped, repeated, reordered or delayed, who crashes between
+//! which two effects, when the link is cut, when a disk is full, what the fleet should run. After
+//! each event the invariants are checked; at the end everything is healed and the world must come to
+//! rest with equal digests. A failing seed prints itself and its event log, and replays alone.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `disk.rs` | a store in memory that can be full |
+//! | `runtime.rs` | pods in memory that outlive their agent |
+//! | `link.rs` | a broker that drops, repeats, reorders and forgets |
+//! | `agent.rs`, `hub.rs` | one core each, its ports, and its crashes |
+//! | `scene.rs` | nodes, GPUs, workloads and samples |
+//! | `world.rs` | time, faults, and the order of everything |
+//! | `invariants.rs` | what must hold after every event, and at the end |
+
+mod agent;
+mod disk;
+mod hub;
+mod invariants;
+mod link;
+mod runtime;
+mod scene;
+mod world;
+
+pub use world::{Failure, Options, Report, World, run_seed};

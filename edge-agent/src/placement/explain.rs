@@ -1,0 +1,87 @@
+//! Why a pod has no place, as kube-scheduler says it.
+
+use super::node::{GpuLack, Lack, Usage};
+use super::{Decision, PodDemand};
+use shared::model::{CpuQuantity, GpuRequest, MemoryQuantity};
+use std::collections::BTreeMap;
+
+/// The decision for a pod that does not fit.
+pub(super) fn unplaced(usage: &Usage<'_>, demand: &PodDemand, preempted: bool) -> Decision {
+    let (reason, message) = match usage.fits(demand) {
+        Err(Lack::Cpu { free_millicores }) => {
+            ("InsufficientCpu", cpu(usage, demand, free_millicores))
+        }
+        Err(Lack::Memory { free_bytes }) => {
+            ("InsufficientMemory", memory(usage, demand, free_bytes))
+        }
+        Err(Lack::Gpu) | Ok(_) => gpus(usage, demand),
+    };
+    if preempted {
+        let message = format!("made room for a pod of higher priority; {message}");
+        return Decision::Unplaced { reason: "Preempted".to_owned(), message };
+    }
+    Decision::Unplaced { reason: reason.to_owned(), message }
+}
+
+fn cpu(usage: &Usage<'_>, demand: &PodDemand, free_millicores: u64) -> String {
+    let free = CpuQuantity { millicores: free_millicores };
+    let all = CpuQuantity { millicores: usage.node.cpu_millicores };
+    format!("insufficient cpu (need {}, free {free} of {all})", demand.resources.cpu)
+}
+
+fn memory(usage: &Usage<'_>, demand: &PodDemand, free_bytes: u64) -> String {
+    let free = MemoryQuantity { bytes: free_bytes };
+    let all = MemoryQuantity { bytes: usage.node.memory_bytes };
+    format!("insufficient memory (need {}, free {free} of {all})", demand.resources.memory)
+}
+
+fn gpus(usage: &Usage<'_>, demand: &PodDemand) -> (&'static str, String) {
+    let all = usage.node.gpus.len();
+    if all == 0 {
+        return ("NoGpus", "0/0 GPUs: this node has none (or its driver is not loaded)".to_owned());
+    }
+    let lacks = usage.node.gpus.iter().filter_map(|device| usage.gpu_lack(device, demand));
+    let lacks: Vec<GpuLack> = lacks.collect();
+    let usable = all - lacks.len();
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for lack in &lacks {
+        *counts.entry(words(lack, demand)).or_default() += 1;
+    }
+    let parts: Vec<String> = counts.iter().map(|(why, count)| format!("{count} {why}")).collect();
+    let need = match demand.resources.gpu {
+        GpuRequest::Whole(count) if count > 1 => format!(" (need {count})"),
+        _ => String::new(),
+    };
+    let why = if parts.is_empty() { "there are no more".to_owned() } else { parts.join(", ") };
+    (reason(&lacks), format!("{usable}/{all} GPUs{need}: {why}"))
+}
+
+fn reason(lacks: &[GpuLack]) -> &'static str {
+    let memory = |lack: &GpuLack| matches!(lack, GpuLack::Memory { .. });
+    let unhealthy = |lack: &GpuLack| matches!(lack, GpuLack::Unhealthy(_));
+    if lacks.iter().any(memory) {
+        "InsufficientGpuMemory"
+    } else if !lacks.is_empty() && lacks.iter().all(unhealthy) {
+        "UnhealthyGpus"
+    } else {
+        "InsufficientGpus"
+    }
+}
+
+fn words(lack: &GpuLack, demand: &PodDemand) -> String {
+    match lack {
+        GpuLack::Unhealthy(why) => format!("unhealthy ({why})"),
+        GpuLack::Tainted(key) => format!("with a taint that is not tolerated ({key})"),
+        GpuLack::Exclusive(pod) => format!("exclusive to {pod}"),
+        GpuLack::Shared(1) => "shared by a pod".to_owned(),
+        GpuLack::Shared(count) => format!("shared by {count} pods"),
+        GpuLack::Memory { free_bytes } => {
+            let need = match demand.resources.gpu {
+                GpuRequest::SharedMemory(memory) => memory,
+                GpuRequest::None | GpuRequest::Whole(_) => MemoryQuantity::default(),
+            };
+            let free = MemoryQuantity { bytes: *free_bytes };
+            format!("insufficient memory (need {need}, free {free})")
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Sentences with their data in view, and properties over random nodes.
+
+use super::*;
+use proptest::prelude::*;
+use shared::model::{
+    CpuQuantity, GpuDevice, GpuHealth, GpuRequest, MemoryQuantity, Taint, TaintEffect,
+};
+
+const GIB: u64 = 1 << 30;
+
+fn gpu(name: &str, memory_gib: u64) -> GpuDevice {
+    GpuDevice {
+        uuid: format!("GPU-{name}"),
+        name: "test".to_owned(),
+        memory_bytes: memory_gib * GIB,
+        health: GpuHealth::Healthy,
+    }
+}
+
+fn node(gpus: Vec<GpuDevice>) -> NodeResources {
+    NodeResources {
+        cpu_millicores: 4000,
+        memory_bytes: 16 * GIB,
+        gpus,
+        gpu_taints: BTreeMap::new(),
+    }
+}
+
+fn pod(name: &str, priority: i32, cpu: u64, gpu: GpuRequest) -> PodDemand {
+    PodDemand {
+        pod: format!("default/{name}-0").parse().unwrap(),
+        revision: Revision(1),
+        priority,
+        resources: PodResources {
+            cpu: CpuQuantity { millicores: cpu },
+            memory: MemoryQuantity { bytes: GIB },
+            gpu,
+        },
+        tolerations: vec![],
+        held: None,
+    }
+}
+
+fn shared(gib: u64) -> GpuRequest {
+    GpuRequest::SharedMemory(MemoryQuantity { bytes: gib * GIB })
+}
+
+fn gpus_of(decisions: &BTreeMap<PodId, Decision>, name: &str) -> Vec<String> {
+    match &decisions[&format!("default/{name}-0").parse().unwrap()] {
+        Decision::Placed(placement) => placement.gpus.clone(),
+        Decision::Unplaced { reason, message } => panic!("{name}: {reason}: {message}"),
+    }
+}
+
+fn why(decisions: &BTreeMap<PodId, Decision>, name: &str) -> String {
+    match &decisions[&format!("default/{name}-0").parse().unwrap()] {
+        Decision::Unplaced { reason, message } => format!("{reason}: {message}"),
+        Decision::Placed(placement) => panic!("{name} was placed on {placement:?}"),
+    }
+}
+
+#[test]
+fn a_share_goes_to_the_gpu_with_the_least_room_that_is_enough() {
+    let node = node(vec![gpu("a", 24), gpu("b", 8)]);
+    let decisions = place(&node, &[pod("ocr", 0, 100, shared(6))]);
+    assert_eq!(gpus_of(&decisions, "ocr"), ["GPU-b"]);
+}
+
+#[test]
+fn a_whole_gpu_is_shared_with_nobody() {
+    let node = node(vec![gpu("a", 8)]);
+    let demands = [pod("ocr", 1, 100, GpuRequest::Whole(1)), pod("asr", 0, 100, shared(1))];
+    let decisions = place(&node, &demands);
+    assert_eq!(gpus_of(&decisions, "ocr"), ["GPU-a"]);
+    assert_eq!(why(&decisions, "asr"), "InsufficientGpus: 0/1 GPUs: 1 exclusive to default/ocr-0");
+}
+
+#[test]
+fn each_reason_is_said_with_its_numbers() {
+    let mut lost = gpu("b", 8);
+    lost.health = GpuHealth::Unhealthy("XID 79".to_owned());
+    let node = node(vec![gpu("a", 8), lost]);
+    let decisions =
+        place(&node, &[pod("llm", 0, 100, shared(12)), pod("big", 0, 9000, GpuRequest::None)]);
+    assert_eq!(
+        why(&decisions, "llm"),
+        "InsufficientGpuMemory: 0/2 GPUs: 1 insufficient memory (need 12Gi, free 8Gi), 1 unhealthy (XID 79)"
+    );
+    assert_eq!(why(&decisions, "big"), "InsufficientCpu: insufficient cpu (need 9, free 4 of 4)");
+}
+
+#[test]
+fn higher_priority_takes_the_place_of_the_fewest_and_lowest() {
+    let node = node(vec![gpu("a", 8), gpu("b", 8)]);
+    let on = |name: &str, uuid: &str, priority, gib| {
+        let mut demand = pod(name, priority, 100, shared(gib));
+        let gpu_memory_bytes = Some(gib * GIB);
+        demand.held = Some(Placement { gpus: vec![uuid.to_owned()], gpu_memory_bytes });
+        demand
+    };
+    let demands =
+        [on("low", "GPU-a", 1, 6), on("mid", "GPU-b", 2, 6), pod("high", 9, 100, shared(7))];
+    let decisions = place(&node, &demands);
+    assert_eq!(gpus_of(&decisions, "high"), ["GPU-a"]);
+    assert_eq!(gpus_of(&decisions, "mid"), ["GPU-b"]);
+    assert!(why(&decisions, "low").starts_with("Preempted: made room"));
+}
+
+#[test]
+fn nobody_is_evicted_for_a_pod_that_would_not_fit_anyway() {
+    let node = node(vec![gpu("a", 8)]);
+    let mut low = pod("low", 0, 100, shared(6));
+    low.held = Some(Placement { gpus: vec!["GPU-a".into()], gpu_memory_bytes: Some(6 * GIB) });
+    let decisions = place(&node, &[low, pod("high", 9, 100, shared(20))]);
+    assert_eq!(gpus_of(&decisions, "low"), ["GPU-a"]);
+}
+
+#[test]
+fn a_pod_on_a_gpu_that_fell_ill_moves_to_another() {
+    let mut lost = gpu("a", 8);
+    lost.health = GpuHealth::Unhealthy("fell off the bus".to_owned());
+    let node = node(vec![lost, gpu("b", 8)]);
+    let mut demand = pod("ocr", 0, 100, shared(6));
+    demand.held = Some(Placement { gpus: vec!["GPU-a".into()], gpu_memory_bytes: Some(6 * GIB) });
+    assert_eq!(gpus_of(&place(&node, &[demand]), "ocr"), ["GPU-b"]);
+}
+
+#[test]
+fn a_tainted_gpu_takes_only_who_bears_it() {
+    let mut node = node(vec![gpu("a", 8)]);
+    let taint = Taint { key: "hot".into(), value: String::new(), effect: TaintEffect::NoSchedule };
+    node.gpu_taints.insert("GPU-a".into(), vec![taint]);
+    let mut bears = pod("bears", 0, 100, shared(2));
+    bears.tolerations = vec![Toleration { key: Some("hot".into()), ..Toleration::default() }];
+    let decisions = place(&node, &[bears, pod("not", 0, 100, shared(2))]);
+    assert_eq!(gpus_of(&decisions, "bears"), ["GPU-a"]);
+    assert!(why(&decisions, "not").contains("(hot)"));
+}
+
+fn any_demand() -> impl Strategy<Value = PodDemand> {
+    let request = prop_oneof![
+        Just(GpuRequest::None),
+        (1_u32..3).prop_map(GpuRequest::Whole),
+        (1_u64..12).prop_map(shared),
+    ];
+    (0_u32..12, -2_i32..3, 0_u64..2000, request)
+        .prop_map(|(name, priority, cpu, gpu)| pod(&format!("p{name}"), priority, cpu, gpu))
+}
+
+fn any_case() -> impl Strategy<Value = (NodeResources, Vec<PodDemand>)> {
+    let gpus = proptest::collection::vec((2_u64..24, any::<u8>()), 0..4);
+    let demands = proptest::collection::vec(any_demand(), 0..12);
+    (gpus, demands).prop_map(|(gpus, demands)| {
+        let device = |(index, (gib, byte)): (usize, (u64, u8))| {
+            let mut device = gpu(&index.to_string(), gib);
+            if byte.is_multiple_of(8) {
+                device.health = GpuHealth::Unhealthy("test".to_owned());
+            }
+            device
+        };
+        let gpus = gpus.into_iter().enumerate().map(device).collect();
+        let unique: BTreeMap<PodId, PodDemand> =
+            demands.into_iter().map(|demand| (demand.pod.clone(), demand)).collect();
+        (node(gpus), unique.into_values().collect())
+    })
+}
+
+/// The demands as they would come next time: what was placed is held.
+fn held_by(demands: &[PodDemand], decisions: &BTreeMap<PodId, Decision>) -> Vec<PodDemand> {
+    let hold = |demand: &PodDemand| PodDemand {
+        held: match &decisions[&demand.pod] {
+            Decision::Placed(placement) => Some(placement.clone()),
+            Decision::Unplaced { .. } => None,
+        },
+        ..demand.clone()
+    };
+    demands.iter().map(hold).collect()
+}
+
+fn assert_not_oversold(
+    node: &NodeResources,
+    demands: &[PodDemand],
+    decisions: &BTreeMap<PodId, Decision>,
+) {
+    let placed: Vec<(&PodDemand, &Placement)> = demands
+        .iter()
+        .filter_map(|demand| match &decisions[&demand.pod] {
+            Decision::Placed(placement) => Some((demand, placement)),
+            Decision::Unplaced { reason, message } => {
+                assert!(!reason.is_empty() && !message.is_empty(), "{}: no reason", demand.pod);
+                None
+            }
+        })
+        .collect();
+    let cpu: u64 = placed.iter().map(|(demand, _)| demand.resources.cpu.millicores).sum();
+    let memory: u64 = placed.iter().map(|(demand, _)| demand.resources.memory.bytes).sum();
+    assert!(cpu <= node.cpu_millicores && memory <= node.memory_bytes);
+    for device in &node.gpus {
+        let holders: Vec<_> =
+            placed.iter().filter(|(_, p)| p.gpus.contains(&device.uuid)).collect();
+        let shares: u64 = holders.iter().filter_map(|(_, p)| p.gpu_memory_bytes).sum();
+        let exclusive = holders.iter().any(|(_, p)| p.gpu_memory_bytes.is_none());
+        assert!(shares <= device.memory_bytes, "{} is oversold", device.uuid);
+        assert!(!exclusive || holders.len() == 1, "{} is shared and exclusive", device.uuid);
+        assert!(holders.is_empty() || device.health == GpuHealth::Healthy);
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_sold_twice_and_every_refusal_has_a_reason((node, demands) in any_case()) {
+        let decisions = place(&node, &demands);
+        prop_assert_eq!(decisions.len(), demands.len());
+        assert_not_oversold(&node, &demands, &decisions);
+    }
+
+    #[test]
+    fn the_order_of_the_demands_does_not_matter((node, mut demands) in any_case()) {
+        let decisions = place(&node, &demands);
+        demands.reverse();
+        prop_assert_eq!(place(&node, &demands), decisions);
+    }
+
+    #[test]
+    fn what_was_placed_stays_where_it_is((node, demands) in any_case()) {
+        let first = place(&node, &demands);
+        let held = held_by(&demands, &first);
+        let second = place(&node, &held);
+        let placed = |d: &BTreeMap<PodId, Decision>| -> BTreeMap<PodId, Decision> {
+            d.iter().filter(|(_, d)| matches!(d, Decision::Placed(_))).map(|(p, d)| (p.clone(), d.clone())).collect()
+        };
+        prop_assert_eq!(placed(&first), placed(&second));
+    }
+
+    /// Of equal priorities: a pod of higher priority that needs two GPUs may take a lower one's.
+    #[test]
+    fn another_gpu_moves_nobody_and_stops_nobody((node, mut demands) in any_case()) {
+        demands.iter_mut().for_each(|demand| demand.priority = 0);
+        let first = place(&node, &demands);
+        let held = held_by(&demands, &first);
+        let mut larger = node.clone();
+        larger.gpus.push(gpu("more", 24));
+        let second = place(&larger, &held);
+        for (pod, decision) in &first {
+            if matches!(decision, Decision::Placed(_)) {
+                prop_assert_eq!(&second[pod], decision);
+            }
+        }
+        assert_not_oversold(&larger, &held, &second);
+    }
+}

@@ -1,0 +1,60 @@
+//! What survives a restart of the agent, and what is to be done.
+
+use crate::placement::Placement;
+use crate::ports::{InstanceId, ProbeRequest, StartRequest};
+use serde::{Deserialize, Serialize};
+use shared::model::{PodId, Revision};
+
+/// What must be known of a pod after a restart of the agent.
+///
+/// Store format (packed CBOR, fields by position): fields are only ever appended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodRecord {
+    /// Which pod.
+    pub pod: PodId,
+    /// The content of its template.
+    pub revision: Revision,
+    /// Its last start.
+    pub instance: InstanceId,
+    /// What it was given.
+    pub placement: Placement,
+    /// How often it was started again with this revision.
+    pub restarts: u32,
+    /// How often in a row it ended soon: the level of its backoff.
+    pub backoff_level: u32,
+    /// The status with which it ended last.
+    pub last_exit_code: Option<i32>,
+    /// Whether it came to its end and is not started again: `Some(true)` for success.
+    pub completed: Option<bool>,
+}
+
+/// Something to do, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodAction {
+    /// Make this durable.
+    Record(PodRecord),
+    /// Remove the pod's record.
+    Forget(PodId),
+    /// Begin to start a pod; comes after its record.
+    Start(StartRequest),
+    /// Begin to stop a pod.
+    Stop {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Milliseconds between SIGTERM and SIGKILL.
+        grace_ms: u64,
+    },
+    /// Let the runtime forget an ended start.
+    Remove {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Whether its logs are kept.
+        keep_logs: bool,
+    },
+    /// Begin a probe.
+    Probe(ProbeRequest),
+}

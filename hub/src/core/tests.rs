@@ -1,0 +1,1 @@
+//! The core, step by step (being written).

@@ -1,0 +1,158 @@
+//! A real hub: process, folder, manifests, API.
+
+use super::binaries::binary;
+use super::http::{Answer, request};
+use super::process::{Process, free_port, wait_until};
+use anyhow::Context;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A hub answers at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A hub with a folder of its own.
+#[derive(Debug)]
+pub struct Hub {
+    folder: PathBuf,
+    /// Where nodes connect.
+    pub mqtt: SocketAddr,
+    /// Where the API is.
+    pub api: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Hub {
+    /// A hub in `folder` that does not run yet, with an empty folder of manifests.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn new(folder: &Path) -> anyhow::Result<Self> {
+        let folder = folder.to_owned();
+        fs::create_dir_all(folder.join("manifests"))?;
+        let mqtt = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let api = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let hub = Self { folder, mqtt, api, process: None };
+        hub.write_config()?;
+        Ok(hub)
+    }
+
+    fn write_config(&self) -> anyhow::Result<()> {
+        let folder = self.folder.display();
+        let text = format!(
+            "state_dir = \"{folder}/state\"\nmanifests = \"{folder}/manifests\"\n\
+             listen = \"{mqtt}\"\nadvertise = \"{mqtt}\"\napi = \"{api}\"\n",
+            mqtt = self.mqtt,
+            api = self.api,
+        );
+        Ok(fs::write(self.folder.join("hub.toml"), text)?)
+    }
+
+    /// A command of the hub's program, told of this hub.
+    ///
+    /// # Errors
+    /// When the program is not built.
+    pub fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new(binary("hub")?);
+        command
+            .arg("--config")
+            .arg(self.folder.join("hub.toml"))
+            .args(arguments)
+            .env("HINTERLAND_HUB_API", format!("http://{}", self.api));
+        Ok(command)
+    }
+
+    /// Starts the process and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        let mut command = self.command(&["run"])?;
+        self.process = Some(Process::start(&mut command, &self.folder.join("hub.log"))?);
+        let (api, process) = (self.api, self.process.as_mut());
+        let process = process.context("the hub was just started")?;
+        wait_until("the hub is ready", Duration::from_secs(20), || {
+            anyhow::ensure!(process.runs(), "it has ended: {}", process.log());
+            Ok(request(api, "GET", "/readyz", &[], ANSWER_TIMEOUT)?.status == 200)
+        })
+    }
+
+    /// Kills the process with signal 9.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// The process's number, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// What the process has printed.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Puts a manifest into the folder, whole or not at all.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn apply(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let temporary = self.folder.join(format!("{name}.new"));
+        fs::write(&temporary, text)?;
+        Ok(fs::rename(temporary, self.folder.join("manifests").join(name))?)
+    }
+
+    /// Takes a manifest out of the folder.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn withdraw(&self, name: &str) -> anyhow::Result<()> {
+        Ok(fs::remove_file(self.folder.join("manifests").join(name))?)
+    }
+
+    /// Asks the API.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn ask(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        request(self.api, "GET", path, &[], ANSWER_TIMEOUT)?.json()
+    }
+
+    /// Tells the API something.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn tell(&self, path: &str, body: &[u8]) -> anyhow::Result<Answer> {
+        request(self.api, "POST", path, body, ANSWER_TIMEOUT)
+    }
+
+    /// What the hub knows of a node.
+    ///
+    /// # Errors
+    /// When it does not know the node.
+    pub fn node(&self, node: &str) -> anyhow::Result<serde_json::Value> {
+        self.ask(&format!("/v1/nodes/{node}"))
+    }
+
+    /// Waits until `holds` of what the hub knows of a node.
+    ///
+    /// # Errors
+    /// When it does not hold in time.
+    pub fn wait_for_node(
+        &self,
+        node: &str,
+        what: &str,
+        timeout: Duration,
+        holds: impl Fn(&serde_json::Value) -> bool,
+    ) -> anyhow::Result<()> {
+        wait_until(what, timeout, || {
+            let view = self.node(node)?;
+            let held = holds(&view);
+            if held { Ok(true) } else { anyhow::bail!("the hub says {view}") }
+        })
+    }
+}

@@ -1,0 +1,196 @@
+//! One agent of the simulated world: the production core and `perform`, on ports in memory.
+
+use super::disk::Disk;
+use super::runtime::Machine;
+use edge_agent::core::{
+    AgentCore, AgentStatus, CoreOptions, Effect, Event, LinkStatus, RecorderOptions, Reserved,
+    Restored, read_stored_state,
+};
+use edge_agent::ports::Runtime;
+use edge_agent::shell::{AgentPorts, perform};
+use shared::model::{GpuInventory, NodeCapacity, NodeId, Now, UnixMs};
+use shared::ports::{Store, StoreError, WriteBatch};
+use shared::sync::{OutboxQuota, read_log};
+use shared::telemetry::{CborCodec, Sample};
+use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
+use shared::trust::signature::VerifyingKey;
+use shared::wire::{
+    CallOutcome, CallRequest, CallResponse, LogRead, SequenceNumber, Version,
+};
+use std::collections::VecDeque;
+
+/// What a node keeps on paper: keys and the hub's public halves.
+#[derive(Clone)]
+pub struct Identity {
+    /// The node's name.
+    pub node: NodeId,
+    /// The node's key for sessions.
+    pub session_key: [u8; 32],
+    /// The hub's.
+    pub hub_session_key: SessionPublicKey,
+    /// The hub's.
+    pub hub_signing_key: VerifyingKey,
+}
+
+/// One simulated node: what survives, and the agent's process while it runs.
+pub struct SimAgent {
+    pub identity: Identity,
+    pub disk: Disk,
+    pub machine: Machine,
+    /// The ledger beside the store: incarnation and greatest accepted version.
+    pub ledger: (u64, Version),
+    /// The running process; `None` after a crash.
+    pub core: Option<AgentCore>,
+    pub connected: bool,
+    gpus: GpuInventory,
+    /// Samples that were put into the outbox, over all starts.
+    pub samples_made: u64,
+}
+
+/// What one step handed to the outside.
+#[derive(Default)]
+pub struct Outcome {
+    /// Payloads for the hub.
+    pub sent: Vec<Vec<u8>>,
+    /// Whether the process was killed in the middle.
+    pub crashed: bool,
+    /// Answers to calls, as they end.
+    pub answered: Vec<CallResponse>,
+}
+
+struct Ports<'a> {
+    disk: &'a mut Disk,
+    machine: &'a mut Machine,
+    ledger: &'a mut (u64, Version),
+    outcome: &'a mut Outcome,
+    now: Now,
+}
+
+impl AgentPorts for Ports<'_> {
+    fn persist(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
+        self.disk.commit(batch)
+    }
+
+    fn note_accepted(&mut self, version: Version) {
+        self.ledger.1 = self.ledger.1.max(version);
+    }
+
+    fn send(&mut self, payload: Vec<u8>) {
+        self.outcome.sent.push(payload);
+    }
+
+    fn runtime(&mut self) -> &mut dyn Runtime {
+        self.machine
+    }
+
+    fn read_records(&mut self, read: &LogRead) -> Vec<(SequenceNumber, Vec<u8>)> {
+        read_log(self.disk, read).unwrap_or_default()
+    }
+
+    fn answer_call(&mut self, request: CallRequest) {
+        let outcome = CallOutcome::done(b"a line\n".to_vec());
+        self.outcome.answered.push(CallResponse { id: request.id, outcome });
+    }
+
+    fn sample(&mut self) -> Sample {
+        super::scene::sample_at(self.now)
+    }
+
+    fn trust_time(&mut self, _time: UnixMs) {}
+}
+
+impl SimAgent {
+    /// A node that has enrolled and never ran.
+    pub fn new(identity: Identity, gpus: GpuInventory) -> Self {
+        Self {
+            identity,
+            disk: Disk::default(),
+            machine: Machine::default(),
+            ledger: (0, Version::default()),
+            core: None,
+            connected: false,
+            gpus,
+            samples_made: 0,
+        }
+    }
+
+    /// The agent's process starts.
+    pub fn start(&mut self, seed: [u8; 32], now: Now) {
+        self.ledger.0 += 1;
+        self.machine.set_wall(now.wall);
+        let observations = self.machine.observe().unwrap_or_default();
+        let stored = read_stored_state(&self.disk).unwrap_or_default();
+        let restored = Restored { stored, fence: self.ledger.1, observations };
+        let options = CoreOptions {
+            node: self.identity.node.clone(),
+            agent_version: "sim".to_owned(),
+            incarnation: self.ledger.0,
+            seed,
+            session_key: SessionPrivateKey::from_bytes(self.identity.session_key),
+            hub_session_key: self.identity.hub_session_key,
+            hub_signing_key: self.identity.hub_signing_key.clone(),
+            capacity: NodeCapacity {
+                cpu_millicores: 4000,
+                memory_bytes: 8 << 30,
+                gpus: self.gpus.clone(),
+            },
+            reserved: Reserved::default(),
+            recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },
+            codec: Box::new(CborCodec),
+            quota: OutboxQuota { events_bytes: 64 << 10, telemetry_bytes: 256 << 10 },
+        };
+        self.core = Some(AgentCore::new(options, restored, now));
+        self.connected = false;
+    }
+
+    /// The process is killed. Pods go on.
+    pub fn kill(&mut self) {
+        self.core = None;
+        self.connected = false;
+        self.machine.agent_died();
+    }
+
+    /// Hands `events` to the core and performs what follows; before each effect `dies` says whether
+    /// the process is killed there.
+    pub fn step(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+        now: Now,
+        dies: &mut dyn FnMut(&Effect) -> bool,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.machine.set_wall(now.wall);
+        let mut queue: VecDeque<Event> = events.into_iter().collect();
+        loop {
+            let Some(core) = self.core.as_mut() else { return outcome };
+            while let Some(effect) = core.poll_effect() {
+                if dies(&effect) {
+                    self.kill();
+                    outcome.crashed = true;
+                    return outcome;
+                }
+                let mut ports = Ports {
+                    disk: &mut self.disk,
+                    machine: &mut self.machine,
+                    ledger: &mut self.ledger,
+                    outcome: &mut outcome,
+                    now,
+                };
+                if let Some(event) = perform(effect, &mut ports) {
+                    core.handle_event(event, now);
+                }
+            }
+            queue.extend(self.machine.take_events().into_iter().map(Event::Runtime));
+            queue.extend(outcome.answered.drain(..).map(Event::CallAnswered));
+            match queue.pop_front() {
+                Some(event) => core.handle_event(event, now),
+                None => return outcome,
+            }
+        }
+    }
+
+    /// The status, while the process runs.
+    pub fn status(&self) -> Option<AgentStatus> {
+        self.core.as_ref().map(|core| core.status(LinkStatus::default()))
+    }
+}

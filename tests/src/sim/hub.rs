@@ -1,0 +1,102 @@
+//! The hub of the simulated world: the production core and `perform`, on ports in memory.
+
+use super::disk::Disk;
+use hub::core::{Effect, Event, HubCore, HubKeys, read_stored_state};
+use hub::ports::{HubPorts, perform};
+use shared::model::{NodeId, Now};
+use shared::ports::{Store, StoreError, WriteBatch};
+use shared::sync::CallEnded;
+use shared::trust::session::SessionPrivateKey;
+use shared::trust::signature::SigningKey;
+use std::collections::VecDeque;
+
+/// The hub: what survives, and its process while it runs.
+pub struct SimHub {
+    pub disk: Disk,
+    session_key: [u8; 32],
+    signing_key: [u8; 32],
+    /// The running process; `None` after a crash.
+    pub core: Option<HubCore>,
+}
+
+/// What one step handed to the outside.
+#[derive(Default)]
+pub struct Outcome {
+    /// Payloads for nodes.
+    pub sent: Vec<(NodeId, Vec<u8>)>,
+    /// Whether the process was killed in the middle.
+    pub crashed: bool,
+}
+
+struct Ports<'a> {
+    disk: &'a mut Disk,
+    outcome: &'a mut Outcome,
+}
+
+impl HubPorts for Ports<'_> {
+    fn persist(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
+        self.disk.commit(batch)
+    }
+
+    fn send(&mut self, node: &NodeId, payload: Vec<u8>) {
+        self.outcome.sent.push((node.clone(), payload));
+    }
+
+    fn admit(&mut self, _node: &NodeId, _certificate_serial: &str) {}
+
+    fn expel(&mut self, _node: &NodeId) {}
+
+    fn end_call(&mut self, _ended: CallEnded) {}
+}
+
+impl SimHub {
+    /// A hub with keys that never ran.
+    pub fn new(session_key: [u8; 32], signing_key: [u8; 32]) -> Self {
+        Self { disk: Disk::default(), session_key, signing_key, core: None }
+    }
+
+    /// The hub's process starts.
+    pub fn start(&mut self, seed: [u8; 32], now: Now) {
+        let keys = HubKeys {
+            session: SessionPrivateKey::from_bytes(self.session_key),
+            signing: SigningKey::from_bytes(&self.signing_key),
+        };
+        let stored = read_stored_state(&self.disk).unwrap_or_default();
+        self.core = Some(HubCore::new(keys, seed, stored, now));
+    }
+
+    /// The process is killed.
+    pub fn kill(&mut self) {
+        self.core = None;
+    }
+
+    /// Hands `events` to the core and performs what follows; before each effect `dies` says whether
+    /// the process is killed there.
+    pub fn step(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+        now: Now,
+        dies: &mut dyn FnMut(&Effect) -> bool,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut queue: VecDeque<Event> = events.into_iter().collect();
+        loop {
+            let Some(core) = self.core.as_mut() else { return outcome };
+            while let Some(effect) = core.poll_effect() {
+                if dies(&effect) {
+                    self.kill();
+                    outcome.crashed = true;
+                    return outcome;
+                }
+                let mut ports = Ports { disk: &mut self.disk, outcome: &mut outcome };
+                if let Some(event) = perform(effect, &mut ports) {
+                    core.handle_event(event, now);
+                }
+            }
+            match queue.pop_front() {
+                Some(event) => core.handle_event(event, now),
+                None => return outcome,
+            }
+        }
+    }
+}

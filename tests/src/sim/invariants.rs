@@ -1,0 +1,149 @@
+//! What must hold after every event, and once everything is healed.
+
+use super::agent::SimAgent;
+use super::hub::SimHub;
+use shared::model::NodeId;
+use std::collections::BTreeMap;
+
+/// What was seen so far, to compare with.
+#[derive(Default)]
+pub struct Witness {
+    /// The greatest version that each node has had in force, by what its store says.
+    accepted: BTreeMap<NodeId, (u64, u64)>,
+    /// The content of each (node, term, generation) that was ever in force.
+    contents: BTreeMap<(NodeId, u64, u64), String>,
+}
+
+impl Witness {
+    /// Checks what must hold after every event.
+    pub fn check(&mut self, agents: &[SimAgent]) -> Result<(), String> {
+        agents.iter().try_for_each(|agent| self.check_agent(agent))
+    }
+
+    fn check_agent(&mut self, agent: &SimAgent) -> Result<(), String> {
+        let node = &agent.identity.node;
+        if let Some(pod) = agent.machine.doubled() {
+            return Err(format!("{node}: {pod} was started beside itself"));
+        }
+        check_gpus(agent)?;
+        let Some(status) = agent.status() else { return Ok(()) };
+        let observed = &status.node_status;
+        let version = (observed.observed_term, observed.observed_generation);
+        let highest = self.accepted.entry(node.clone()).or_default();
+        if version < *highest {
+            return Err(format!("{node}: the accepted version fell from {highest:?} to {version:?}"));
+        }
+        *highest = version;
+        let whole = !observed.conditions.iter().any(|c| c.kind == "DesiredStateWhole");
+        if version != (0, 0) && whole {
+            let key = (node.clone(), version.0, version.1);
+            let digest = status.sync.desired_digest.clone();
+            let known = self.contents.entry(key).or_insert_with(|| digest.clone());
+            if *known != digest {
+                return Err(format!("{node}: {version:?} had content {known} and then {digest}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An exclusive GPU has one holder. The simulated pods ask for whole GPUs only.
+fn check_gpus(agent: &SimAgent) -> Result<(), String> {
+    let mut holders = BTreeMap::new();
+    for (pod, _, _, gpus) in agent.machine.running() {
+        for gpu in gpus {
+            if let Some(other) = holders.insert(gpu.clone(), pod.clone()) {
+                let node = &agent.identity.node;
+                return Err(format!("{node}: {gpu} is held by {other} and by {pod}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether nothing is left to do: digests agree, logs are drained, what runs is what should.
+///
+/// # Errors
+/// What is not at rest yet.
+pub fn at_rest(agents: &[SimAgent], hub: &SimHub) -> Result<(), String> {
+    let hub = hub.core.as_ref().ok_or("the hub does not run")?;
+    agents.iter().try_for_each(|agent| agent_at_rest(agent, hub))
+}
+
+fn agent_at_rest(agent: &SimAgent, hub: &hub::core::HubCore) -> Result<(), String> {
+    let node = &agent.identity.node;
+    let status = agent.status().ok_or_else(|| format!("{node}: the agent does not run"))?;
+    let view = hub.node_view(node).ok_or_else(|| format!("{node}: unknown to the hub"))?;
+    if !view.in_sync {
+        return Err(format!("{node}: the hub does not know that it has its desired state"));
+    }
+    let desired = hub.desired_digest(node).unwrap_or_default();
+    let has = &status.sync.desired_digest;
+    if desired.to_string() != *has {
+        return Err(format!("{node}: desired state is {has} there and {desired} here"));
+    }
+    if !status.sync.reported_in_sync || view.pods != status.pods {
+        return Err(format!("{node}: reported state differs"));
+    }
+    let waiting = status.outbox.event_records + status.outbox.telemetry_records;
+    if waiting > 0 {
+        return Err(format!("{node}: {waiting} records are not delivered"));
+    }
+    check_pods(agent, &status)
+}
+
+fn check_pods(
+    agent: &SimAgent,
+    status: &edge_agent::core::AgentStatus,
+) -> Result<(), String> {
+    let node = &agent.identity.node;
+    let running = agent.machine.running();
+    for pod in &status.pods {
+        let runs = running.iter().any(|(id, _, revision, _)| {
+            *id == pod.pod && *revision == pod.revision
+        });
+        let told = pod.phase == shared::model::PodPhase::Running;
+        if runs != told {
+            return Err(format!("{node}: {} is told as {:?} and runs: {runs}", pod.pod, pod.phase));
+        }
+        let rests = told || (pod.phase == shared::model::PodPhase::Pending && !pod.reason.is_empty());
+        if !rests {
+            return Err(format!("{node}: {} is {:?}", pod.pod, pod.phase));
+        }
+    }
+    for (pod, ..) in &running {
+        if !status.pods.iter().any(|known| known.pod == *pod) {
+            return Err(format!("{node}: {pod} runs and nobody knows it"));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing was lost or taken twice: what the nodes made is what the hub counted.
+///
+/// # Errors
+/// Where the counts differ.
+pub fn accounts(agents: &[SimAgent], hub: &SimHub) -> Result<(), String> {
+    let hub = hub.core.as_ref().ok_or("the hub does not run")?;
+    for agent in agents {
+        let node = &agent.identity.node;
+        let status = agent.status().ok_or_else(|| format!("{node}: the agent does not run"))?;
+        let view = hub.node_view(node).ok_or_else(|| format!("{node}: unknown to the hub"))?;
+        let made = status.outbox.samples_recorded;
+        // Records that the quota took are counted as records; a batch of the simulation has three
+        // samples at most.
+        let lost_at_most = view.records_lost * 3;
+        let received = view.samples_received;
+        if received > made || received + lost_at_most < made {
+            return Err(format!(
+                "{node}: made {made} samples, the hub took {received} and counted {} records lost",
+                view.records_lost
+            ));
+        }
+        if view.records_lost == 0 && received != made {
+            return Err(format!("{node}: made {made} samples, the hub took {received}"));
+        }
+    }
+    Ok(())
+}
+

@@ -1,0 +1,149 @@
+//! Pods in memory. They outlive the agent's crashes; a power cut ends them.
+
+use edge_agent::ports::{
+    InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
+    StartRequest,
+};
+use shared::model::{PodId, Revision, UnixMs};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// What runs on a machine, shared by the starts of its agent.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    inner: Rc<RefCell<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    pods: BTreeMap<PodId, Running>,
+    /// Events that the agent has yet to hear; lost when it crashes.
+    events: Vec<RuntimeEvent>,
+    starts: u64,
+    doubled: Option<PodId>,
+    wall: UnixMs,
+}
+
+#[derive(Debug, Clone)]
+struct Running {
+    instance: InstanceId,
+    revision: Revision,
+    gpus: Vec<String>,
+    state: ObservedState,
+}
+
+impl Machine {
+    /// What the agent has to hear, in order.
+    pub fn take_events(&self) -> Vec<RuntimeEvent> {
+        std::mem::take(&mut self.inner.borrow_mut().events)
+    }
+
+    /// The time that new processes note as their start.
+    pub fn set_wall(&self, wall: UnixMs) {
+        self.inner.borrow_mut().wall = wall;
+    }
+
+    /// How many pods were ever started.
+    pub fn starts(&self) -> u64 {
+        self.inner.borrow().starts
+    }
+
+    /// A pod that was started beside itself; must never be.
+    pub fn doubled(&self) -> Option<PodId> {
+        self.inner.borrow().doubled.clone()
+    }
+
+    /// What runs: pod, start, revision, GPUs.
+    pub fn running(&self) -> Vec<(PodId, InstanceId, Revision, Vec<String>)> {
+        let inner = self.inner.borrow();
+        let runs = |running: &Running| matches!(running.state, ObservedState::Running { .. });
+        let running = inner.pods.iter().filter(|(_, running)| runs(running));
+        running.map(|(pod, r)| (pod.clone(), r.instance, r.revision, r.gpus.clone())).collect()
+    }
+
+    /// A pod ends by itself.
+    pub fn exit(&self, pod: &PodId, code: i32) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(running) = inner.pods.get_mut(pod) else { return };
+        if matches!(running.state, ObservedState::Running { .. }) {
+            running.state = ObservedState::Exited { code };
+            let instance = running.instance;
+            inner.events.push(RuntimeEvent::Exited { pod: pod.clone(), instance, code });
+        }
+    }
+
+    /// The agent is gone: nobody hears what happens until it comes back.
+    pub fn agent_died(&self) {
+        self.inner.borrow_mut().events.clear();
+    }
+
+    /// The power is cut: nothing runs any more, and nothing says how it ended.
+    pub fn power_cut(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.events.clear();
+        for running in inner.pods.values_mut() {
+            if matches!(running.state, ObservedState::Running { .. }) {
+                running.state = ObservedState::Lost;
+            }
+        }
+    }
+}
+
+impl Runtime for Machine {
+    fn observe(&mut self) -> Result<Vec<Observation>, RuntimeError> {
+        let inner = self.inner.borrow();
+        let observation = |(pod, running): (&PodId, &Running)| Observation {
+            pod: pod.clone(),
+            instance: running.instance,
+            revision: running.revision,
+            state: running.state,
+        };
+        Ok(inner.pods.iter().map(observation).collect())
+    }
+
+    fn start(&mut self, request: StartRequest) {
+        let mut inner = self.inner.borrow_mut();
+        let live = inner.pods.get(&request.pod);
+        let live = live.filter(|r| matches!(r.state, ObservedState::Running { .. }));
+        if live.is_some_and(|running| running.instance != request.instance) {
+            inner.doubled = Some(request.pod.clone());
+        }
+        inner.starts += 1;
+        let started_at = inner.wall;
+        let running = Running {
+            instance: request.instance,
+            revision: request.revision,
+            gpus: request.gpus,
+            state: ObservedState::Running { started_at },
+        };
+        inner.pods.insert(request.pod.clone(), running);
+        let (pod, instance) = (request.pod, request.instance);
+        inner.events.push(RuntimeEvent::Started { pod, instance, started_at });
+    }
+
+    fn stop(&mut self, pod: &PodId, instance: InstanceId, _grace_ms: u64) {
+        let mut inner = self.inner.borrow_mut();
+        let code = 143;
+        if let Some(running) = inner.pods.get_mut(pod).filter(|r| r.instance == instance) {
+            running.state = ObservedState::Exited { code };
+        }
+        inner.events.push(RuntimeEvent::Exited { pod: pod.clone(), instance, code });
+    }
+
+    fn forget(&mut self, pod: &PodId, instance: InstanceId, _keep_logs: bool) {
+        let mut inner = self.inner.borrow_mut();
+        let ended = |r: &Running| {
+            r.instance == instance && !matches!(r.state, ObservedState::Running { .. })
+        };
+        if inner.pods.get(pod).is_some_and(ended) {
+            inner.pods.remove(pod);
+        }
+    }
+
+    fn probe(&mut self, request: ProbeRequest) {
+        let ProbeRequest { pod, instance, kind, .. } = request;
+        let event = RuntimeEvent::Probed { pod, instance, kind, result: Ok(()) };
+        self.inner.borrow_mut().events.push(event);
+    }
+}

@@ -1,0 +1,511 @@
+//! Time, faults, and the order of everything.
+
+use super::agent::{Identity, SimAgent};
+use super::hub::SimHub;
+use super::invariants::{Witness, accounts, at_rest};
+use super::link::{Badness, Link, Way, chance};
+use super::scene;
+use edge_agent::core::Event as AgentEvent;
+use hub::core::{Event as HubEvent, NodeRecord};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use shared::model::{ClockQuality, MonotonicMs, Now, UnixMs};
+use shared::trust::session::SessionPrivateKey;
+use shared::trust::signature::SigningKey;
+use shared::wire::Envelope;
+use std::collections::VecDeque;
+
+/// The wall clock at the beginning: 2026-01-01.
+const EPOCH_MS: u64 = 1_767_225_600_000;
+/// How long faults go on.
+const FAULTS_MS: u64 = 15 * 60_000;
+/// Within this time a healed world must come to rest. Backoffs last 5 minutes, retries one.
+const REST_MS: u64 = 20 * 60_000;
+/// Events of the log that a failure shows.
+const LOG_LINES_MAX: usize = 400;
+/// Events after which a world that does not end is called stuck.
+const EVENTS_MAX: u64 = 400_000;
+
+/// How a world is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many nodes.
+    pub agents: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { agents: 2 }
+    }
+}
+
+/// A world that broke an invariant or did not come to rest.
+#[derive(Debug)]
+pub struct Failure {
+    /// Run this seed again to see the same.
+    pub seed: u64,
+    /// What was broken.
+    pub problem: String,
+    /// The last events before it.
+    pub log: Vec<String>,
+}
+
+/// What a world did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Events that were handled.
+    pub events: u64,
+    /// Times that an agent or the hub was killed.
+    pub crashes: u64,
+    /// Pods that were started.
+    pub starts: u64,
+    /// Samples that the nodes put into their outboxes.
+    pub samples: u64,
+    /// Payload bytes that were handed to the link.
+    pub bytes: u64,
+}
+
+/// The simulated world.
+pub struct World {
+    seed: u64,
+    random: ChaCha20Rng,
+    now: MonotonicMs,
+    hub: SimHub,
+    agents: Vec<SimAgent>,
+    link: Link,
+    witness: Witness,
+    cut: Vec<bool>,
+    /// When an agent that can connect does.
+    connect_at: Vec<MonotonicMs>,
+    /// When a process that is down comes up again.
+    agent_up_at: Vec<MonotonicMs>,
+    hub_up_at: MonotonicMs,
+    faults: bool,
+    next_fault: MonotonicMs,
+    fleet: scene::Fleet,
+    report: Report,
+    log: VecDeque<String>,
+}
+
+/// Runs one world to its end.
+///
+/// # Errors
+/// The first invariant that was broken.
+pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Failure>> {
+    let mut world = World::new(seed, options);
+    let outcome = world.run();
+    outcome.map_err(|problem| {
+        Box::new(Failure { seed, problem, log: std::mem::take(&mut world.log).into() })
+    })
+}
+
+impl World {
+    /// A world before its first event.
+    #[must_use]
+    pub fn new(seed: u64, options: Options) -> Self {
+        let mut random = ChaCha20Rng::seed_from_u64(seed);
+        let now = MonotonicMs(1_000);
+        let (session, signing) = (key(&mut random), key(&mut random));
+        let hub_public = SessionPrivateKey::from_bytes(session).public();
+        let verifying = SigningKey::from_bytes(&signing).verifying();
+        let agents = (0..options.agents).map(|index| {
+            let identity = Identity {
+                node: scene::node(index),
+                session_key: key(&mut random),
+                hub_session_key: hub_public,
+                hub_signing_key: verifying.clone(),
+            };
+            SimAgent::new(identity, scene::gpus(index))
+        });
+        let agents: Vec<SimAgent> = agents.collect();
+        let count = agents.len();
+        Self {
+            seed,
+            now,
+            hub: SimHub::new(session, signing),
+            agents,
+            link: Link::default(),
+            witness: Witness::default(),
+            cut: vec![false; count],
+            connect_at: vec![now; count],
+            agent_up_at: vec![now; count],
+            hub_up_at: now,
+            faults: true,
+            next_fault: now.plus_ms(5_000),
+            fleet: scene::Fleet::default(),
+            report: Report::default(),
+            log: VecDeque::new(),
+            random,
+        }
+    }
+
+    fn run(&mut self) -> Result<Report, String> {
+        self.link.badness = Badness {
+            dropped: self.random.next_u32() % 200,
+            repeated: self.random.next_u32() % 100,
+            delayed: self.random.next_u32() % 200,
+        };
+        self.begin();
+        let end = self.now.plus_ms(FAULTS_MS);
+        while self.now < end {
+            self.step()?;
+        }
+        self.heal();
+        let limit = self.now.plus_ms(REST_MS);
+        while at_rest(&self.agents, &self.hub).is_err() {
+            if self.now >= limit {
+                let unrest = at_rest(&self.agents, &self.hub).err().unwrap_or_default();
+                return Err(format!("not at rest {REST_MS} ms after healing: {unrest}"));
+            }
+            self.step()?;
+        }
+        accounts(&self.agents, &self.hub)?;
+        self.report.starts = self.agents.iter().map(|agent| agent.machine.starts()).sum();
+        self.report.bytes = self.link.bytes;
+        let statuses = self.agents.iter().filter_map(SimAgent::status);
+        self.report.samples = statuses.map(|status| status.outbox.samples_recorded).sum();
+        Ok(self.report)
+    }
+
+    fn present(&self) -> Now {
+        let wall = UnixMs(EPOCH_MS + self.now.0);
+        Now { monotonic: self.now, wall, quality: ClockQuality::Synchronised }
+    }
+
+    fn note(&mut self, line: String) {
+        if self.log.len() >= LOG_LINES_MAX {
+            self.log.pop_front();
+        }
+        self.log.push_back(format!("{:>9} {line}", self.now.0));
+    }
+
+    /// The hub signs every node, as after enrolment.
+    fn begin(&mut self) {
+        self.start_hub();
+        let now = self.present();
+        for index in 0..self.agents.len() {
+            let Some(identity) = self.agents.get(index).map(|agent| agent.identity.clone()) else {
+                continue;
+            };
+            let public = SessionPrivateKey::from_bytes(identity.session_key).public();
+            let record = NodeRecord::new(public, format!("{index}"), now.wall);
+            // The signing is answered when it is durable: no crash in between.
+            self.step_hub_safely([HubEvent::Enrolled { node: identity.node, record }]);
+        }
+        self.now = self.now.plus_ms(100);
+        if let Some(core) = self.hub.core.as_mut() {
+            core.handle_timeout(Now { monotonic: self.now, ..now });
+        }
+        self.step_hub_safely([]);
+    }
+
+    /// Goes to the next moment at which something is due, and lets it happen.
+    fn step(&mut self) -> Result<(), String> {
+        self.report.events += 1;
+        if self.report.events > EVENTS_MAX {
+            return Err(format!("still busy after {EVENTS_MAX} events"));
+        }
+        self.now = self.next_moment().max(self.now);
+        if self.faults && self.now >= self.next_fault {
+            self.next_fault = self.now.plus_ms(u64::from(self.random.next_u32() % 10_000));
+            self.fault();
+        }
+        self.bring_up();
+        self.connect();
+        while let Some((way, payload)) = self.link.take_arrived(self.now) {
+            self.deliver(way, payload);
+        }
+        self.time_out();
+        self.witness.check(&self.agents)
+    }
+
+    fn next_moment(&self) -> MonotonicMs {
+        let agents = self.agents.iter().zip(&self.agent_up_at).zip(&self.connect_at);
+        let agents = agents.zip(&self.cut).flat_map(|(((agent, up), connect), cut)| {
+            let timer = agent.core.as_ref().map(|core| core.poll_timeout());
+            let joins = agent.core.is_some() && !agent.connected && !cut;
+            [timer.unwrap_or(Some(*up)), joins.then_some(*connect)]
+        });
+        let hub = match &self.hub.core {
+            Some(core) => core.poll_timeout(),
+            None => Some(self.hub_up_at),
+        };
+        let fault = self.faults.then_some(self.next_fault);
+        let others = [self.link.next_arrival(), hub, fault];
+        let due = agents.chain(others).flatten().min();
+        // A timer in the past is due now; nothing due at all is a second of silence.
+        due.unwrap_or(self.now.plus_ms(1_000)).max(self.now.plus_ms(1))
+    }
+
+    fn bring_up(&mut self) {
+        if self.hub.core.is_none() && self.now >= self.hub_up_at {
+            self.start_hub();
+        }
+        for index in 0..self.agents.len() {
+            let seed = key(&mut self.random);
+            let (now, due) = (self.present(), self.agent_up_at.get(index).copied());
+            let Some(agent) = self.agents.get_mut(index) else { continue };
+            if agent.core.is_none() && due.is_some_and(|due| now.monotonic >= due) {
+                agent.start(seed, now);
+                self.note(format!("agent {index} starts"));
+                self.step_agent(index, []);
+            }
+        }
+    }
+
+    fn start_hub(&mut self) {
+        let (seed, now) = (key(&mut self.random), self.present());
+        self.hub.start(seed, now);
+        self.note("the hub starts".to_owned());
+        let manifests = self.fleet.manifests();
+        self.step_hub([HubEvent::Manifests(manifests)]);
+    }
+
+    fn connect(&mut self) {
+        for index in 0..self.agents.len() {
+            let due = self.connect_at.get(index).is_some_and(|at| self.now >= *at);
+            let cut = self.cut.get(index).copied().unwrap_or(true);
+            let hub_runs = self.hub.core.is_some();
+            let Some(agent) = self.agents.get_mut(index) else { continue };
+            if agent.core.is_none() || agent.connected || cut || !hub_runs || !due {
+                continue;
+            }
+            agent.connected = true;
+            let node = agent.identity.node.clone();
+            self.note(format!("{node} connects"));
+            self.step_hub([HubEvent::Connected { node }]);
+            self.step_agent(index, [AgentEvent::LinkUp]);
+        }
+    }
+
+    fn disconnect(&mut self, index: usize) {
+        self.link.cut(index);
+        let wait = 500 + u64::from(self.random.next_u32() % 5_000);
+        if let Some(at) = self.connect_at.get_mut(index) {
+            *at = self.now.plus_ms(wait);
+        }
+        let Some(agent) = self.agents.get_mut(index) else { return };
+        let was = std::mem::take(&mut agent.connected);
+        let node = agent.identity.node.clone();
+        if was {
+            self.note(format!("{node} is disconnected"));
+            self.step_agent(index, [AgentEvent::LinkDown]);
+        }
+        // The will may come late or never: the hub must not need it.
+        if chance(&mut self.random, 700) {
+            self.step_hub([HubEvent::Disconnected { node }]);
+        }
+    }
+
+    fn deliver(&mut self, way: Way, payload: Vec<u8>) {
+        match way {
+            Way::Up(index) => {
+                let node = scene::node(index);
+                self.step_hub([HubEvent::Payload { node, payload }]);
+            }
+            Way::Down(index) => {
+                if self.agents.get(index).is_some_and(|agent| agent.connected) {
+                    self.step_agent(index, [AgentEvent::Payload(payload)]);
+                }
+            }
+        }
+    }
+
+    fn time_out(&mut self) {
+        let now = self.present();
+        if let Some(core) = self.hub.core.as_mut()
+            && core.poll_timeout().is_some_and(|at| at <= now.monotonic)
+        {
+            core.handle_timeout(now);
+            self.step_hub([]);
+        }
+        for index in 0..self.agents.len() {
+            let Some(core) = self.agents.get_mut(index).and_then(|a| a.core.as_mut()) else {
+                continue;
+            };
+            if core.poll_timeout().is_some_and(|at| at <= now.monotonic) {
+                core.handle_timeout(now);
+                self.step_agent(index, []);
+            }
+        }
+    }
+
+    fn step_agent<const N: usize>(&mut self, index: usize, events: [AgentEvent; N]) {
+        let now = self.present();
+        let (random, faults) = (&mut self.random, self.faults);
+        let Some(agent) = self.agents.get_mut(index) else { return };
+        let outcome =
+            agent.step(events, now, &mut |_| faults && random.next_u32().is_multiple_of(1_500));
+        for payload in outcome.sent {
+            self.link.send(Way::Up(index), payload, now.monotonic, &mut self.random);
+        }
+        if outcome.crashed {
+            self.agent_died(index, "between two effects");
+        }
+    }
+
+    fn step_hub<const N: usize>(&mut self, events: [HubEvent; N]) {
+        let faults = self.faults;
+        self.step_hub_with(events, faults);
+    }
+
+    fn step_hub_safely<const N: usize>(&mut self, events: [HubEvent; N]) {
+        self.step_hub_with(events, false);
+    }
+
+    fn step_hub_with<const N: usize>(&mut self, events: [HubEvent; N], faults: bool) {
+        let now = self.present();
+        let random = &mut self.random;
+        let outcome =
+            self.hub.step(events, now, &mut |_| faults && random.next_u32().is_multiple_of(2_000));
+        for (node, payload) in outcome.sent {
+            if let Some(index) = scene::index_of(&node) {
+                self.link.send(Way::Down(index), payload, now.monotonic, &mut self.random);
+            }
+        }
+        if outcome.crashed {
+            self.hub_died("between two effects");
+        }
+    }
+
+    fn agent_died(&mut self, index: usize, how: &str) {
+        self.report.crashes += 1;
+        self.note(format!("agent {index} is killed {how}"));
+        let down = u64::from(self.random.next_u32() % 30_000);
+        if let Some(at) = self.agent_up_at.get_mut(index) {
+            *at = self.now.plus_ms(down);
+        }
+        if let Some(agent) = self.agents.get_mut(index) {
+            agent.kill();
+        }
+        self.disconnect(index);
+    }
+
+    fn hub_died(&mut self, how: &str) {
+        self.report.crashes += 1;
+        self.note(format!("the hub is killed {how}"));
+        self.hub_up_at = self.now.plus_ms(u64::from(self.random.next_u32() % 30_000));
+        self.hub.kill();
+        for index in 0..self.agents.len() {
+            self.disconnect(index);
+        }
+    }
+
+    /// One fault, or one change of what the fleet should run.
+    fn fault(&mut self) {
+        let count = self.agents.len().max(1);
+        let index = usize::try_from(self.random.next_u32()).unwrap_or(0) % count;
+        match self.random.next_u32() % 12 {
+            0..=2 => self.change_fleet(),
+            3 => self.toggle_cut(index),
+            4 => self.disconnect(index),
+            5 => self.agent_died(index, "by a fault"),
+            6 => self.cut_power(index),
+            7 if chance(&mut self.random, 500) => self.hub_died("by a fault"),
+            8 => self.toggle_full(index),
+            9 => self.end_a_pod(index),
+            10 => self.forge(index),
+            _ => self.replay(),
+        }
+    }
+
+    fn change_fleet(&mut self) {
+        let change = self.fleet.change(&mut self.random);
+        self.note(change);
+        let manifests = self.fleet.manifests();
+        self.step_hub([HubEvent::Manifests(manifests)]);
+    }
+
+    fn toggle_cut(&mut self, index: usize) {
+        let Some(cut) = self.cut.get_mut(index) else { return };
+        *cut = !*cut;
+        let now_cut = *cut;
+        self.note(format!("the link of agent {index} is cut: {now_cut}"));
+        if now_cut {
+            self.disconnect(index);
+        }
+    }
+
+    fn cut_power(&mut self, index: usize) {
+        if let Some(agent) = self.agents.get(index) {
+            agent.machine.power_cut();
+        }
+        self.agent_died(index, "by a power cut");
+    }
+
+    fn toggle_full(&mut self, index: usize) {
+        let full = chance(&mut self.random, 500);
+        self.note(format!("the disk of agent {index} is full: {full}"));
+        if let Some(agent) = self.agents.get(index) {
+            agent.disk.set_full(full);
+        }
+        let hub_full = chance(&mut self.random, 200);
+        self.note(format!("the disk of the hub is full: {hub_full}"));
+        self.hub.disk.set_full(hub_full);
+    }
+
+    fn end_a_pod(&mut self, index: usize) {
+        let Some(agent) = self.agents.get(index) else { return };
+        let running = agent.machine.running();
+        let Some((pod, ..)) = running.first() else { return };
+        agent.machine.exit(pod, 1);
+        self.note(format!("agent {index}: {pod} ends with status 1"));
+        self.step_agent(index, []);
+    }
+
+    /// The broker's owner makes something up.
+    fn forge(&mut self, index: usize) {
+        let mut noise = vec![0; 60];
+        self.random.fill_bytes(&mut noise);
+        let forged = match self.random.next_u32() % 4 {
+            0 => Envelope::UnknownSession,
+            1 => Envelope::Accept(noise),
+            2 => Envelope::Open(noise),
+            _ => Envelope::Sealed { counter: u64::from(self.random.next_u32()), ciphertext: noise },
+        };
+        let payload = forged.encode().unwrap_or_default();
+        let way = if chance(&mut self.random, 500) { Way::Up(index) } else { Way::Down(index) };
+        self.note(format!("a forgery goes {way:?}"));
+        self.deliver(way, payload);
+    }
+
+    /// The broker's owner brings a message to somebody it was not for.
+    fn replay(&mut self) {
+        let Some((way, payload)) = self.link.any(&mut self.random) else { return };
+        let count = u32::try_from(self.agents.len()).unwrap_or(1).max(1);
+        let other = usize::try_from(self.random.next_u32() % count).unwrap_or(0);
+        let way = match way {
+            Way::Up(_) => Way::Up(other),
+            Way::Down(_) => Way::Down(other),
+        };
+        self.note(format!("a message is brought {way:?}"));
+        self.deliver(way, payload);
+    }
+
+    /// From here on nothing breaks any more.
+    fn heal(&mut self) {
+        self.note("healed".to_owned());
+        self.faults = false;
+        self.link.badness = Badness::default();
+        self.cut.iter_mut().for_each(|cut| *cut = false);
+        self.hub.disk.set_full(false);
+        self.agents.iter().for_each(|agent| agent.disk.set_full(false));
+        // A broken TCP connection is noticed within a keep-alive: the hub hears of the rest.
+        for index in 0..self.agents.len() {
+            self.disconnect(index);
+        }
+    }
+
+    /// The seed of this world.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
+fn key(random: &mut ChaCha20Rng) -> [u8; 32] {
+    let mut key = [0; 32];
+    random.fill_bytes(&mut key);
+    key
+}
+
