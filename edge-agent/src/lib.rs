@@ -16,3 +16,4 @@ pub mod placement;
 pub mod pods;
 pub mod ports;
 pub mod runtime;
+pub mod shell;

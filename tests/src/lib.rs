@@ -3,6 +3,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`real`] | starters of real processes: hub, agent, brokers |
+//! | [`sim`] | the simulated world |
+//! | [`story`] | the main job, step by step, on real processes |
 
 pub mod real;
-
+pub mod sim;

@@ -86,6 +86,10 @@ impl AgentCore {
                 self.storage.failed = None;
                 self.pods.hold(self.must_hold());
                 self.schedule_report(now.monotonic);
+                // A greeting that was answered meanwhile freed nothing: it is answered again.
+                if !self.outbox.is_listening() {
+                    self.ask_for_session();
+                }
                 self.record_event("node", "StoreWritable", "the store can be written again", now);
             }
             Some(After::Nothing) | None => {}

@@ -141,13 +141,14 @@ impl AgentCore {
             self.effects.extend(self.reading.map(Effect::ReadRecords));
         }
         if self.reported.attempts().max(self.outbox.attempts()) >= SUSPICIOUS_ATTEMPTS {
-            self.suspect_session();
+            self.ask_for_session();
         }
         Ok(())
     }
 
-    /// Nothing is acknowledged: the hub may have lost the session without saying so.
-    fn suspect_session(&mut self) {
+    /// Greets again: nothing is acknowledged and the hub may have lost the session without saying
+    /// so, or what it answered could not be used.
+    pub(super) fn ask_for_session(&mut self) {
         self.reported.pause();
         self.outbox.pause();
         self.session.greet_again();

@@ -2,11 +2,11 @@
 
 use crate::core::{Effect, Event};
 use crate::ports::Runtime;
-use shared::model::UnixMs;
 use shared::in_words;
+use shared::model::UnixMs;
 use shared::ports::{StoreError, WriteBatch};
-use shared::telemetry::Sample;
 use shared::sync::LogRead;
+use shared::telemetry::Sample;
 use shared::wire::{CallRequest, SequenceNumber, Version};
 
 /// What the agent's effects need of the world.

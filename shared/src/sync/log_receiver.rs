@@ -16,6 +16,10 @@ const WATERMARKS_SENT_MAX: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LogReceiver {
     watermarks: BTreeMap<LogId, SequenceNumber>,
+    /// All of the incarnations before this one was delivered: the sender has said so. What still
+    /// comes of them was overtaken, or the sender's disk did not let go of it.
+    #[serde(default)]
+    forgotten_before: Incarnation,
 }
 
 /// What a batch brought.
@@ -37,6 +41,11 @@ impl LogReceiver {
     pub fn handle_batch(&mut self, batch: LogBatch) -> ReceivedRecords {
         if !batch.is_within_limits() {
             return ReceivedRecords::default();
+        }
+        if batch.log.incarnation < self.forgotten_before {
+            let watermark = (batch.first - 1).saturating_add(batch.records.len() as u64);
+            let ack = Some(LogAck { log: batch.log, watermark });
+            return ReceivedRecords { ack, ..ReceivedRecords::default() };
         }
         let watermark = self.watermarks.get(&batch.log).copied().unwrap_or(0);
         let begin = watermark.max(batch.oldest - 1);
@@ -65,11 +74,12 @@ impl LogReceiver {
         received
     }
 
-    /// Nothing of incarnations before this one is left at the sender.
+    /// All of the incarnations before this one was delivered: their watermarks can go.
     pub fn forget_before(&mut self, oldest: Incarnation) -> bool {
-        let before = self.watermarks.len();
-        self.watermarks.retain(|log, _| log.incarnation >= oldest);
-        before != self.watermarks.len()
+        let changed = oldest > self.forgotten_before;
+        self.forgotten_before = self.forgotten_before.max(oldest);
+        self.watermarks.retain(|log, _| log.incarnation >= self.forgotten_before);
+        changed
     }
 
     /// The watermarks of the newest logs.
@@ -83,5 +93,55 @@ impl LogReceiver {
     #[must_use]
     pub fn watermark(&self, log: &LogId) -> SequenceNumber {
         self.watermarks.get(log).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Stream;
+    use serde_bytes::ByteBuf;
+
+    fn batch(incarnation: Incarnation, oldest: u64, first: u64, records: &[&str]) -> LogBatch {
+        let log = LogId { incarnation, stream: Stream::Events };
+        let records = records.iter().map(|r| ByteBuf::from(r.as_bytes().to_vec())).collect();
+        LogBatch { log, oldest, first, records }
+    }
+
+    #[test]
+    fn each_record_is_taken_once_whatever_is_repeated() {
+        let mut receiver = LogReceiver::default();
+        assert_eq!(receiver.handle_batch(batch(1, 1, 1, &["a", "b"])).records.len(), 2);
+        let again = receiver.handle_batch(batch(1, 1, 2, &["b", "c"]));
+        assert_eq!(again.records, vec![(3, b"c".to_vec())]);
+        assert_eq!(again.ack.unwrap().watermark, 3);
+    }
+
+    #[test]
+    fn a_hole_is_not_taken_and_the_answer_says_where_to_go_on() {
+        let mut receiver = LogReceiver::default();
+        let received = receiver.handle_batch(batch(1, 1, 3, &["c"]));
+        assert!(received.records.is_empty() && !received.advanced);
+        assert_eq!(received.ack.unwrap().watermark, 0);
+    }
+
+    #[test]
+    fn what_the_sender_no_longer_had_is_counted_exactly() {
+        let mut receiver = LogReceiver::default();
+        receiver.handle_batch(batch(1, 1, 1, &["a"]));
+        let received = receiver.handle_batch(batch(1, 5, 5, &["e", ""]));
+        assert_eq!(received.lost_records, 4, "2, 3 and 4 by the quota, 6 by the disk");
+        assert_eq!(received.records, vec![(5, b"e".to_vec())]);
+    }
+
+    #[test]
+    fn a_late_batch_of_a_forgotten_incarnation_is_acknowledged_and_not_taken_again() {
+        let mut receiver = LogReceiver::default();
+        receiver.handle_batch(batch(1, 1, 1, &["a"]));
+        assert!(receiver.forget_before(2));
+        let late = receiver.handle_batch(batch(1, 1, 1, &["a"]));
+        assert!(late.records.is_empty() && late.lost_records == 0 && !late.advanced);
+        assert_eq!(late.ack.unwrap().watermark, 1);
+        assert_eq!(receiver.handle_batch(batch(2, 1, 1, &["x"])).records.len(), 1);
     }
 }

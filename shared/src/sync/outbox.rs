@@ -252,6 +252,12 @@ impl Outbox {
         self.rewind();
     }
 
+    /// Whether batches may be sent: the receiver listens.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.listening
+    }
+
     fn rewind(&mut self) {
         for log in self.logs.values_mut() {
             log.rewind();

@@ -10,52 +10,48 @@ use edge_agent::ports::Runtime;
 use edge_agent::shell::{AgentPorts, perform};
 use shared::model::{GpuInventory, NodeCapacity, NodeId, Now, UnixMs};
 use shared::ports::{Store, StoreError, WriteBatch};
-use shared::sync::{OutboxQuota, read_log};
+use shared::sync::{LogRead, OutboxQuota, read_log};
 use shared::telemetry::{CborCodec, Sample};
 use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
 use shared::trust::signature::VerifyingKey;
-use shared::wire::{
-    CallOutcome, CallRequest, CallResponse, LogRead, SequenceNumber, Version,
-};
+use shared::wire::{CallOutcome, CallRequest, CallResponse, SequenceNumber, Version};
 use std::collections::VecDeque;
 
 /// What a node keeps on paper: keys and the hub's public halves.
 #[derive(Clone)]
-pub struct Identity {
+pub(super) struct Identity {
     /// The node's name.
-    pub node: NodeId,
+    pub(super) node: NodeId,
     /// The node's key for sessions.
-    pub session_key: [u8; 32],
+    pub(super) session_key: [u8; 32],
     /// The hub's.
-    pub hub_session_key: SessionPublicKey,
+    pub(super) hub_session_key: SessionPublicKey,
     /// The hub's.
-    pub hub_signing_key: VerifyingKey,
+    pub(super) hub_signing_key: VerifyingKey,
 }
 
 /// One simulated node: what survives, and the agent's process while it runs.
-pub struct SimAgent {
-    pub identity: Identity,
-    pub disk: Disk,
-    pub machine: Machine,
+pub(super) struct SimAgent {
+    pub(super) identity: Identity,
+    pub(super) disk: Disk,
+    pub(super) machine: Machine,
     /// The ledger beside the store: incarnation and greatest accepted version.
-    pub ledger: (u64, Version),
+    pub(super) ledger: (u64, Version),
     /// The running process; `None` after a crash.
-    pub core: Option<AgentCore>,
-    pub connected: bool,
+    pub(super) core: Option<AgentCore>,
+    pub(super) connected: bool,
     gpus: GpuInventory,
-    /// Samples that were put into the outbox, over all starts.
-    pub samples_made: u64,
 }
 
 /// What one step handed to the outside.
 #[derive(Default)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Payloads for the hub.
-    pub sent: Vec<Vec<u8>>,
+    pub(super) sent: Vec<Vec<u8>>,
     /// Whether the process was killed in the middle.
-    pub crashed: bool,
+    pub(super) crashed: bool,
     /// Answers to calls, as they end.
-    pub answered: Vec<CallResponse>,
+    pub(super) answered: Vec<CallResponse>,
 }
 
 struct Ports<'a> {
@@ -101,7 +97,7 @@ impl AgentPorts for Ports<'_> {
 
 impl SimAgent {
     /// A node that has enrolled and never ran.
-    pub fn new(identity: Identity, gpus: GpuInventory) -> Self {
+    pub(super) fn new(identity: Identity, gpus: GpuInventory) -> Self {
         Self {
             identity,
             disk: Disk::default(),
@@ -110,12 +106,11 @@ impl SimAgent {
             core: None,
             connected: false,
             gpus,
-            samples_made: 0,
         }
     }
 
     /// The agent's process starts.
-    pub fn start(&mut self, seed: [u8; 32], now: Now) {
+    pub(super) fn start(&mut self, seed: [u8; 32], now: Now) {
         self.ledger.0 += 1;
         self.machine.set_wall(now.wall);
         let observations = self.machine.observe().unwrap_or_default();
@@ -144,7 +139,7 @@ impl SimAgent {
     }
 
     /// The process is killed. Pods go on.
-    pub fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.core = None;
         self.connected = false;
         self.machine.agent_died();
@@ -152,7 +147,7 @@ impl SimAgent {
 
     /// Hands `events` to the core and performs what follows; before each effect `dies` says whether
     /// the process is killed there.
-    pub fn step(
+    pub(super) fn step(
         &mut self,
         events: impl IntoIterator<Item = Event>,
         now: Now,
@@ -190,7 +185,7 @@ impl SimAgent {
     }
 
     /// The status, while the process runs.
-    pub fn status(&self) -> Option<AgentStatus> {
+    pub(super) fn status(&self) -> Option<AgentStatus> {
         self.core.as_ref().map(|core| core.status(LinkStatus::default()))
     }
 }

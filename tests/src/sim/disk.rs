@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 /// What lies on the disk, shared by the starts of one process.
 #[derive(Debug, Clone, Default)]
-pub struct Disk {
+pub(super) struct Disk {
     inner: Rc<RefCell<Inner>>,
 }
 
@@ -20,17 +20,12 @@ struct Inner {
 
 impl Disk {
     /// From now on commits fail, or succeed again.
-    pub fn set_full(&self, full: bool) {
+    pub(super) fn set_full(&self, full: bool) {
         self.inner.borrow_mut().full = full;
     }
 
-    /// How many commits succeeded.
-    pub fn commits(&self) -> u64 {
-        self.inner.borrow().commits
-    }
-
     /// Everything is gone, as after a quarantine.
-    pub fn wipe(&self) {
+    pub(super) fn wipe(&self) {
         self.inner.borrow_mut().records.clear();
     }
 }

@@ -11,21 +11,21 @@ use shared::trust::signature::SigningKey;
 use std::collections::VecDeque;
 
 /// The hub: what survives, and its process while it runs.
-pub struct SimHub {
-    pub disk: Disk,
+pub(super) struct SimHub {
+    pub(super) disk: Disk,
     session_key: [u8; 32],
     signing_key: [u8; 32],
     /// The running process; `None` after a crash.
-    pub core: Option<HubCore>,
+    pub(super) core: Option<HubCore>,
 }
 
 /// What one step handed to the outside.
 #[derive(Default)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Payloads for nodes.
-    pub sent: Vec<(NodeId, Vec<u8>)>,
+    pub(super) sent: Vec<(NodeId, Vec<u8>)>,
     /// Whether the process was killed in the middle.
-    pub crashed: bool,
+    pub(super) crashed: bool,
 }
 
 struct Ports<'a> {
@@ -51,12 +51,12 @@ impl HubPorts for Ports<'_> {
 
 impl SimHub {
     /// A hub with keys that never ran.
-    pub fn new(session_key: [u8; 32], signing_key: [u8; 32]) -> Self {
+    pub(super) fn new(session_key: [u8; 32], signing_key: [u8; 32]) -> Self {
         Self { disk: Disk::default(), session_key, signing_key, core: None }
     }
 
     /// The hub's process starts.
-    pub fn start(&mut self, seed: [u8; 32], now: Now) {
+    pub(super) fn start(&mut self, seed: [u8; 32], now: Now) {
         let keys = HubKeys {
             session: SessionPrivateKey::from_bytes(self.session_key),
             signing: SigningKey::from_bytes(&self.signing_key),
@@ -66,13 +66,13 @@ impl SimHub {
     }
 
     /// The process is killed.
-    pub fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.core = None;
     }
 
     /// Hands `events` to the core and performs what follows; before each effect `dies` says whether
     /// the process is killed there.
-    pub fn step(
+    pub(super) fn step(
         &mut self,
         events: impl IntoIterator<Item = Event>,
         now: Now,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// What was seen so far, to compare with.
 #[derive(Default)]
-pub struct Witness {
+pub(super) struct Witness {
     /// The greatest version that each node has had in force, by what its store says.
     accepted: BTreeMap<NodeId, (u64, u64)>,
     /// The content of each (node, term, generation) that was ever in force.
@@ -16,7 +16,7 @@ pub struct Witness {
 
 impl Witness {
     /// Checks what must hold after every event.
-    pub fn check(&mut self, agents: &[SimAgent]) -> Result<(), String> {
+    pub(super) fn check(&mut self, agents: &[SimAgent]) -> Result<(), String> {
         agents.iter().try_for_each(|agent| self.check_agent(agent))
     }
 
@@ -31,7 +31,9 @@ impl Witness {
         let version = (observed.observed_term, observed.observed_generation);
         let highest = self.accepted.entry(node.clone()).or_default();
         if version < *highest {
-            return Err(format!("{node}: the accepted version fell from {highest:?} to {version:?}"));
+            return Err(format!(
+                "{node}: the accepted version fell from {highest:?} to {version:?}"
+            ));
         }
         *highest = version;
         let whole = !observed.conditions.iter().any(|c| c.kind == "DesiredStateWhole");
@@ -65,7 +67,7 @@ fn check_gpus(agent: &SimAgent) -> Result<(), String> {
 ///
 /// # Errors
 /// What is not at rest yet.
-pub fn at_rest(agents: &[SimAgent], hub: &SimHub) -> Result<(), String> {
+pub(super) fn at_rest(agents: &[SimAgent], hub: &SimHub) -> Result<(), String> {
     let hub = hub.core.as_ref().ok_or("the hub does not run")?;
     agents.iter().try_for_each(|agent| agent_at_rest(agent, hub))
 }
@@ -92,21 +94,18 @@ fn agent_at_rest(agent: &SimAgent, hub: &hub::core::HubCore) -> Result<(), Strin
     check_pods(agent, &status)
 }
 
-fn check_pods(
-    agent: &SimAgent,
-    status: &edge_agent::core::AgentStatus,
-) -> Result<(), String> {
+fn check_pods(agent: &SimAgent, status: &edge_agent::core::AgentStatus) -> Result<(), String> {
     let node = &agent.identity.node;
     let running = agent.machine.running();
     for pod in &status.pods {
-        let runs = running.iter().any(|(id, _, revision, _)| {
-            *id == pod.pod && *revision == pod.revision
-        });
+        let runs =
+            running.iter().any(|(id, _, revision, _)| *id == pod.pod && *revision == pod.revision);
         let told = pod.phase == shared::model::PodPhase::Running;
         if runs != told {
             return Err(format!("{node}: {} is told as {:?} and runs: {runs}", pod.pod, pod.phase));
         }
-        let rests = told || (pod.phase == shared::model::PodPhase::Pending && !pod.reason.is_empty());
+        let rests =
+            told || (pod.phase == shared::model::PodPhase::Pending && !pod.reason.is_empty());
         if !rests {
             return Err(format!("{node}: {} is {:?}", pod.pod, pod.phase));
         }
@@ -123,7 +122,7 @@ fn check_pods(
 ///
 /// # Errors
 /// Where the counts differ.
-pub fn accounts(agents: &[SimAgent], hub: &SimHub) -> Result<(), String> {
+pub(super) fn accounts(agents: &[SimAgent], hub: &SimHub) -> Result<(), String> {
     let hub = hub.core.as_ref().ok_or("the hub does not run")?;
     for agent in agents {
         let node = &agent.identity.node;
@@ -146,4 +145,3 @@ pub fn accounts(agents: &[SimAgent], hub: &SimHub) -> Result<(), String> {
     }
     Ok(())
 }
-

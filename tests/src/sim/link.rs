@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 
 /// How bad the link is, each in thousandths of the messages.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Badness {
+pub(super) struct Badness {
     /// Never arrive.
-    pub dropped: u32,
+    pub(super) dropped: u32,
     /// Arrive twice.
-    pub repeated: u32,
+    pub(super) repeated: u32,
     /// Arrive late, behind later ones.
-    pub delayed: u32,
+    pub(super) delayed: u32,
 }
 
 /// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(super) enum Way {
     /// From this agent to the hub.
     Up(usize),
     /// From the hub to this agent.
@@ -27,22 +27,28 @@ pub enum Way {
 
 /// Messages on their way, by the time at which they arrive.
 #[derive(Debug, Default)]
-pub struct Link {
+pub(super) struct Link {
     in_flight: BTreeMap<(MonotonicMs, u64), (Way, Vec<u8>)>,
     next: u64,
-    pub badness: Badness,
+    pub(super) badness: Badness,
     /// Payload bytes that were handed to the link.
-    pub bytes: u64,
+    pub(super) bytes: u64,
 }
 
 /// `true` in `thousandths` of 1000 cases.
-pub fn chance(random: &mut ChaCha20Rng, thousandths: u32) -> bool {
+pub(super) fn chance(random: &mut ChaCha20Rng, thousandths: u32) -> bool {
     random.next_u32() % 1000 < thousandths
 }
 
 impl Link {
     /// Hands a message to the link.
-    pub fn send(&mut self, way: Way, payload: Vec<u8>, now: MonotonicMs, random: &mut ChaCha20Rng) {
+    pub(super) fn send(
+        &mut self,
+        way: Way,
+        payload: Vec<u8>,
+        now: MonotonicMs,
+        random: &mut ChaCha20Rng,
+    ) {
         self.bytes += payload.len() as u64;
         if chance(random, self.badness.dropped) {
             return;
@@ -65,23 +71,23 @@ impl Link {
     }
 
     /// When the next message arrives.
-    pub fn next_arrival(&self) -> Option<MonotonicMs> {
+    pub(super) fn next_arrival(&self) -> Option<MonotonicMs> {
         self.in_flight.keys().next().map(|(at, _)| *at)
     }
 
     /// A message that has arrived.
-    pub fn take_arrived(&mut self, now: MonotonicMs) -> Option<(Way, Vec<u8>)> {
+    pub(super) fn take_arrived(&mut self, now: MonotonicMs) -> Option<(Way, Vec<u8>)> {
         let key = *self.in_flight.keys().next().filter(|(at, _)| *at <= now)?;
         self.in_flight.remove(&key)
     }
 
     /// The broker forgets what is on its way to and from this agent.
-    pub fn cut(&mut self, agent: usize) {
+    pub(super) fn cut(&mut self, agent: usize) {
         self.in_flight.retain(|_, (way, _)| *way != Way::Up(agent) && *way != Way::Down(agent));
     }
 
     /// A message of the past, for a hostile broker to bring again.
-    pub fn any(&self, random: &mut ChaCha20Rng) -> Option<(Way, Vec<u8>)> {
+    pub(super) fn any(&self, random: &mut ChaCha20Rng) -> Option<(Way, Vec<u8>)> {
         let count = self.in_flight.len();
         let at = usize::try_from(random.next_u64()).ok()?.checked_rem(count)?;
         self.in_flight.values().nth(at).cloned()

@@ -25,4 +25,4 @@ mod runtime;
 mod scene;
 mod world;
 
-pub use world::{Failure, Options, Report, World, run_seed};
+pub use world::{Failure, Options, Report, World, run_seed, run_seeds};

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 /// What runs on a machine, shared by the starts of its agent.
 #[derive(Debug, Clone, Default)]
-pub struct Machine {
+pub(super) struct Machine {
     inner: Rc<RefCell<Inner>>,
 }
 
@@ -35,27 +35,27 @@ struct Running {
 
 impl Machine {
     /// What the agent has to hear, in order.
-    pub fn take_events(&self) -> Vec<RuntimeEvent> {
+    pub(super) fn take_events(&self) -> Vec<RuntimeEvent> {
         std::mem::take(&mut self.inner.borrow_mut().events)
     }
 
     /// The time that new processes note as their start.
-    pub fn set_wall(&self, wall: UnixMs) {
+    pub(super) fn set_wall(&self, wall: UnixMs) {
         self.inner.borrow_mut().wall = wall;
     }
 
     /// How many pods were ever started.
-    pub fn starts(&self) -> u64 {
+    pub(super) fn starts(&self) -> u64 {
         self.inner.borrow().starts
     }
 
     /// A pod that was started beside itself; must never be.
-    pub fn doubled(&self) -> Option<PodId> {
+    pub(super) fn doubled(&self) -> Option<PodId> {
         self.inner.borrow().doubled.clone()
     }
 
     /// What runs: pod, start, revision, GPUs.
-    pub fn running(&self) -> Vec<(PodId, InstanceId, Revision, Vec<String>)> {
+    pub(super) fn running(&self) -> Vec<(PodId, InstanceId, Revision, Vec<String>)> {
         let inner = self.inner.borrow();
         let runs = |running: &Running| matches!(running.state, ObservedState::Running { .. });
         let running = inner.pods.iter().filter(|(_, running)| runs(running));
@@ -63,7 +63,7 @@ impl Machine {
     }
 
     /// A pod ends by itself.
-    pub fn exit(&self, pod: &PodId, code: i32) {
+    pub(super) fn exit(&self, pod: &PodId, code: i32) {
         let mut inner = self.inner.borrow_mut();
         let Some(running) = inner.pods.get_mut(pod) else { return };
         if matches!(running.state, ObservedState::Running { .. }) {
@@ -74,12 +74,12 @@ impl Machine {
     }
 
     /// The agent is gone: nobody hears what happens until it comes back.
-    pub fn agent_died(&self) {
+    pub(super) fn agent_died(&self) {
         self.inner.borrow_mut().events.clear();
     }
 
     /// The power is cut: nothing runs any more, and nothing says how it ended.
-    pub fn power_cut(&self) {
+    pub(super) fn power_cut(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.events.clear();
         for running in inner.pods.values_mut() {

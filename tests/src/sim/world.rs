@@ -13,7 +13,8 @@ use shared::model::{ClockQuality, MonotonicMs, Now, UnixMs};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
 use shared::wire::Envelope;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The wall clock at the beginning: 2026-01-01.
 const EPOCH_MS: u64 = 1_767_225_600_000;
@@ -99,6 +100,32 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Failure>> {
     })
 }
 
+/// Runs every seed, on as many threads as there are cores; the failures, by seed.
+#[must_use]
+pub fn run_seeds(seeds: std::ops::Range<u64>, options: Options) -> Vec<Failure> {
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        let turns = std::iter::from_fn(|| {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            (seed < seeds.end).then_some(seed)
+        });
+        turns.filter_map(|seed| run_seed(seed, options).err()).map(|failure| *failure).collect()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut failures: Vec<Failure> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let done = workers.into_iter().map(|worker| worker.join());
+        done.flat_map(|found: std::thread::Result<Vec<Failure>>| match found {
+            Ok(found) => found,
+            // A panic in a core is a failure of the world it happened in: let it be seen.
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+        .collect()
+    });
+    failures.sort_by_key(|failure| failure.seed);
+    failures
+}
+
 impl World {
     /// A world before its first event.
     #[must_use]
@@ -152,10 +179,12 @@ impl World {
         }
         self.heal();
         let limit = self.now.plus_ms(REST_MS);
-        while at_rest(&self.agents, &self.hub).is_err() {
+        // What was in the way most often, since the last thing may be a record just sent.
+        let mut unrest: BTreeMap<String, u64> = BTreeMap::new();
+        while let Err(why) = at_rest(&self.agents, &self.hub) {
+            *unrest.entry(why).or_default() += 1;
             if self.now >= limit {
-                let unrest = at_rest(&self.agents, &self.hub).err().unwrap_or_default();
-                return Err(format!("not at rest {REST_MS} ms after healing: {unrest}"));
+                return Err(format!("not at rest {REST_MS} ms after healing: {unrest:?}"));
             }
             self.step()?;
         }
@@ -508,4 +537,3 @@ fn key(random: &mut ChaCha20Rng) -> [u8; 32] {
     random.fill_bytes(&mut key);
     key
 }
-

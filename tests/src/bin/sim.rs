@@ -1,0 +1,69 @@
+//! `make sim`: the simulated world over many seeds, or one seed with its event log.
+
+#![allow(clippy::print_stdout)]
+
+use clap::Parser;
+use std::process::ExitCode;
+use std::time::Instant;
+use tests::sim::{Failure, Options, run_seed};
+
+/// Runs the simulated world.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many seeds, from `--first` on
+    #[arg(long, default_value_t = 2000)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// This seed alone, with its event log
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Nodes in each world
+    #[arg(long, default_value_t = 2)]
+    agents: usize,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let options = Options { agents: arguments.agents };
+    match arguments.seed {
+        Some(seed) => one(seed, options),
+        None => many(arguments.first, arguments.seeds, options),
+    }
+}
+
+fn one(seed: u64, options: Options) -> ExitCode {
+    match run_seed(seed, options) {
+        Ok(report) => {
+            println!("seed {seed}: {report:?}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            show(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn many(first: u64, seeds: u64, options: Options) -> ExitCode {
+    let begin = Instant::now();
+    let failures = tests::sim::run_seeds(first..first + seeds, options);
+    let seconds = begin.elapsed().as_secs_f64();
+    for failure in &failures {
+        println!("seed {}: {}", failure.seed, failure.problem);
+    }
+    if let Some(failure) = failures.first() {
+        println!("run it alone with its event log: make sim SEED={}", failure.seed);
+    }
+    // Seeds are far below 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    let rate = seeds as f64 / seconds;
+    println!("{seeds} seeds, {} failures, {rate:.1} seeds/s", failures.len());
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn show(failure: &Failure) {
+    failure.log.iter().for_each(|line| println!("{line}"));
+    println!("seed {}: {}", failure.seed, failure.problem);
+}
