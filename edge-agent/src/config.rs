@@ -94,8 +94,7 @@ impl Default for Config {
 impl Default for ReservedConfig {
     /// A tenth of a core and 128 MiB: an idle Debian with the agent.
     fn default() -> Self {
-        let (cpu, memory) =
-            (CpuQuantity { millicores: 100 }, MemoryQuantity { bytes: 128 << 20 });
+        let (cpu, memory) = (CpuQuantity { millicores: 100 }, MemoryQuantity { bytes: 128 << 20 });
         Self { cpu, memory }
     }
 }
@@ -178,7 +177,10 @@ impl Config {
             return refused("telemetry.samples_per_batch", "expected 1 to 60");
         }
         if self.pod_logs.max_files == 0 || self.pod_logs.max_size.bytes < 4096 {
-            return refused("pod_logs", "expected max_files of at least 1, max_size of at least 4Ki");
+            return refused(
+                "pod_logs",
+                "expected max_files of at least 1, max_size of at least 4Ki",
+            );
         }
         Ok(())
     }

@@ -8,8 +8,12 @@
 //! | [`pods`] | the life of pods: starts, probes, backoff, stops (pure) |
 //! | [`ports`] | the traits by which the shell reaches runtime and GPUs |
 //! | [`runtime`] | how pods run: `process`, with a shim of their own |
+//! | [`shell`] | the loop that hands events to the core and performs its effects |
+//! | [`config`], [`cli`] | one TOML file, and the commands |
 //! | [`gpu`] | the inventory: NVML, or an explicit simulation |
 
+pub mod cli;
+pub mod config;
 pub mod core;
 pub mod gpu;
 pub mod placement;

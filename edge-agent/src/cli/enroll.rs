@@ -5,7 +5,7 @@
 use super::query::print;
 use crate::config::{Config, Places};
 use anyhow::{Context, bail};
-use shared::io::keys::{create_store_key, read_secret, write_secret};
+use shared::io::keys::{create_store_key, fresh_seed, read_secret, write_secret};
 use shared::model::NodeId;
 use shared::trust::certificate::NodeKey;
 use shared::trust::enrollment::Enrollment;
@@ -16,11 +16,7 @@ use std::path::Path;
 const ENROLLMENT_BYTES_MAX: u64 = 64 * 1024;
 
 /// Makes keys where there are none, and writes the request.
-pub(super) fn request(
-    config: &Config,
-    node: &NodeId,
-    output: Option<&Path>,
-) -> anyhow::Result<()> {
+pub(super) fn request(config: &Config, node: &NodeId, output: Option<&Path>) -> anyhow::Result<()> {
     let places = config.places();
     if places.enrollment.exists() {
         bail!(
@@ -60,11 +56,10 @@ fn node_key(places: &Places) -> anyhow::Result<NodeKey> {
 
 fn session_key(places: &Places) -> anyhow::Result<SessionPrivateKey> {
     if places.session_key.exists() {
-        return crate::shell::read_session_key(places);
+        return Ok(crate::shell::read_session_key(places)?);
     }
-    let key = SessionPrivateKey::generate(crate::shell::fresh_seed());
-    write_secret(&places.session_key, key.to_bytes())
-        .context("could not write the session key")?;
+    let key = SessionPrivateKey::generate(fresh_seed());
+    write_secret(&places.session_key, key.to_bytes()).context("could not write the session key")?;
     Ok(key)
 }
 

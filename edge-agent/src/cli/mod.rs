@@ -4,7 +4,7 @@ mod enroll;
 mod query;
 mod table;
 
-use crate::config::Config;
+use crate::config::{Config, LogFormat};
 use crate::shell;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -121,14 +121,28 @@ impl Cli {
                 (None, None) => anyhow::bail!("expected --node or --accept"),
             },
             Command::Run(arguments) => run(config, arguments),
-            Command::Status(arguments) => {
-                query::status(&config, arguments.output == Output::Json)
-            }
+            Command::Status(arguments) => query::status(&config, arguments.output == Output::Json),
             Command::Logs(arguments) => query::logs(&config, &arguments.pod, arguments.lines),
             Command::Store(StoreCommand::Verify) => query::verify_store(&config),
             Command::Version => query::version(),
         }
     }
+}
+
+/// Says on standard error why a command failed, with all causes.
+#[allow(clippy::print_stderr)]
+pub fn complain(error: &anyhow::Error) {
+    eprintln!("edge-agent: {error:#}");
+}
+
+/// The agent's own log goes to standard error, where the service manager takes it.
+fn begin_log(format: LogFormat) {
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
+    // Lost only where a log was begun already.
+    let _ = match format {
+        LogFormat::Text => log.with_ansi(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
 }
 
 fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
@@ -139,6 +153,7 @@ fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
         anyhow::ensure!(admin.ip().is_loopback(), "--admin: expected a loopback address");
         config.admin = admin;
     }
+    begin_log(config.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -24,7 +24,8 @@ pub(super) fn status(config: &Config, json: bool) -> anyhow::Result<()> {
     let answer = ask(&config.places().admin_socket, "/v1/status")?;
     let status: AgentStatus =
         serde_json::from_slice(&answer).context("the agent answered something else")?;
-    let text = if json { serde_json::to_string_pretty(&status)? + "\n" } else { table::status(&status) };
+    let text =
+        if json { serde_json::to_string_pretty(&status)? + "\n" } else { table::status(&status) };
     print(text.as_bytes())
 }
 
@@ -58,7 +59,9 @@ pub(super) fn verify_store(config: &Config) -> anyhow::Result<()> {
     text.push_str(&format!("records with a broken seal: {damaged}\n"));
     print(text.as_bytes())?;
     if damaged > 0 {
-        bail!("{damaged} records can't be read: the agent asks the hub for desired state again, and counts lost records")
+        bail!(
+            "{damaged} records can't be read: the agent asks the hub for desired state again, and counts lost records"
+        )
     }
     Ok(())
 }

@@ -14,20 +14,35 @@ pub(super) fn status(status: &AgentStatus) -> String {
 
 fn write_status(text: &mut String, status: &AgentStatus) -> std::fmt::Result {
     let node = &status.node_status;
-    writeln!(text, "Node       {} (agent {}, start {})", status.node, node.agent_version,
-        status.incarnation)?;
+    writeln!(
+        text,
+        "Node       {} (agent {}, start {})",
+        status.node, node.agent_version, status.incarnation
+    )?;
     writeln!(text, "Hub        {}", session_words(&status.sync.session))?;
     let version = status.sync.desired_version.as_deref().unwrap_or("none yet");
     writeln!(text, "Desired    {version} (digest {})", status.sync.desired_digest)?;
-    writeln!(text, "Capacity   {} cores, {} MiB, {}",
+    writeln!(
+        text,
+        "Capacity   {} cores, {} MiB, {}",
         node.capacity.cpu_millicores / 1000,
         node.capacity.memory_bytes >> 20,
-        gpu_words(status))?;
-    writeln!(text, "To deliver {} events, {} telemetry batches, {} bytes; {} dropped, {} not stored",
-        status.outbox.event_records, status.outbox.telemetry_records, status.outbox.bytes,
-        status.outbox.dropped_records, status.outbox.unstored_records)?;
-    writeln!(text, "Link       {} bytes sent, {} received, {} connections",
-        status.link.sent_bytes, status.link.received_bytes, status.link.connects)?;
+        gpu_words(status)
+    )?;
+    writeln!(
+        text,
+        "To deliver {} events, {} telemetry batches, {} bytes; {} dropped, {} not stored",
+        status.outbox.event_records,
+        status.outbox.telemetry_records,
+        status.outbox.bytes,
+        status.outbox.dropped_records,
+        status.outbox.unstored_records
+    )?;
+    writeln!(
+        text,
+        "Link       {} bytes sent, {} received, {} connections",
+        status.link.sent_bytes, status.link.received_bytes, status.link.connects
+    )?;
     let wrong = |kind: &str, holds: ConditionStatus| {
         (kind == "GpusSimulated") == (holds == ConditionStatus::True)
     };
@@ -41,9 +56,15 @@ fn write_status(text: &mut String, status: &AgentStatus) -> std::fmt::Result {
     let width = status.pods.iter().map(|pod| pod.pod.to_string().len()).max().unwrap_or(3);
     writeln!(text, "{:width$}  {:10}  READY  RESTARTS  WHY", "POD", "PHASE")?;
     for pod in &status.pods {
-        writeln!(text, "{:width$}  {:10}  {:5}  {:8}  {}", pod.pod.to_string(),
-            format!("{:?}", pod.phase), if pod.ready { "yes" } else { "no" }, pod.restarts,
-            why(pod))?;
+        writeln!(
+            text,
+            "{:width$}  {:10}  {:5}  {:8}  {}",
+            pod.pod.to_string(),
+            format!("{:?}", pod.phase),
+            if pod.ready { "yes" } else { "no" },
+            pod.restarts,
+            why(pod)
+        )?;
     }
     Ok(())
 }

@@ -83,6 +83,8 @@ pub struct Restored {
     pub fence: Version,
     /// From the runtime.
     pub observations: Vec<Observation>,
+    /// What went wrong on the way here: reason and sentence of events of the node.
+    pub notices: Vec<(String, String)>,
 }
 
 /// Reads what a core needs from the store. A record that can't be decoded is passed over with a
@@ -154,17 +156,20 @@ impl AgentCore {
             refused_updates: 0,
             refused_payloads: 0,
         };
-        core.begin(now);
+        core.begin(&restored.notices, now);
         core
     }
 
-    fn begin(&mut self, now: Now) {
+    fn begin(&mut self, notices: &[(String, String)], now: Now) {
         self.provide(now);
         self.assign(now);
         let version = self.desired.position().map(|position| position.version);
         info!(node = %self.node, incarnation = self.incarnation,
             generation = version.map(|version| version.to_string()),
             workloads = self.workloads.len(), "restored from the local store");
+        for (reason, message) in notices {
+            self.record_event("node", reason, message, now);
+        }
         if !self.desired.is_whole() {
             let message = "part of the desired state was lost on disk; pods are kept as they are";
             self.record_event("node", "DesiredStateDamaged", message, now);

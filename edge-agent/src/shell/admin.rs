@@ -2,6 +2,7 @@
 //!
 //! Answers come from the core between two events; nothing here changes it.
 
+use crate::config::Config;
 use crate::core::AgentStatus;
 use axum::Router;
 use axum::extract::{Path, Query as UrlQuery, State};
@@ -11,7 +12,13 @@ use axum::routing::get;
 use serde::Deserialize;
 use shared::model::{GpuSource, PodId, PodPhase};
 use std::fmt::Write as _;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path as FilePath;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
 /// Questions that wait for the core. A person asks a few; more are refused.
 const QUERIES_MAX: usize = 16;
@@ -35,21 +42,51 @@ pub enum Query {
     },
 }
 
-/// A channel for questions.
-pub(super) fn queries() -> (mpsc::Sender<Query>, mpsc::Receiver<Query>) {
-    mpsc::channel(QUERIES_MAX)
+/// Serves health and metrics on loopback, status and logs on the admin socket. A port or a socket
+/// that can't be had is said and done without: pods matter more.
+pub(super) async fn serve(config: &Config) -> mpsc::Receiver<Query> {
+    let (sender, queries) = mpsc::channel(QUERIES_MAX);
+    match TcpListener::bind(config.admin).await {
+        Ok(listener) => {
+            drop(tokio::spawn(axum::serve(listener, public_router(sender.clone())).into_future()))
+        }
+        Err(error) => {
+            let address = config.admin;
+            warn!(%address, %error, "health and metrics are not served: set `admin` to a free port");
+        }
+    }
+    let socket = config.places().admin_socket;
+    match bind_for_owner(&socket) {
+        Ok(listener) => {
+            drop(tokio::spawn(axum::serve(listener, private_router(sender)).into_future()));
+        }
+        Err(error) => {
+            let socket = socket.display();
+            warn!(%socket, %error, "status and logs are not served");
+        }
+    }
+    queries
+}
+
+/// A socket that only this user can open; one that an earlier start left is taken away. That no
+/// other agent uses it is known: this one holds the store's lock.
+fn bind_for_owner(socket: &FilePath) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// What anybody on this machine may ask.
-pub(super) fn public_router(queries: mpsc::Sender<Query>) -> Router {
-    Router::new()
-        .route("/healthz", get(health))
-        .route("/metrics", get(metrics))
-        .with_state(queries)
+fn public_router(queries: mpsc::Sender<Query>) -> Router {
+    Router::new().route("/healthz", get(health)).route("/metrics", get(metrics)).with_state(queries)
 }
 
 /// What the owner may ask.
-pub(super) fn private_router(queries: mpsc::Sender<Query>) -> Router {
+fn private_router(queries: mpsc::Sender<Query>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/pods/{namespace}/{name}/log", get(tail_log))
@@ -129,8 +166,10 @@ fn exposition(status: &AgentStatus) -> String {
         ("hinterland_agent_reported_in_sync".to_owned(), u64::from(status.sync.reported_in_sync)),
         ("hinterland_agent_refused_updates_total".to_owned(), status.sync.refused_updates),
         ("hinterland_agent_refused_payloads_total".to_owned(), status.sync.refused_payloads),
-        ("hinterland_agent_outbox_records".to_owned(),
-            status.outbox.event_records + status.outbox.telemetry_records),
+        (
+            "hinterland_agent_outbox_records".to_owned(),
+            status.outbox.event_records + status.outbox.telemetry_records,
+        ),
         ("hinterland_agent_outbox_bytes".to_owned(), status.outbox.bytes),
         ("hinterland_agent_dropped_records_total".to_owned(), status.outbox.dropped_records),
         ("hinterland_agent_unstored_records_total".to_owned(), status.outbox.unstored_records),
@@ -138,13 +177,22 @@ fn exposition(status: &AgentStatus) -> String {
         ("hinterland_agent_link_sent_bytes_total".to_owned(), status.link.sent_bytes),
         ("hinterland_agent_link_received_bytes_total".to_owned(), status.link.received_bytes),
         ("hinterland_agent_gpus".to_owned(), gpus.devices.len() as u64),
-        ("hinterland_agent_gpus_simulated".to_owned(),
-            u64::from(gpus.source == GpuSource::Simulated)),
+        (
+            "hinterland_agent_gpus_simulated".to_owned(),
+            u64::from(gpus.source == GpuSource::Simulated),
+        ),
     ];
     let ready = status.pods.iter().filter(|pod| pod.ready).count();
     figures.push(("hinterland_agent_pods_ready".to_owned(), ready as u64));
-    let phases = [PodPhase::Pending, PodPhase::Starting, PodPhase::Running, PodPhase::BackingOff,
-        PodPhase::Stopping, PodPhase::Succeeded, PodPhase::Failed];
+    let phases = [
+        PodPhase::Pending,
+        PodPhase::Starting,
+        PodPhase::Running,
+        PodPhase::BackingOff,
+        PodPhase::Stopping,
+        PodPhase::Succeeded,
+        PodPhase::Failed,
+    ];
     figures.extend(phases.map(pods_in));
     figures.iter().fold(String::new(), |mut text, (name, value)| {
         // Writing to a String does not fail.

@@ -26,28 +26,11 @@ pub(super) struct Link {
     topic: String,
 }
 
-/// Where the broker is, from the enrolment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BrokerAddress {
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
-impl BrokerAddress {
-    /// `mqtts://host:port`.
-    pub(super) fn parse(url: &str) -> Option<Self> {
-        let (host, port) = url.strip_prefix("mqtts://")?.rsplit_once(':')?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        (!host.is_empty()).then_some(())?;
-        Some(Self { host: host.to_owned(), port: port.parse().ok()? })
-    }
-}
-
 impl Link {
     /// Begins to connect, and goes on trying for as long as the agent runs.
     pub(super) fn open(
         enrollment: &Enrollment,
-        address: BrokerAddress,
+        (host, port): (String, u16),
         tls: Arc<rustls::ClientConfig>,
         seed: [u8; 32],
     ) -> Self {
@@ -56,8 +39,8 @@ impl Link {
         let (sender, events) = mpsc::channel(RECEIVED_MAX);
         let options = MqttOptions {
             client_id: node.to_string(),
-            host: address.host,
-            port: address.port,
+            host,
+            port,
             server_name: enrollment.broker_name.clone(),
             tls,
             keep_alive: KEEP_ALIVE,
@@ -106,20 +89,5 @@ impl Link {
     /// Says good-bye to the broker.
     pub(super) async fn close(self) {
         self.client.close().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn broker_addresses_are_hosts_with_ports() {
-        let address = |host: &str, port| Some(BrokerAddress { host: host.to_owned(), port });
-        assert_eq!(BrokerAddress::parse("mqtts://hub.example:8883"), address("hub.example", 8883));
-        assert_eq!(BrokerAddress::parse("mqtts://[::1]:1"), address("::1", 1));
-        for url in ["mqtt://a:1", "mqtts://a", "mqtts://:1", "mqtts://a:x", "mqtts://a:99999"] {
-            assert_eq!(BrokerAddress::parse(url), None, "{url}");
-        }
     }
 }

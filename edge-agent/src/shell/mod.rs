@@ -2,7 +2,26 @@
 //!
 //! Decides nothing. Everything runs on one thread; what takes long is begun here and ends as an
 //! event.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `boot.rs` | keys, ledger, store, runtime: from files to a core, with no network |
+//! | `run.rs` | the loop |
+//! | `perform.rs` | performs one effect; the simulation compiles the same |
+//! | `outside.rs` | the ports of `perform` on real things |
+//! | `link.rs` | MQTT as events |
+//! | `admin.rs` | health, metrics, status, logs |
+//! | `system.rs` | what the operating system says of this node |
 
+mod admin;
+mod boot;
+mod link;
+mod outside;
 mod perform;
+mod run;
+mod system;
 
+pub use admin::Query;
+pub use boot::{BootError, open_store_to_verify, read_session_key};
 pub use perform::{AgentPorts, perform};
+pub use run::run;

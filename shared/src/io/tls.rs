@@ -69,6 +69,14 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
+/// The certificate in a PEM text, as DER.
+///
+/// # Errors
+/// [`TlsError::Pem`].
+pub fn certificate_from_pem(pem: &str) -> Result<CertificateDer<'static>, TlsError> {
+    certificate(pem, "a certificate")
+}
+
 /// Makes aws-lc-rs the process's one provider of TLS cryptography. Called first thing in `main`;
 /// a second call, or another's before it, changes nothing.
 pub fn install_crypto_provider() {

@@ -153,6 +153,14 @@ fn parse_meta_key(key: &[u8]) -> Option<LogId> {
     Some(LogId { incarnation: u64::from_str_radix(incarnation, 16).ok()?, stream })
 }
 
+/// The newest start of the agent of which the store holds a log; 0 when there is none. `meta` are
+/// records of [`Tree::Meta`].
+#[must_use]
+pub fn newest_incarnation(meta: &[(Vec<u8>, Vec<u8>)]) -> Incarnation {
+    let logs = meta.iter().filter_map(|(key, _)| parse_meta_key(key));
+    logs.map(|log| log.incarnation).max().unwrap_or(0)
+}
+
 impl Outbox {
     /// The outbox of this start of the agent, with the logs that earlier starts left: `meta` are
     /// records of [`Tree::Meta`]; those that are not of a log are passed over.

@@ -115,7 +115,7 @@ impl SimAgent {
         self.machine.set_wall(now.wall);
         let observations = self.machine.observe().unwrap_or_default();
         let stored = read_stored_state(&self.disk).unwrap_or_default();
-        let restored = Restored { stored, fence: self.ledger.1, observations };
+        let restored = Restored { stored, fence: self.ledger.1, observations, notices: vec![] };
         let options = CoreOptions {
             node: self.identity.node.clone(),
             agent_version: "sim".to_owned(),

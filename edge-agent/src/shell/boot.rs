@@ -1,0 +1,236 @@
+//! From files to a core: keys, ledger, store, runtime. No network, no clock that must be right.
+//!
+//! What is missing or damaged is said in words; what can be done without is done without.
+
+use super::outside::{Outside, tails};
+use super::system;
+use crate::config::{Config, Places};
+use crate::core::{AgentCore, CoreOptions, Restored, read_stored_state};
+use crate::gpu::{Gpus, GpusError};
+use crate::ports::{Runtime, RuntimeError, RuntimeEvent};
+use crate::runtime::process::{ProcessOptions, ProcessRuntime};
+use shared::io::clock::{SystemClock, TrustedTime};
+use shared::io::keys::{KeyError, fresh_seed, load_store_key, read_secret};
+use shared::io::ledger::{Ledger, LedgerError};
+use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions};
+use shared::io::tls::{TlsError, client_config};
+use shared::model::{NodeCapacity, UnixMs};
+use shared::ports::StoreError;
+use shared::sync::{OutboxQuota, newest_incarnation};
+use shared::telemetry::CborCodec;
+use shared::trust::certificate::{CertificateError, validity_of};
+use shared::trust::enrollment::{Enrollment, EnrollmentError};
+use shared::trust::session::SessionPrivateKey;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+/// sled opens the largest store that we allow in a fraction of a second; a worn SD card may be a
+/// hundred times slower.
+const STORE_OPEN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Why the agent did not start.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// There is no enrolment.
+    #[error(
+        "this node is not enrolled: {0} is missing; run `edge-agent enroll --node NAME`, have the hub sign, then `edge-agent enroll --accept ANSWER`"
+    )]
+    NotEnrolled(PathBuf),
+    /// The enrolment is damaged.
+    #[error("could not use the enrolment {path}")]
+    Enrollment {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong.
+        #[source]
+        source: EnrollmentError,
+    },
+    /// A certificate in the enrolment can't be read.
+    #[error("could not read a certificate of the enrolment")]
+    Certificate(#[from] CertificateError),
+    /// A key can't be read.
+    #[error("could not read a key")]
+    Key(#[from] KeyError),
+    /// A key file holds something else.
+    #[error("{0} does not hold a key of 32 bytes")]
+    NotAKey(PathBuf),
+    /// Keys and certificates do not fit together.
+    #[error("could not set up TLS")]
+    Tls(#[from] TlsError),
+    /// The ledger can't be used.
+    #[error("could not use the ledger")]
+    Ledger(#[from] LedgerError),
+    /// The store can't be opened.
+    #[error("could not open the store")]
+    Open(#[from] OpenError),
+    /// The store can't be read.
+    #[error("could not read the store")]
+    Store(#[from] StoreError),
+    /// The runtime can't say what runs.
+    #[error("could not take over the pods")]
+    Runtime(#[from] RuntimeError),
+    /// The simulated GPUs are not what was expected.
+    #[error("could not make up GPUs")]
+    Gpus(#[from] GpusError),
+}
+
+/// An agent that has not begun to run.
+pub(super) struct Booted {
+    pub(super) core: AgentCore,
+    pub(super) outside: Outside,
+    pub(super) enrollment: Enrollment,
+    pub(super) tls: Arc<rustls::ClientConfig>,
+    pub(super) runtime_events: mpsc::UnboundedReceiver<RuntimeEvent>,
+    pub(super) answers: mpsc::UnboundedReceiver<shared::wire::CallResponse>,
+}
+
+/// The key of sessions.
+///
+/// # Errors
+/// When the file can't be read or holds something else.
+pub fn read_session_key(places: &Places) -> Result<SessionPrivateKey, BootError> {
+    let bytes = read_secret(&places.session_key)?;
+    let bytes: Result<[u8; 32], _> = bytes.as_slice().try_into();
+    bytes
+        .map(SessionPrivateKey::from_bytes)
+        .map_err(|_| BootError::NotAKey(places.session_key.clone()))
+}
+
+/// The store of an agent that does not run.
+///
+/// # Errors
+/// When an agent runs, or the store can't be opened.
+pub fn open_store_to_verify(config: &Config) -> Result<SealedStore, BootError> {
+    Ok(open_store(&config.places())?.0)
+}
+
+fn open_store(places: &Places) -> Result<(SealedStore, Opening), BootError> {
+    let options = StoreOptions {
+        folder: places.store.clone(),
+        key: load_store_key(&places.store_key)?,
+        open_deadline: STORE_OPEN_DEADLINE,
+    };
+    Ok(SealedStore::open(options)?)
+}
+
+fn read_enrollment(places: &Places) -> Result<Enrollment, BootError> {
+    let path = || places.enrollment.clone();
+    let text =
+        std::fs::read_to_string(&places.enrollment).map_err(|_| BootError::NotEnrolled(path()))?;
+    Enrollment::parse(&text).map_err(|source| BootError::Enrollment { path: path(), source })
+}
+
+/// A time that is surely past: the ledger's, or that at which the node's certificate was made.
+fn time_floor(ledger: &Ledger, enrollment: &Enrollment) -> Result<UnixMs, BootError> {
+    let certificate = shared::io::tls::certificate_from_pem(&enrollment.certificate_pem)?;
+    Ok(ledger.state().time_floor.max(validity_of(&certificate)?.not_before))
+}
+
+fn tls_config(
+    places: &Places,
+    enrollment: &Enrollment,
+    time: Arc<TrustedTime>,
+) -> Result<Arc<rustls::ClientConfig>, BootError> {
+    let key = read_secret(&places.tls_key)?;
+    let key = String::from_utf8_lossy(&key);
+    Ok(client_config(&enrollment.authority_pem, &enrollment.certificate_pem, &key, time)?)
+}
+
+/// Everything up to the first effect. Pods are not started yet, and nothing was sent.
+pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
+    let (places, clock) = (config.places(), SystemClock::new());
+    let enrollment = read_enrollment(&places)?;
+    let mut ledger = Ledger::open(&places.ledger)?;
+    let trusted_time = TrustedTime::new(time_floor(&ledger, &enrollment)?);
+    let tls = tls_config(&places, &enrollment, Arc::clone(&trusted_time))?;
+    let (store, opening) = open_store(&places)?;
+    let stored = read_stored_state(&store)?;
+    let incarnation = ledger.begin_incarnation(newest_incarnation(&stored.meta) + 1)?;
+    let (events, runtime_events) = mpsc::unbounded_channel();
+    let mut runtime = ProcessRuntime::new(process_options(config), events)?;
+    let observations = runtime.observe()?;
+    let mut gpus = Gpus::open(config.simulate_gpus.as_deref())?;
+    let notices = notices(&opening, &ledger);
+    let fence = ledger.state().accepted;
+    let restored = Restored { stored, fence, observations, notices };
+    let capacity = NodeCapacity {
+        cpu_millicores: system::cpu_millicores(),
+        memory_bytes: system::memory_bytes(),
+        gpus: gpus.inventory(),
+    };
+    let options = core_options(config, &enrollment, incarnation, capacity)?;
+    let core = AgentCore::new(options, restored, clock.now());
+    let (answers_sender, answers) = mpsc::unbounded_channel();
+    let outside = Outside {
+        clock,
+        store,
+        ledger,
+        runtime,
+        gpus,
+        trusted_time,
+        link: None,
+        state_dir: places.state_dir,
+        pods_dir: places.pods,
+        tails: tails(),
+        answers: answers_sender,
+    };
+    Ok(Booted { core, outside, enrollment, tls, runtime_events, answers })
+}
+
+fn process_options(config: &Config) -> ProcessOptions {
+    ProcessOptions {
+        folder: config.places().pods,
+        log_max_bytes: config.pod_logs.max_size.bytes,
+        log_max_files: config.pod_logs.max_files,
+        shim_program: PathBuf::from("/proc/self/exe"),
+    }
+}
+
+fn core_options(
+    config: &Config,
+    enrollment: &Enrollment,
+    incarnation: u64,
+    capacity: NodeCapacity,
+) -> Result<CoreOptions, BootError> {
+    Ok(CoreOptions {
+        node: enrollment.node.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        incarnation,
+        seed: fresh_seed(),
+        session_key: read_session_key(&config.places())?,
+        hub_session_key: enrollment.hub_session_key,
+        hub_signing_key: enrollment.hub_signing_key.clone(),
+        capacity,
+        reserved: config.reserved(),
+        recorder: config.recorder(),
+        codec: Box::new(CborCodec),
+        quota: OutboxQuota::default(),
+    })
+}
+
+/// What the hub and the people behind it must hear of how this start went.
+fn notices(opening: &Opening, ledger: &Ledger) -> Vec<(String, String)> {
+    let mut notices = Vec::new();
+    match opening {
+        Opening::Created => info!("made a new store"),
+        Opening::Existing => {}
+        Opening::Quarantined { folder, reason } => {
+            let message = format!(
+                "the store could not be used and was put aside as {}: {reason}; records that were not delivered are lost, desired state is asked for again",
+                folder.display()
+            );
+            warn!(message, "the store was quarantined");
+            notices.push(("StoreQuarantined".to_owned(), message));
+        }
+    }
+    if ledger.was_damaged() {
+        let message = "a part of the ledger beside the store was damaged".to_owned();
+        warn!(message);
+        notices.push(("LedgerDamaged".to_owned(), message));
+    }
+    notices
+}

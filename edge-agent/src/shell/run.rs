@@ -1,0 +1,204 @@
+//! The loop: one event after the other into the core, its effects performed in order.
+//!
+//! Pods are started from the local store before the link is opened.
+
+use super::admin::{self, Query};
+use super::boot::{Booted, boot};
+use super::link::Link;
+use super::outside::Outside;
+use super::perform::perform;
+use crate::config::Config;
+use crate::core::{AgentCore, Event, LinkStatus};
+use crate::ports::RuntimeEvent;
+use anyhow::Context;
+use shared::io::keys::fresh_seed;
+use shared::io::store::OpenError;
+use shared::model::MonotonicMs;
+use shared::trust::enrollment::Enrollment;
+use shared::wire::CallResponse;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior};
+use tracing::{error, info, warn};
+
+/// How often GPUs are looked at: a driver that arrives late, a GPU that fails.
+const INVENTORY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Without any timer the loop looks around this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Counts, over `exec`, how often this process began anew because opening the store broke it.
+const RESTARTS_VARIABLE: &str = "HINTERLAND_RESTARTS";
+
+/// A store that breaks so many processes is a fault of something else.
+const RESTARTS_MAX: u32 = 3;
+
+/// Runs the agent until a signal comes. Pods go on afterwards.
+///
+/// # Errors
+/// What keeps the agent from starting, in words.
+pub async fn run(config: &Config) -> anyhow::Result<()> {
+    let booted = match boot(config) {
+        Err(super::BootError::Open(OpenError::Restart { reason })) => return begin_anew(&reason),
+        other => other.context("the agent can't start")?,
+    };
+    let Booted { core, outside, enrollment, tls, runtime_events, answers } = booted;
+    let mut agent = Agent { core, outside };
+    // Pods first: nothing below is needed for them.
+    agent.perform_effects();
+    agent.outside.link = open_link(&enrollment, tls);
+    let queries = admin::serve(config).await;
+    let mut inventory = tokio::time::interval(INVENTORY_INTERVAL);
+    inventory.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sources = Sources {
+        runtime: runtime_events,
+        answers,
+        queries,
+        inventory,
+        interrupt: signal(SignalKind::interrupt())?,
+        terminate: signal(SignalKind::terminate())?,
+    };
+    info!(node = %enrollment.node, "running");
+    while agent.turn(&mut sources).await {}
+    agent.stop().await;
+    Ok(())
+}
+
+fn open_link(enrollment: &Enrollment, tls: Arc<rustls::ClientConfig>) -> Option<Link> {
+    match enrollment.broker_address() {
+        Ok(address) => Some(Link::open(enrollment, address, tls, fresh_seed())),
+        Err(error) => {
+            // Checked when the enrolment was read; a node without a link is still a node.
+            error!(error = shared::in_words(&error), "the broker's address is of no use");
+            None
+        }
+    }
+}
+
+/// Replaces this process by a new one of the same program: what sled broke in it is gone then.
+fn begin_anew(reason: &str) -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt;
+    let restarts = std::env::var(RESTARTS_VARIABLE).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    anyhow::ensure!(restarts < RESTARTS_MAX, "the store broke {restarts} processes: {reason}");
+    warn!(reason, "opening the store broke this process; it begins anew");
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let failure = std::process::Command::new("/proc/self/exe")
+        .arg0(name)
+        .args(arguments)
+        .env(RESTARTS_VARIABLE, (restarts + 1).to_string())
+        .exec();
+    Err(failure).context("could not begin anew")
+}
+
+/// Where events come from.
+struct Sources {
+    runtime: mpsc::UnboundedReceiver<RuntimeEvent>,
+    answers: mpsc::UnboundedReceiver<CallResponse>,
+    queries: mpsc::Receiver<Query>,
+    inventory: Interval,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// What woke the loop.
+enum Wake {
+    Event(Event),
+    Query(Query),
+    Inventory,
+    Timeout,
+    Stop,
+}
+
+struct Agent {
+    core: AgentCore,
+    outside: Outside,
+}
+
+impl Agent {
+    fn perform_effects(&mut self) {
+        while let Some(effect) = self.core.poll_effect() {
+            if let Some(event) = perform(effect, &mut self.outside) {
+                self.core.handle_event(event, self.outside.clock.now());
+            }
+        }
+    }
+
+    /// One wait and what follows from it; false when the agent is to stop.
+    async fn turn(&mut self, sources: &mut Sources) -> bool {
+        let wake = self.wait(sources).await;
+        let now = self.outside.clock.now();
+        match wake {
+            Wake::Event(event) => self.core.handle_event(event, now),
+            Wake::Query(query) => self.answer(query),
+            Wake::Inventory => {
+                let inventory = self.outside.gpus.inventory();
+                self.core.handle_event(Event::Inventory(inventory), now);
+            }
+            Wake::Timeout => self.core.handle_timeout(now),
+            Wake::Stop => return false,
+        }
+        self.perform_effects();
+        if self.outside.store.must_restart() {
+            error!("the store is damaged: the agent begins anew, pods go on");
+            if let Err(error) = begin_anew("records could not be read") {
+                error!(error = format!("{error:#}"), "could not begin anew");
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn wait(&mut self, sources: &mut Sources) -> Wake {
+        let sleep = self.until_timeout();
+        let link = next_link_event(&mut self.outside.link);
+        tokio::select! {
+            Some(event) = sources.runtime.recv() => Wake::Event(Event::Runtime(event)),
+            Some(answer) = sources.answers.recv() => Wake::Event(Event::CallAnswered(answer)),
+            Some(query) = sources.queries.recv() => Wake::Query(query),
+            Some(event) = link => Wake::Event(event),
+            _ = sources.inventory.tick() => Wake::Inventory,
+            _ = sources.interrupt.recv() => Wake::Stop,
+            _ = sources.terminate.recv() => Wake::Stop,
+            () = tokio::time::sleep(sleep) => Wake::Timeout,
+        }
+    }
+
+    fn until_timeout(&self) -> Duration {
+        let now = self.outside.clock.now().monotonic;
+        let wait = |due: MonotonicMs| Duration::from_millis(due.since_ms(now));
+        self.core.poll_timeout().map_or(LONGEST_SLEEP, wait).min(LONGEST_SLEEP)
+    }
+
+    fn answer(&self, query: Query) {
+        match query {
+            Query::Status(reply) => {
+                let link = self.outside.link.as_ref().map(Link::status);
+                // Whoever asked may be gone.
+                let _ = reply.send(self.core.status(link.unwrap_or_else(LinkStatus::default)));
+            }
+            Query::TailLog { pod, lines, reply } => {
+                self.outside.tail_for_query(pod, lines, reply);
+            }
+        }
+    }
+
+    /// Keeps what is in memory and says good-bye. Pods go on.
+    async fn stop(mut self) {
+        info!("stopping; pods go on");
+        self.core.handle_event(Event::Flush, self.outside.clock.now());
+        self.perform_effects();
+        if let Some(link) = self.outside.link.take() {
+            link.close().await;
+        }
+    }
+}
+
+async fn next_link_event(link: &mut Option<Link>) -> Option<Event> {
+    match link {
+        Some(link) => link.next_event().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,164 @@
+//! What the operating system says of this node: its capacity, and what it measures.
+//!
+//! Metric names and units follow node_exporter. What can't be read is left out: a missing file never
+//! stops a sample.
+
+use shared::telemetry::Series;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Network devices that are sampled: an edge node has a few, a container host hundreds.
+const NETWORK_DEVICES_MAX: usize = 8;
+
+/// Thermal zones that are sampled.
+const THERMAL_ZONES_MAX: usize = 16;
+
+/// `USER_HZ`, the unit of `/proc/stat`: 100 on every Linux that is in use (proc(5)).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Values by series.
+pub(super) type Values = BTreeMap<Series, f64>;
+
+/// Thousandths of a core that this machine has.
+pub(super) fn cpu_millicores() -> u64 {
+    std::thread::available_parallelism().map_or(1000, |cores| cores.get() as u64 * 1000)
+}
+
+/// Bytes of main memory that this machine has; 0 when nobody says.
+pub(super) fn memory_bytes() -> u64 {
+    let text = read("/proc/meminfo");
+    let total = memory_fields(&text).find(|(name, _)| *name == "MemTotal");
+    total.map_or(0, |(_, bytes)| bytes)
+}
+
+/// What the node measures now; `state_dir` tells which file system counts.
+pub(super) fn sample(state_dir: &Path) -> Values {
+    let mut values = Values::new();
+    add_cpu(&mut values, &read("/proc/stat"));
+    add_load(&mut values, &read("/proc/loadavg"));
+    add_memory(&mut values, &read("/proc/meminfo"));
+    add_network(&mut values, &read("/proc/net/dev"));
+    add_file_system(&mut values, state_dir);
+    add_temperatures(&mut values);
+    values
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn number(value: u64) -> f64 {
+    // Past 2^53 (9 petabytes) the last digits are lost, which no graph shows.
+    value as f64
+}
+
+fn add_cpu(values: &mut Values, text: &str) {
+    const MODES: [&str; 5] = ["user", "nice", "system", "idle", "iowait"];
+    let Some(line) = text.lines().find_map(|line| line.strip_prefix("cpu ")) else { return };
+    for (mode, ticks) in MODES.iter().zip(line.split_whitespace()) {
+        if let Ok(ticks) = ticks.parse() {
+            let series = Series::new("node_cpu_seconds_total").with("mode", mode);
+            values.insert(series, number(ticks) / TICKS_PER_SECOND);
+        }
+    }
+}
+
+fn add_load(values: &mut Values, text: &str) {
+    if let Some(load) = text.split_whitespace().next().and_then(|load| load.parse().ok()) {
+        values.insert(Series::new("node_load1"), load);
+    }
+}
+
+/// Name and bytes of each line of `/proc/meminfo`.
+fn memory_fields(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    text.lines().filter_map(|line| {
+        let (name, rest) = line.split_once(':')?;
+        let kibibytes: u64 = rest.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some((name, kibibytes.saturating_mul(1024)))
+    })
+}
+
+fn add_memory(values: &mut Values, text: &str) {
+    for (name, bytes) in memory_fields(text) {
+        if ["MemTotal", "MemAvailable", "Cached"].contains(&name) {
+            let series = Series::new(&format!("node_memory_{name}_bytes"));
+            values.insert(series, number(bytes));
+        }
+    }
+}
+
+fn add_network(values: &mut Values, text: &str) {
+    let devices = text.lines().filter_map(|line| line.split_once(':'));
+    let devices = devices.map(|(name, rest)| (name.trim(), rest));
+    for (device, rest) in devices.filter(|(name, _)| *name != "lo").take(NETWORK_DEVICES_MAX) {
+        let numbers: Vec<u64> = rest.split_whitespace().map_while(|n| n.parse().ok()).collect();
+        let fields = [("receive", numbers.first()), ("transmit", numbers.get(8))];
+        for (direction, bytes) in fields {
+            if let Some(bytes) = bytes {
+                let series = Series::new(&format!("node_network_{direction}_bytes_total"));
+                values.insert(series.with("device", device), number(*bytes));
+            }
+        }
+    }
+}
+
+fn add_file_system(values: &mut Values, state_dir: &Path) {
+    let Ok(stat) = rustix::fs::statvfs(state_dir) else { return };
+    let bytes = |blocks: u64| number(blocks.saturating_mul(stat.f_frsize));
+    values.insert(Series::new("node_filesystem_size_bytes"), bytes(stat.f_blocks));
+    values.insert(Series::new("node_filesystem_avail_bytes"), bytes(stat.f_bavail));
+}
+
+fn add_temperatures(values: &mut Values) {
+    for zone in 0..THERMAL_ZONES_MAX {
+        let path = format!("/sys/class/thermal/thermal_zone{zone}/temp");
+        let Ok(text) = fs::read_to_string(path) else { return };
+        if let Ok(millidegrees) = text.trim().parse::<i32>() {
+            let series = Series::new("node_thermal_zone_temp").with("zone", &zone.to_string());
+            values.insert(series, f64::from(millidegrees) / 1000.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_proc_says_becomes_series_in_base_units() {
+        let mut values = Values::new();
+        add_cpu(&mut values, "cpu  100 2 50 1000 7 0\ncpu0 1 1 1 1\n");
+        add_memory(&mut values, "MemTotal:  2048 kB\nMemFree: 1 kB\nHugePages_Total: 0\n");
+        let network =
+            "Inter-|\n face |bytes\n    lo: 9 9 9 9 9 9 9 9 9\n  eth0: 1 2 3 4 5 6 7 8 9 0\n";
+        add_network(&mut values, network);
+        let value = |series: Series| values.get(&series).copied();
+        let cpu = |mode| value(Series::new("node_cpu_seconds_total").with("mode", mode));
+        assert_eq!((cpu("user"), cpu("iowait")), (Some(1.0), Some(0.07)));
+        assert_eq!(value(Series::new("node_memory_MemTotal_bytes")), Some(2_097_152.0));
+        let sent = Series::new("node_network_transmit_bytes_total").with("device", "eth0");
+        assert_eq!(value(sent), Some(9.0));
+        assert_eq!(values.len(), 8);
+    }
+
+    #[test]
+    fn garbage_is_left_out() {
+        let mut values = Values::new();
+        for text in ["", "cpu ", "cpu a b", "x", "a: b kB", ": :", "eth0: -1"] {
+            add_cpu(&mut values, text);
+            add_load(&mut values, text);
+            add_memory(&mut values, text);
+            add_network(&mut values, text);
+        }
+        assert!(values.is_empty(), "{values:?}");
+    }
+
+    #[test]
+    fn this_machine_has_cores_and_memory_and_measures_something() {
+        assert!(cpu_millicores() >= 1000);
+        assert!(memory_bytes() > 1 << 20);
+        assert!(sample(Path::new("/")).len() > 5);
+    }
+}
