@@ -24,15 +24,16 @@ impl EventSink {
     pub(super) fn offer(&self, node: NodeId, payload: Vec<u8>) -> bool {
         let payload_bytes = payload.len();
         let reserved = self.events.max_capacity() / RESERVED_SHARE;
-        let accepted = self.events.capacity() > reserved
-            && self.events.try_send(BrokerEvent::Received { node, payload }).is_ok();
-        if accepted {
-            Tally::add(&self.tally.messages_received, 1);
-            Tally::add(&self.tally.payload_bytes_received, payload_bytes);
-        } else {
+        let place = self.events.try_reserve().ok();
+        let Some(place) = place.filter(|_| self.events.capacity() + 1 > reserved) else {
             Tally::add(&self.tally.refused_queue_full, 1);
-        }
-        accepted
+            return false;
+        };
+        // Counted first: whoever takes the message finds it counted.
+        Tally::add(&self.tally.messages_received, 1);
+        Tally::add(&self.tally.payload_bytes_received, payload_bytes);
+        place.send(BrokerEvent::Received { node, payload });
+        true
     }
 
     /// Hands over what must not be lost; waits for room. Says whether the hub still listens.
