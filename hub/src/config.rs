@@ -155,9 +155,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`], which names the key.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let refused = |key, problem: &str| {
-            Err(ConfigError::Value { key, problem: problem.to_owned() })
-        };
+        let refused =
+            |key, problem: &str| Err(ConfigError::Value { key, problem: problem.to_owned() });
         if !self.api.ip().is_loopback() && self.api_token_file.is_none() {
             return refused(
                 "api",
@@ -176,7 +175,9 @@ impl Config {
     pub fn advertised(&self, machine: &str) -> BrokerUrl {
         let default = match &self.broker {
             Some(broker) => broker.clone(),
-            None => BrokerUrl { host: listen_host(self.listen.ip(), machine), port: self.listen.port() },
+            None => {
+                BrokerUrl { host: listen_host(self.listen.ip(), machine), port: self.listen.port() }
+            }
         };
         match &self.advertise {
             Some(HostPort { host, port }) => {
@@ -366,17 +367,23 @@ mod tests {
         };
         assert_eq!(told(""), "mqtts://machine-1:8883");
         assert_eq!(told("listen = \"192.0.2.1:99\""), "mqtts://192.0.2.1:99");
-        assert_eq!(told("listen = \"[::1]:99\"\nadvertise = \"2001:db8::1\""), "mqtts://[2001:db8::1]:99");
+        assert_eq!(
+            told("listen = \"[::1]:99\"\nadvertise = \"2001:db8::1\""),
+            "mqtts://[2001:db8::1]:99"
+        );
         assert_eq!(told("advertise = \"hub.example:1\""), "mqtts://hub.example:1");
         assert_eq!(told("broker = \"mqtts://b.example:2\""), "mqtts://b.example:2");
     }
 
     #[test]
     fn what_is_no_host_with_a_port_is_refused() {
-        for text in ["", ":1", "a b", "a:", "a:0", "a:99999", "a:+1", "[::1", "::1:x", "mqtts://a"] {
+        for text in ["", ":1", "a b", "a:", "a:0", "a:99999", "a:+1", "[::1", "::1:x", "mqtts://a"]
+        {
             assert!(text.parse::<HostPort>().is_err(), "`{text}` was accepted");
         }
-        for text in ["mqtt://a:1", "mqtts://a", "a:1", "mqtts://:1", "mqtts://u@a:1", "mqtts://a:1/x"] {
+        for text in
+            ["mqtt://a:1", "mqtts://a", "a:1", "mqtts://:1", "mqtts://u@a:1", "mqtts://a:1/x"]
+        {
             assert!(text.parse::<BrokerUrl>().is_err(), "`{text}` was accepted");
         }
     }
