@@ -85,7 +85,7 @@ pub(crate) fn create(places: &Places, name: &str, now: UnixMs) -> Result<(), Key
         return Err(KeysError::Partial { path: places.authority.clone() });
     }
     // What is there now is left from a making that was interrupted: nothing was signed with it.
-    make_folders(places)?;
+    make_state_dir(places)?;
     let authority = CertificateAuthority::create(name, now)?;
     write_secret(&places.session_key, SessionPrivateKey::generate(fresh_seed()).to_bytes())?;
     write_secret(&places.signing_key, SigningKey::generate(fresh_seed()).to_bytes())?;
@@ -165,13 +165,10 @@ fn has_store_credential() -> bool {
     folder.is_some_and(|folder| folder.join("hinterland-store-key").exists())
 }
 
-fn make_folders(places: &Places) -> Result<(), KeysError> {
-    let keys = places.authority_key.parent().unwrap_or(&places.state_dir);
-    for folder in [places.state_dir.as_path(), keys] {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(failed("make the folder", folder))?;
-    }
-    Ok(())
+fn make_state_dir(places: &Places) -> Result<(), KeysError> {
+    let folder = &places.state_dir;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(failed("make the folder", folder))
 }
 
 fn key_bytes(path: &Path) -> Result<[u8; 32], KeysError> {
@@ -182,4 +179,79 @@ fn key_bytes(path: &Path) -> Result<[u8; 32], KeysError> {
 
 fn failed<'a>(attempted: &'static str, path: &'a Path) -> impl Fn(io::Error) -> KeysError + 'a {
     move |source| KeysError::File { attempted, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use std::fs;
+
+    const NOW: UnixMs = UnixMs(1_800_000_000_000);
+
+    fn places(folder: &Path) -> Places {
+        Config { state_dir: folder.join("state"), ..Config::default() }.places()
+    }
+
+    #[test]
+    fn keys_are_made_once_read_back_and_readable_by_their_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        let (authority, keys) = open(&places, true, NOW).unwrap();
+        let (again, same) = open(&places, true, NOW).unwrap();
+        assert_eq!(authority.certificate_pem(), again.certificate_pem());
+        assert_eq!(keys.session.public(), same.session.public());
+        assert_eq!(keys.signing.to_bytes(), same.signing.to_bytes());
+        for entry in fs::read_dir(places.state_dir.join("keys")).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{:?}", entry.path());
+        }
+        assert!(places.store_key.exists());
+    }
+
+    #[test]
+    fn an_authority_that_is_there_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        create(&places, "one", NOW).unwrap();
+        let before = fs::read(&places.authority).unwrap();
+        assert!(matches!(create(&places, "two", NOW), Err(KeysError::Exists { .. })));
+        assert_eq!(fs::read(&places.authority).unwrap(), before);
+    }
+
+    #[test]
+    fn a_start_without_keys_makes_them_only_where_it_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        assert!(matches!(open(&places, false, NOW), Err(KeysError::Missing { .. })));
+        assert!(!places.state_dir.exists());
+    }
+
+    #[test]
+    fn a_making_that_was_interrupted_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        create(&places, "one", NOW).unwrap();
+        fs::remove_file(&places.authority).unwrap();
+        assert!(open(&places, true, NOW).is_ok());
+    }
+
+    #[test]
+    fn a_lost_key_of_a_hub_that_ran_is_named_and_not_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        create(&places, "one", NOW).unwrap();
+        fs::create_dir(&places.store).unwrap();
+        for lost in [&places.signing_key, &places.authority] {
+            let bytes = fs::read(lost).unwrap();
+            fs::remove_file(lost).unwrap();
+            let words = open(&places, true, NOW).err().unwrap().to_string();
+            assert!(words.contains(&lost.display().to_string()), "{words}");
+            assert!(!lost.exists());
+            fs::write(lost, bytes).unwrap();
+            fs::set_permissions(lost, Permissions::from_mode(0o600)).unwrap();
+        }
+        assert!(open(&places, true, NOW).is_ok());
+    }
 }
