@@ -7,9 +7,19 @@
 //! | [`manifests`] | desired state read strictly from a directory of YAML |
 //! | [`ports`] | what the core's effects need of the world, and `perform` |
 //! | [`broker`] | the embedded MQTT broker, and the connection to an external one |
+//! | [`shell`] | the loop that performs the core's effects; keys, CA, signing |
+//! | [`admin`] | the HTTP API |
+//! | `export` | the metrics |
+//! | [`config`] | the configuration, parsed to valid values |
+//! | [`cli`] | the commands |
 
+pub mod admin;
 pub mod broker;
+pub mod cli;
+pub mod config;
 pub mod core;
+mod export;
 pub mod fleet;
 pub mod manifests;
 pub mod ports;
+pub mod shell;

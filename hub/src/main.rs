@@ -1,2 +1,20 @@
-//! stub
-fn main() {}
+//! Wires the hub, and nothing else.
+
+use clap::Parser;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some(status) = shared::io::store::probe_if_asked(&arguments) {
+        return ExitCode::from(status);
+    }
+    shared::io::tls::install_crypto_provider();
+    match hub::cli::Cli::parse().carry_out() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            hub::cli::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

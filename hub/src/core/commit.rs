@@ -61,6 +61,11 @@ impl GroupCommit {
         }
     }
 
+    /// Somebody waits for what is put now: it is committed with the next poll.
+    pub(super) fn schedule_at_once(&mut self, now: MonotonicMs) {
+        self.due = Some(now);
+    }
+
     /// The term has changed: commit at once.
     pub(super) fn make_term_durable(&mut self, now: MonotonicMs) {
         self.term_waits = true;

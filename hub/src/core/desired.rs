@@ -30,27 +30,27 @@ impl HubCore {
             nodes = manifests.nodes.len(),
             "the fleet's desired state was read"
         );
-        self.manifests = manifests;
+        self.manifests = Some(manifests);
         self.reassign(now);
     }
 
-    /// Decides anew what runs where, and hands each node what changed for it.
+    /// Decides anew what runs where, and hands each node what changed for it. Does nothing before
+    /// there are manifests.
     pub(super) fn reassign(&mut self, now: Now) {
         let nodes = self.fleet_nodes();
-        self.assignment = fleet::assign(&self.manifests, &nodes);
+        let Some(manifests) = &self.manifests else { return };
+        self.assignment = fleet::assign(manifests, &nodes);
         let ids: Vec<NodeId> = self.nodes.keys().cloned().collect();
         for id in &ids {
             self.publish(id, now);
-            self.transmit(id, now);
+            self.reply_and_transmit(id, now);
         }
     }
 
     fn fleet_nodes(&self) -> BTreeMap<NodeId, FleetNode> {
         let trusted = self.nodes.iter().filter(|(_, node)| !node.record.revoked);
         let fleet_node = |(id, node): (&NodeId, &super::NodeState)| {
-            let held = node.desired.content().items().keys();
-            let previous = held.filter_map(|key| key.parse::<WorkloadKey>().ok()).collect();
-            (id.clone(), FleetNode { online: node.is_online(), previous })
+            (id.clone(), FleetNode { online: node.is_online(), previous: node.workloads_held() })
         };
         trusted.map(fleet_node).collect()
     }
@@ -62,7 +62,8 @@ impl HubCore {
             Ok(content) => content,
             Err(error) => return error!(node = %id, error = %error, "can't be told what to run"),
         };
-        let Some(node) = self.nodes.get(id) else { return };
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        node.assigned = true;
         if content.digest() != node.desired.content().digest() {
             self.sign(id, content, now);
         }
@@ -98,7 +99,8 @@ impl HubCore {
             return;
         }
         let mut chunks = Vec::new();
-        if let Some(node) = self.nodes.get_mut(id).filter(|node| node.is_online()) {
+        let ready = |node: &&mut super::NodeState| node.is_online() && node.assigned;
+        if let Some(node) = self.nodes.get_mut(id).filter(ready) {
             while let Ok(Some(chunk)) = node.desired.poll_chunk(now.monotonic) {
                 chunks.push(chunk);
             }
@@ -108,12 +110,13 @@ impl HubCore {
         }
     }
 
-    /// Answers a greeting once the term is durable, and sends what the node lacks.
+    /// Answers a greeting once the term is durable and what the node should run is known, and sends
+    /// what the node lacks.
     pub(super) fn reply_and_transmit(&mut self, id: &NodeId, now: Now) {
         if !self.commit.term_is_durable() {
             return;
         }
-        let Some(node) = self.nodes.get_mut(id) else { return };
+        let Some(node) = self.nodes.get_mut(id).filter(|node| node.assigned) else { return };
         if std::mem::take(&mut node.reply_due) {
             let whole = node.reported.is_whole();
             let reply = HelloReply {

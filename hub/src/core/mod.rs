@@ -17,6 +17,10 @@
 //! **The term.** At each start the hub's term is above its stored one, and it rises above every
 //! validly signed header that a node shows; nothing signed with a term is sent before the term is
 //! durable. So a stale hub is fenced by the nodes themselves.
+//!
+//! **Nothing before the manifests.** A hub that starts knows who its nodes are and not what they
+//! should run. Until the first valid manifests it answers no greeting and publishes nothing: an
+//! empty desired state, signed under a new term, would stop every pod of the fleet.
 
 mod commit;
 mod desired;
@@ -77,7 +81,8 @@ pub struct HubCore {
     random: ChaCha20Rng,
     term: u64,
     nodes: BTreeMap<NodeId, NodeState>,
-    manifests: Manifests,
+    /// `None` until the first valid reading: then nobody is told what to run.
+    manifests: Option<Manifests>,
     assignment: Assignment,
     commit: GroupCommit,
     effects: VecDeque<Effect>,
@@ -117,7 +122,7 @@ impl HubCore {
             random: ChaCha20Rng::from_seed(seed),
             term: stored.term,
             nodes: BTreeMap::new(),
-            manifests: Manifests::default(),
+            manifests: None,
             assignment: Assignment::default(),
             commit: GroupCommit::default(),
             effects: VecDeque::new(),
@@ -214,6 +219,12 @@ impl HubCore {
             let nodes: Vec<NodeId> = self.nodes.keys().cloned().collect();
             nodes.iter().for_each(|node| self.reply_and_transmit(node, now));
         }
+    }
+
+    /// What is known of a node from the store, as of now.
+    #[must_use]
+    pub fn record(&self, node: &NodeId) -> Option<&NodeRecord> {
+        self.nodes.get(node).map(|state| &state.record)
     }
 
     fn seed(&mut self) -> [u8; 32] {

@@ -1,12 +1,12 @@
 //! What the hub knows of one node.
 
 use serde::{Deserialize, Serialize};
-use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs};
+use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs, WorkloadKey};
 use shared::sync::{Calls, HubSession, LogReceiver, MapContent, MapPublisher, MapReceiver};
 use shared::telemetry::Sample;
 use shared::trust::session::SessionPublicKey;
 use shared::wire::{MapHeader, MapName, MapPosition, Version, decode};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Events of one node that are kept for people; older ones are in the hub's log.
 pub(super) const EVENTS_MAX: usize = 64;
@@ -22,7 +22,8 @@ pub(super) const REPORTED_ITEM_BYTES_MAX: usize = 256 * 1024;
 pub struct NodeRecord {
     /// The node's key for sessions, from its signed request.
     pub session_key: SessionPublicKey,
-    /// The serial number of its certificate.
+    /// The serial number of the certificate that it enrolled with. Later ones of the same node hold
+    /// as well; an earlier one was another holder's of its name.
     pub certificate_serial: String,
     /// When its request was signed.
     pub enrolled_at: UnixMs,
@@ -80,7 +81,9 @@ pub(super) struct NodeState {
     pub(super) calls: Calls,
     /// The node has greeted on this link, and is not known to be gone.
     pub(super) greeted: bool,
-    /// A greeting that waits for the term to be durable.
+    /// What it should run is known since this start of the hub; until then it is told nothing.
+    pub(super) assigned: bool,
+    /// A greeting that waits for the term to be durable, or for the manifests.
     pub(super) reply_due: bool,
     pub(super) agent_version: String,
     pub(super) latest: Option<Sample>,
@@ -108,6 +111,7 @@ impl NodeState {
             reported,
             calls: Calls::default(),
             greeted: false,
+            assigned: false,
             reply_due: false,
             agent_version: String::new(),
             latest: None,
@@ -123,6 +127,16 @@ impl NodeState {
     /// Whether the node is there and in session.
     pub(super) fn is_online(&self) -> bool {
         self.greeted && !self.record.revoked
+    }
+
+    /// The workloads that are assigned to it. Before the first assignment of this start they are
+    /// taken from what the node reports, so that a restart of the hub moves nothing.
+    pub(super) fn workloads_held(&self) -> BTreeSet<WorkloadKey> {
+        if self.assigned {
+            let keys = self.desired.content().items().keys();
+            return keys.filter_map(|key| key.parse().ok()).collect();
+        }
+        self.pods.values().map(|pod| pod.pod.workload.clone()).collect()
     }
 
     /// The node's and its pods' state, from the items as they are now.

@@ -38,6 +38,12 @@ impl HubCore {
     }
 
     pub(super) fn handle_enrolled(&mut self, node: NodeId, record: NodeRecord, now: Now) {
+        self.commit.schedule_at_once(now.monotonic);
+        if self.is_held_by(&node, &record) {
+            info!(node = %node, "its certificate was issued again");
+            return;
+        }
+        info!(node = %node, "enrolled");
         self.admit(&node, &record);
         let state = NodeState::restore(node.clone(), record, Default::default());
         // What an earlier holder of this name reported is not this one's.
@@ -52,11 +58,19 @@ impl HubCore {
         self.reassign(now);
     }
 
+    /// Whether `node` is enrolled already with the key in `record`. Then it keeps what is known of
+    /// it, and the certificates that it has stay good: whoever signs a request twice locks nobody out.
+    fn is_held_by(&self, node: &NodeId, record: &NodeRecord) -> bool {
+        let known = self.nodes.get(node).map(|state| &state.record);
+        known.is_some_and(|known| !known.revoked && known.session_key == record.session_key)
+    }
+
     pub(super) fn handle_revoked(&mut self, node: &NodeId, now: Now) {
         let Some(state) = self.nodes.get_mut(node) else { return };
         state.record.revoked = true;
         state.greeted = false;
         state.desired.pause();
+        self.commit.schedule_at_once(now.monotonic);
         warn!(node = %node, "revoked: it is thrown out and kept out");
         self.effects.push_back(Effect::Expel { node: node.clone() });
         self.store_record(node, now);

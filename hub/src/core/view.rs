@@ -17,6 +17,8 @@ pub struct HubView {
     pub nodes_online: u64,
     /// Workloads in the manifests.
     pub workloads: u64,
+    /// Whether valid manifests were read since the hub started. Until then no node is told anything.
+    pub has_manifests: bool,
     /// Payloads that were not genuine or not decodable since the hub started.
     pub refused_payloads: u64,
     /// Why the store can't be written; `None` when it can.
@@ -92,7 +94,8 @@ impl HubCore {
             term: self.term,
             nodes: self.nodes.len() as u64,
             nodes_online: self.nodes.values().filter(|node| node.is_online()).count() as u64,
-            workloads: self.manifests.workloads.len() as u64,
+            workloads: self.manifests.as_ref().map_or(0, |read| read.workloads.len() as u64),
+            has_manifests: self.manifests.is_some(),
             refused_payloads: self.refused_payloads,
             store_error: self.commit.error().map(str::to_owned),
         }

@@ -1,4 +1,35 @@
 //! Desired state read strictly from a directory of YAML.
+//!
+//! A directory is valid as a whole or refused as a whole, with every problem that was found: file,
+//! line and field. Whoever watches it keeps the last good state in force meanwhile. The same YAML is
+//! what the custom resources of the same names take.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `directory` | the files of a directory, within their limits |
+//! | `documents` | the documents of a file, and the two kinds that there are |
+//! | `workload`, `node`, `labels` | what each kind may say |
+//! | `yaml` | one strict YAML document, and where in it a field stands |
+//! | `problem` | what was wrong, in words |
+//! | `watcher` | changes, without a restart |
+
+mod directory;
+mod documents;
+mod labels;
+mod node;
+mod problem;
+#[cfg(test)]
+mod tests;
+
+mod workload;
+mod yaml;
+
+pub use directory::{DIRECTORY_BYTES_MAX, FILE_BYTES_MAX, FILES_MAX, read_directory};
+pub use documents::{API_VERSION, DOCUMENTS_MAX, parse_documents};
+pub use node::HOSTNAME_LABEL;
+pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
+
+pub use workload::{FLEET_REPLICAS_MAX, WORKLOADS_MAX};
 
 use shared::model::{NodeId, PodTemplate, Revision, Taint, Toleration, WorkloadKey};
 use std::collections::BTreeMap;

@@ -1,15 +1,38 @@
 //! The ledger: a small file beside the store with what must outlive the loss of the store.
+//!
+//! Two slots of 4 KiB, preallocated and written in turn in place: a write needs no free space, and
+//! one that a power cut tears leaves the other slot. It never lowers a number, and it decides
+//! nothing: what a number means is its caller's business.
+//!
+//! A slot is `magic (8) ‖ sequence ‖ incarnation ‖ term ‖ generation ‖ time floor` (each 8 bytes,
+//! big endian) `‖ SHA-256 of all before`, then zeros.
 
+use super::keys::{create_private_folder, folder_of, sync_folder};
 use crate::model::UnixMs;
 use crate::wire::Version;
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
+
+/// A slot: the unit that a disk writes, so that a torn write hurts one slot only.
+const SLOT_BYTES: usize = 4096;
+
+const SLOTS: u64 = 2;
+
+/// What a slot begins with; another format gets another one.
+const MAGIC: &[u8; 8] = b"hl-ledg1";
+
+const NUMBERS: usize = 5;
+const BODY_BYTES: usize = MAGIC.len() + NUMBERS * 8;
+const DIGEST_BYTES: usize = 32;
 
 /// What the ledger holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LedgerState {
-    /// The incarnation that began last.
+    /// The incarnation that began last; 0 before the first.
     pub incarnation: u64,
     /// The greatest version of desired state that was accepted.
     pub accepted: Version,
@@ -33,20 +56,36 @@ pub enum LedgerError {
     },
 }
 
-/// The ledger, open.
+/// The ledger, open. Its one owner is the process that holds the store's lock.
 #[derive(Debug)]
 pub struct Ledger {
+    path: PathBuf,
+    file: File,
     state: LedgerState,
+    /// Of the last write that is durable; the next one goes to the other slot.
+    sequence: u64,
+    was_damaged: bool,
 }
 
 impl Ledger {
     /// Opens the ledger, or makes it.
     ///
+    /// When no slot can be read it begins anew and [`Self::was_damaged`] says so.
+    ///
     /// # Errors
     /// When the file can't be read or made.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let source = io::Error::from(io::ErrorKind::Unsupported);
-        Err(LedgerError::Io { attempted: "open", path: path.to_owned(), source })
+        let failed = failing(path);
+        if !path.try_exists().map_err(failed("look for"))? {
+            create(path).map_err(failed("create"))?;
+        }
+        let open = OpenOptions::new().read(true).write(true).open(path);
+        let file = open.map_err(failed("open"))?;
+        let slots = read_slots(&file).map_err(failed("read"))?;
+        let was_damaged = slots.iter().any(Option::is_none);
+        let newest = slots.into_iter().flatten().max_by_key(|(sequence, _)| *sequence);
+        let (sequence, state) = newest.unwrap_or_default();
+        Ok(Self { path: path.to_owned(), file, state, sequence, was_damaged })
     }
 
     /// What it holds.
@@ -55,19 +94,22 @@ impl Ledger {
         self.state
     }
 
-    /// Whether a part of the file was unreadable when it was opened.
+    /// Whether a slot was unreadable when it was opened: a write was torn, or the file was damaged.
+    /// With one good slot at most the last note is lost, which was never acknowledged if it was torn.
     #[must_use]
     pub fn was_damaged(&self) -> bool {
-        false
+        self.was_damaged
     }
 
     /// Begins an incarnation: the greater of the last one's successor and `at_least`. Durable when
     /// it returns.
     ///
     /// # Errors
-    /// When the file can't be written.
+    /// When the file can't be written; nothing began.
     pub fn begin_incarnation(&mut self, at_least: u64) -> Result<u64, LedgerError> {
-        Ok(at_least)
+        let incarnation = self.state.incarnation.saturating_add(1).max(at_least);
+        self.write(LedgerState { incarnation, ..self.state })?;
+        Ok(incarnation)
     }
 
     /// Notes an accepted version; a lower one than noted changes nothing.
@@ -75,8 +117,10 @@ impl Ledger {
     /// # Errors
     /// When the file can't be written.
     pub fn note_accepted(&mut self, version: Version) -> Result<(), LedgerError> {
-        self.state.accepted = self.state.accepted.max(version);
-        Ok(())
+        if version <= self.state.accepted {
+            return Ok(());
+        }
+        self.write(LedgerState { accepted: version, ..self.state })
     }
 
     /// Notes a time that is surely past; an earlier one than noted changes nothing.
@@ -84,7 +128,187 @@ impl Ledger {
     /// # Errors
     /// When the file can't be written.
     pub fn note_time(&mut self, floor: UnixMs) -> Result<(), LedgerError> {
-        self.state.time_floor = self.state.time_floor.max(floor);
+        if floor <= self.state.time_floor {
+            return Ok(());
+        }
+        self.write(LedgerState { time_floor: floor, ..self.state })
+    }
+
+    /// A failed write may have torn its slot; the sequence stays, so that the next one goes to the
+    /// same slot and the good one is kept.
+    fn write(&mut self, state: LedgerState) -> Result<(), LedgerError> {
+        let sequence = self.sequence.saturating_add(1);
+        let offset = (sequence % SLOTS) * SLOT_BYTES as u64;
+        let written = self.file.write_all_at(&encode(sequence, state), offset);
+        written.and_then(|()| self.file.sync_data()).map_err(failing(&self.path)("write"))?;
+        (self.sequence, self.state) = (sequence, state);
         Ok(())
+    }
+}
+
+/// The file appears with both slots whole, or not at all.
+fn create(path: &Path) -> io::Result<()> {
+    let folder = folder_of(path);
+    create_private_folder(folder)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    for sequence in 0..SLOTS {
+        let slot = encode(sequence, LedgerState::default());
+        file.write_all_at(&slot, sequence * SLOT_BYTES as u64)?;
+    }
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    sync_folder(folder)
+}
+
+fn read_slots(file: &File) -> io::Result<Vec<Option<(u64, LedgerState)>>> {
+    let mut slots = Vec::new();
+    for slot in 0..SLOTS {
+        let mut bytes = [0; BODY_BYTES + DIGEST_BYTES];
+        match file.read_exact_at(&mut bytes, slot * SLOT_BYTES as u64) {
+            Ok(()) => slots.push(decode(&bytes)),
+            // A bad sector or a short file costs this slot only.
+            Err(error) if is_damage(&error) => slots.push(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(slots)
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+fn encode(sequence: u64, state: LedgerState) -> Vec<u8> {
+    let LedgerState { incarnation, accepted, time_floor } = state;
+    let numbers = [sequence, incarnation, accepted.term, accepted.generation, time_floor.0];
+    let mut slot = MAGIC.to_vec();
+    slot.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+    let digest = Sha256::digest(&slot);
+    slot.extend(digest);
+    slot.resize(SLOT_BYTES, 0);
+    slot
+}
+
+fn decode(slot: &[u8]) -> Option<(u64, LedgerState)> {
+    let (body, digest) = slot.split_at_checked(BODY_BYTES)?;
+    if Sha256::digest(body).as_slice() != digest {
+        return None;
+    }
+    let numbers = body.strip_prefix(MAGIC)?;
+    let mut numbers =
+        numbers.chunks_exact(8).filter_map(|n| n.try_into().ok()).map(u64::from_be_bytes);
+    let sequence = numbers.next()?;
+    let incarnation = numbers.next()?;
+    let accepted = Version { term: numbers.next()?, generation: numbers.next()? };
+    let time_floor = UnixMs(numbers.next()?);
+    Some((sequence, LedgerState { incarnation, accepted, time_floor }))
+}
+
+fn failing(path: &Path) -> impl Fn(&'static str) -> Box<dyn FnOnce(io::Error) -> LedgerError> {
+    let path = path.to_owned();
+    move |attempted| {
+        let path = path.clone();
+        Box::new(move |source| LedgerError::Io { attempted, path, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: Version = Version { term: 1, generation: 7 };
+    const V2: Version = Version { term: 2, generation: 1 };
+
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/ledger");
+        (folder, path)
+    }
+
+    #[test]
+    fn what_is_noted_is_there_after_a_restart() {
+        let (_folder, path) = place();
+        let mut ledger = Ledger::open(&path).unwrap();
+        assert_eq!((ledger.state(), ledger.was_damaged()), (LedgerState::default(), false));
+        assert_eq!(ledger.begin_incarnation(0).unwrap(), 1);
+        ledger.note_accepted(V2).unwrap();
+        ledger.note_time(UnixMs(55)).unwrap();
+        let ledger = Ledger::open(&path).unwrap();
+        let expected = LedgerState { incarnation: 1, accepted: V2, time_floor: UnixMs(55) };
+        assert_eq!((ledger.state(), ledger.was_damaged()), (expected, false));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * SLOT_BYTES as u64);
+    }
+
+    #[test]
+    fn no_number_is_ever_lowered() {
+        let (_folder, path) = place();
+        let mut ledger = Ledger::open(&path).unwrap();
+        assert_eq!(ledger.begin_incarnation(10).unwrap(), 10);
+        assert_eq!(ledger.begin_incarnation(3).unwrap(), 11);
+        ledger.note_accepted(V2).unwrap();
+        ledger.note_accepted(V1).unwrap();
+        ledger.note_time(UnixMs(9)).unwrap();
+        ledger.note_time(UnixMs(8)).unwrap();
+        let state = Ledger::open(&path).unwrap().state();
+        assert_eq!((state.accepted, state.time_floor), (V2, UnixMs(9)));
+    }
+
+    #[test]
+    fn a_torn_slot_leaves_the_note_before_it_and_is_said() {
+        let (_folder, path) = place();
+        for torn_bytes in [1, 8, 40, 60, BODY_BYTES + DIGEST_BYTES - 1] {
+            let _ = std::fs::remove_file(&path);
+            let mut ledger = Ledger::open(&path).unwrap();
+            ledger.note_accepted(V1).unwrap();
+            let before = std::fs::read(&path).unwrap();
+            ledger.note_accepted(V2).unwrap();
+            let after = std::fs::read(&path).unwrap();
+            // The new slot's first bytes reached the disk, the rest did not.
+            let offset = (ledger.sequence % SLOTS) as usize * SLOT_BYTES;
+            let mut torn = before.clone();
+            torn[offset..offset + torn_bytes].copy_from_slice(&after[offset..offset + torn_bytes]);
+            std::fs::write(&path, &torn).unwrap();
+            let mut ledger = Ledger::open(&path).unwrap();
+            let is_new = torn[offset..] == after[offset..];
+            assert_eq!(ledger.state().accepted, if is_new { V2 } else { V1 });
+            assert_eq!(ledger.was_damaged(), torn != before && !is_new);
+            ledger.note_accepted(V2).unwrap();
+            let ledger = Ledger::open(&path).unwrap();
+            assert_eq!(ledger.state().accepted, V2);
+        }
+    }
+
+    #[test]
+    fn a_ledger_without_a_readable_slot_begins_anew_and_says_so() {
+        let (_folder, path) = place();
+        let mut ledger = Ledger::open(&path).unwrap();
+        ledger.begin_incarnation(5).unwrap();
+        for damage in [vec![], vec![0; 2 * SLOT_BYTES], vec![0xff; 100]] {
+            std::fs::write(&path, damage).unwrap();
+            let mut ledger = Ledger::open(&path).unwrap();
+            assert_eq!((ledger.state(), ledger.was_damaged()), (LedgerState::default(), true));
+            assert_eq!(ledger.begin_incarnation(6).unwrap(), 6);
+            assert_eq!(Ledger::open(&path).unwrap().state().incarnation, 6);
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_costs_one_slot_at_most() {
+        let (_folder, path) = place();
+        let mut ledger = Ledger::open(&path).unwrap();
+        ledger.begin_incarnation(4).unwrap();
+        ledger.begin_incarnation(5).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for bit in 0..(BODY_BYTES + DIGEST_BYTES) * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, flipped).unwrap();
+            let ledger = Ledger::open(&path).unwrap();
+            assert!(ledger.was_damaged() && ledger.state().incarnation >= 4);
+        }
     }
 }

@@ -1,0 +1,134 @@
+//! What the API asks the loop, and what comes back.
+
+use crate::core::{HubView, NodeView, PodView, WorkloadView};
+use crate::shell::SignError;
+use serde::{Deserialize, Serialize};
+use shared::model::{NodeId, PodId, UnixMs, WorkloadKey};
+use shared::trust::enrollment::Enrollment;
+use shared::wire::CallOutcome;
+use tokio::sync::oneshot;
+
+/// Where the answer goes. Whoever asked may have gone away.
+pub type Reply<T> = oneshot::Sender<T>;
+
+/// A question to the running hub, answered between two events.
+#[derive(Debug)]
+pub enum Query {
+    /// How the hub is.
+    Hub(Reply<HubStatus>),
+    /// Every node in short.
+    Nodes(Reply<Vec<NodeSummary>>),
+    /// One node.
+    Node(NodeId, Reply<Option<Box<NodeView>>>),
+    /// Every workload.
+    Workloads(Reply<Vec<WorkloadView>>),
+    /// One workload.
+    Workload(WorkloadKey, Reply<Option<WorkloadView>>),
+    /// Why a pod is as it is; a sentence where there is none.
+    Why(NodeId, PodId, Reply<Result<Box<PodView>, String>>),
+    /// The last lines of a pod's log, asked of its node.
+    TailLog {
+        /// Which node.
+        node: NodeId,
+        /// Which of its pods.
+        pod: PodId,
+        /// How many lines at most.
+        lines: u32,
+        /// The lines, or why there are none.
+        reply: Reply<CallOutcome>,
+    },
+    /// Sign a node's request (PEM).
+    Sign(String, Reply<Result<Box<Enrollment>, SignError>>),
+    /// Trust a node no more.
+    Revoke(NodeId, Reply<Revoked>),
+    /// The metrics in the Prometheus text format.
+    Metrics(Reply<String>),
+}
+
+/// What became of a revocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revoked {
+    /// The node is out, also after a restart.
+    Durably,
+    /// The node is out now; the store can't be written, for this reason.
+    ForNow(String),
+    /// There is no such node.
+    Unknown,
+}
+
+/// How the hub is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubStatus {
+    /// The program's version.
+    pub version: String,
+    /// What the core says.
+    #[serde(flatten)]
+    pub hub: HubView,
+    /// The way to nodes.
+    pub broker: BrokerStatus,
+    /// What should run.
+    pub manifests: ManifestsStatus,
+    /// Records of the store whose seal is broken.
+    pub damaged_records: u64,
+}
+
+/// The way to nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BrokerStatus {
+    /// `embedded` or `external`.
+    pub kind: String,
+    /// Where nodes are told to connect.
+    pub address: String,
+    /// Whether it can be reached.
+    pub up: bool,
+    /// Why not.
+    pub problem: Option<String>,
+}
+
+/// What was read of the manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ManifestsStatus {
+    /// The folder.
+    pub folder: String,
+    /// What is wrong with the newest reading; the last valid one stays in force.
+    pub problems: Vec<String>,
+}
+
+/// One node in short: a list of thousands must stay small.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// Its name.
+    pub node: String,
+    /// `Online`, `Offline`, `NeverSeen` or `Revoked`.
+    pub state: String,
+    /// When something genuine was last heard of it, as of the last commit.
+    pub last_seen: Option<UnixMs>,
+    /// The agent's version, as it greeted.
+    pub agent_version: String,
+    /// The (term, generation) that it should run, as `term.generation`.
+    pub desired_version: String,
+    /// Whether it is known to have what it should run.
+    pub in_sync: bool,
+    /// Workloads that are assigned to it.
+    pub workloads: u64,
+    /// Pods that it reports.
+    pub pods: u64,
+    /// Of those, pods that are ready.
+    pub pods_ready: u64,
+}
+
+impl From<NodeView> for NodeSummary {
+    fn from(view: NodeView) -> Self {
+        Self {
+            workloads: view.workloads.len() as u64,
+            pods: view.pods.len() as u64,
+            pods_ready: view.pods.iter().filter(|pod| pod.ready).count() as u64,
+            node: view.node,
+            state: view.state,
+            last_seen: view.last_seen,
+            agent_version: view.agent_version,
+            desired_version: view.desired_version,
+            in_sync: view.in_sync,
+        }
+    }
+}

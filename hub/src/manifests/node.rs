@@ -1,0 +1,77 @@
+//! What an `EdgeNode` may say: labels, and taints.
+//!
+//! It says nothing of a node's identity: a node is who its certificate says, whether or not a
+//! manifest names it.
+
+use super::EdgeNode;
+use super::labels::{Invalid, check_annotations, check_labels, check_taints};
+use super::yaml::{self, Refusal, below};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use shared::model::{NodeId, Taint};
+use std::collections::BTreeMap;
+
+/// The label that every node has without a manifest; its value is the node's name.
+pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NodeDocument {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    metadata: NodeMetadata,
+    #[serde(default)]
+    spec: NodeSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NodeMetadata {
+    name: String,
+    /// Here to be refused in words: a node belongs to no namespace.
+    #[serde(default)]
+    namespace: Option<IgnoredAny>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NodeSpec {
+    #[serde(default)]
+    taints: Vec<Taint>,
+}
+
+/// Reads one document of this kind.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(super) fn read(text: &str) -> Result<(NodeId, EdgeNode), Refusal> {
+    let document: NodeDocument = yaml::read(text)?;
+    build(document).map_err(|(path, problem)| {
+        let line = yaml::line_of(text, &path).unwrap_or(0);
+        Refusal { line, path, problem }
+    })
+}
+
+fn build(document: NodeDocument) -> Result<(NodeId, EdgeNode), Invalid> {
+    let NodeMetadata { name, namespace, labels, annotations } = document.metadata;
+    if namespace.is_some() {
+        let problem = "an EdgeNode belongs to no namespace, expected none";
+        return Err(("metadata.namespace".to_owned(), problem.to_owned()));
+    }
+    let id = NodeId::new(&name).map_err(|error| ("metadata.name".to_owned(), error.to_string()))?;
+    check_labels("metadata.labels", &labels)?;
+    if labels.get(HOSTNAME_LABEL).is_some_and(|value| *value != name) {
+        let problem = format!("is always the node's name, expected `{name}` or nothing");
+        return Err((below("metadata.labels", HOSTNAME_LABEL), problem));
+    }
+    check_annotations("metadata.annotations", &annotations)?;
+    let taints = document.spec.taints;
+    check_taints("spec.taints", &taints)?;
+    Ok((id, EdgeNode { labels, taints }))
+}

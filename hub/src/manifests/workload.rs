@@ -1,0 +1,172 @@
+//! What an `InferenceWorkload` may say: a pod template, where it goes, and how many.
+//!
+//! A template outside the subset is refused here, with the field's path, and never run in part.
+
+use super::labels::{Invalid, check_annotations, check_labels, check_tolerations};
+use super::yaml::{self, Refusal, below};
+use super::{InferenceWorkload, Replicas};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX, REPLICAS_PER_NODE_MAX};
+use shared::model::{NodeId, PodTemplate, Revision, Toleration, Workload, WorkloadKey};
+use shared::wire::{Digest, EncodeError, encode};
+use std::collections::BTreeMap;
+
+/// Workloads of all files: one node may be assigned all of them, and its map holds no more.
+pub const WORKLOADS_MAX: usize = MAP_ITEMS_MAX;
+
+/// Pods of one workload over the fleet: ten on each of 10 000 nodes.
+pub const FLEET_REPLICAS_MAX: u32 = 100_000;
+
+const DEFAULT_NAMESPACE: &str = "default";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WorkloadDocument {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    metadata: WorkloadMetadata,
+    spec: WorkloadSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WorkloadMetadata {
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WorkloadSpec {
+    #[serde(default)]
+    placement: Placement,
+    #[serde(default)]
+    priority: i32,
+    template: PodTemplate,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Placement {
+    #[serde(default)]
+    node_selector: BTreeMap<String, String>,
+    #[serde(default)]
+    tolerations: Vec<Toleration>,
+    #[serde(default)]
+    replicas_per_node: Option<u32>,
+    #[serde(default)]
+    replicas: Option<u32>,
+}
+
+/// Reads one document of this kind.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(super) fn read(text: &str) -> Result<InferenceWorkload, Refusal> {
+    let document: WorkloadDocument = yaml::read(text)?;
+    build(document).map_err(|(path, problem)| {
+        let line = yaml::line_of(text, &path).unwrap_or(0);
+        Refusal { line, path, problem }
+    })
+}
+
+/// The name of a template's content: the first eight bytes of SHA-256 over its packed CBOR.
+pub(super) fn revision_of(template: &PodTemplate) -> Result<Revision, EncodeError> {
+    let Digest([a, b, c, d, e, f, g, h, ..]) = Digest::of(&encode("pod template", template)?);
+    Ok(Revision(u64::from_be_bytes([a, b, c, d, e, f, g, h])))
+}
+
+fn build(document: WorkloadDocument) -> Result<InferenceWorkload, Invalid> {
+    let WorkloadSpec { placement, priority, template } = document.spec;
+    let key = key_of(&document.metadata)?;
+    check_labels("metadata.labels", &document.metadata.labels)?;
+    check_annotations("metadata.annotations", &document.metadata.annotations)?;
+    check_labels("spec.placement.nodeSelector", &placement.node_selector)?;
+    check_tolerations("spec.placement.tolerations", &placement.tolerations)?;
+    let replicas = replicas_of(&placement)?;
+    check_template(&template)?;
+    let unencodable = |error: EncodeError| ("spec.template".to_owned(), error.to_string());
+    let workload = InferenceWorkload {
+        key,
+        revision: revision_of(&template).map_err(unencodable)?,
+        priority,
+        replicas,
+        node_selector: placement.node_selector,
+        tolerations: placement.tolerations,
+        template,
+    };
+    check_size(&workload)?;
+    Ok(workload)
+}
+
+fn key_of(metadata: &WorkloadMetadata) -> Result<WorkloadKey, Invalid> {
+    let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    WorkloadKey::new(DEFAULT_NAMESPACE, &metadata.name)
+        .map_err(|error| ("metadata.name".to_owned(), error.to_string()))?;
+    WorkloadKey::new(namespace, &metadata.name)
+        .map_err(|error| ("metadata.namespace".to_owned(), error.to_string()))
+}
+
+fn replicas_of(placement: &Placement) -> Result<Replicas, Invalid> {
+    let at = |field: &str| below("spec.placement", field);
+    match (placement.replicas_per_node, placement.replicas) {
+        (Some(_), Some(_)) => {
+            let problem = "expected replicas over the fleet or replicasPerNode, not both";
+            Err((at("replicas"), problem.to_owned()))
+        }
+        (Some(count), None) if count > REPLICAS_PER_NODE_MAX => {
+            Err((at("replicasPerNode"), format!("{count} is over {REPLICAS_PER_NODE_MAX}")))
+        }
+        (None, Some(count)) if count > FLEET_REPLICAS_MAX => {
+            Err((at("replicas"), format!("{count} is over {FLEET_REPLICAS_MAX}")))
+        }
+        (None, Some(count)) => Ok(Replicas::Fleet(count)),
+        (count, None) => Ok(Replicas::PerNode(count.unwrap_or(1))),
+    }
+}
+
+fn check_template(template: &PodTemplate) -> Result<(), Invalid> {
+    check_labels("spec.template.metadata.labels", &template.metadata.labels)?;
+    check_annotations("spec.template.metadata.annotations", &template.metadata.annotations)?;
+    template
+        .validate()
+        .map_err(|invalid| (format!("spec.template.{}", invalid.path), invalid.problem))?;
+    for (index, container) in template.spec.containers.iter().enumerate() {
+        let at = format!("spec.template.spec.containers[{index}]");
+        // Any RFC 1123 label will do; a node's name is one.
+        NodeId::new(&container.name).map_err(|error| (below(&at, "name"), error.to_string()))?;
+        if let Some(port) = container.ports.iter().position(|port| port.container_port == 0) {
+            let problem = "expected a port of 1 to 65535";
+            return Err((format!("{at}.ports[{port}].containerPort"), problem.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// What a node is sent must fit one item of its map.
+fn check_size(workload: &InferenceWorkload) -> Result<(), Invalid> {
+    let sent = Workload {
+        key: workload.key.clone(),
+        revision: workload.revision,
+        replicas: REPLICAS_PER_NODE_MAX,
+        priority: workload.priority,
+        tolerations: workload.tolerations.clone(),
+        template: workload.template.clone(),
+    };
+    let refused = |problem| Err(("spec".to_owned(), problem));
+    match encode("workload", &sent).map(|bytes| bytes.len()) {
+        Ok(bytes) if bytes <= MAP_ITEM_BYTES_MAX => Ok(()),
+        Ok(bytes) => refused(format!(
+            "{bytes} bytes, as a node is sent them, are over the limit of {MAP_ITEM_BYTES_MAX}"
+        )),
+        Err(error) => refused(error.to_string()),
+    }
+}

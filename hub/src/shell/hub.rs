@@ -1,0 +1,245 @@
+//! The running hub: one task that owns core, store and broker, and handles one thing at a time.
+//!
+//! Decides nothing of nodes or workloads; the core does. Answers questions between two events.
+
+use super::Reading;
+use super::signing::{SignError, Signer};
+use super::world::{HubStore, World};
+use crate::admin::{BrokerStatus, HubStatus, ManifestsStatus, NodeSummary, Query, Revoked};
+use crate::broker::BrokerEvent;
+use crate::core::{Event, HubCore};
+use crate::export;
+use crate::ports::perform;
+use shared::io::clock::SystemClock;
+use shared::model::{NodeId, Now};
+use shared::trust::enrollment::Enrollment;
+use shared::wire::{CallMethod, CallOutcome};
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+/// A node has this long for the tail of a log; on 64 kbit/s an answer takes two seconds.
+const CALL_TIMEOUT_MS: u32 = 15_000;
+
+/// What the hub listens to.
+pub(super) struct Inputs {
+    pub(super) broker: mpsc::Receiver<BrokerEvent>,
+    pub(super) manifests: mpsc::Receiver<Reading>,
+    pub(super) queries: mpsc::Receiver<Query>,
+}
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was asked to stop.
+    Stopped,
+    /// The store needs a new process.
+    MustRestart,
+}
+
+/// The running hub.
+pub(super) struct Hub<S> {
+    pub(super) core: HubCore,
+    pub(super) world: World<S>,
+    pub(super) signer: Signer,
+    pub(super) clock: SystemClock,
+    pub(super) broker: BrokerStatus,
+    pub(super) manifests: ManifestsStatus,
+}
+
+impl<S: HubStore> Hub<S> {
+    /// Runs until `stop` is there. Leaves the broker to the caller to close.
+    pub(super) async fn run(
+        &mut self,
+        inputs: &mut Inputs,
+        stop: impl Future<Output = ()>,
+    ) -> Ended {
+        let mut stop = pin!(stop);
+        loop {
+            self.settle();
+            if self.world.store.must_restart() {
+                return Ended::MustRestart;
+            }
+            let timer = self.timer();
+            tokio::select! {
+                () = &mut stop => return Ended::Stopped,
+                () = timer => {
+                    let now = self.clock.now();
+                    self.core.handle_timeout(now);
+                }
+                Some(event) = inputs.broker.recv() => self.handle_broker(event),
+                Some(reading) = inputs.manifests.recv() => self.handle_reading(reading),
+                Some(query) = inputs.queries.recv() => self.answer(query),
+            }
+        }
+    }
+
+    /// Performs what the core wants done, in order, until there is nothing left.
+    pub(super) fn settle(&mut self) {
+        while let Some(effect) = self.core.poll_effect() {
+            if let Some(event) = perform(effect, &mut self.world) {
+                if let Event::PersistFailed { error, .. } = &event {
+                    error!(error, "the store can't be written: nothing is acknowledged meanwhile");
+                }
+                let now = self.clock.now();
+                self.core.handle_event(event, now);
+            }
+        }
+    }
+
+    /// Starts the core's clockwork: makes what is due durable.
+    pub(super) fn begin(&mut self) {
+        self.core.handle_timeout(self.clock.now());
+        self.settle();
+    }
+
+    fn timer(&self) -> impl Future<Output = ()> + use<S> {
+        let now = self.clock.now().monotonic;
+        let wait_ms = self.core.poll_timeout().map(|due| due.since_ms(now));
+        async move {
+            match wait_ms {
+                Some(wait_ms) => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Now {
+        let now = self.clock.now();
+        self.core.handle_event(event, now);
+        now
+    }
+
+    fn handle_broker(&mut self, event: BrokerEvent) {
+        match event {
+            BrokerEvent::Connected { node } => drop(self.handle(Event::Connected { node })),
+            BrokerEvent::Disconnected { node } => drop(self.handle(Event::Disconnected { node })),
+            BrokerEvent::Received { node, payload } => {
+                self.handle(Event::Payload { node, payload });
+            }
+            BrokerEvent::BrokerUp => {
+                info!(address = self.broker.address, "the broker can be reached");
+                self.broker.up = true;
+                self.broker.problem = None;
+            }
+            BrokerEvent::BrokerDown { reason } => self.handle_broker_down(reason),
+        }
+    }
+
+    fn handle_broker_down(&mut self, reason: String) {
+        warn!(reason, "the broker can't be reached: every node counts as offline");
+        self.broker.up = false;
+        self.broker.problem = Some(reason);
+        let online = self.core.node_views().filter(|view| view.state == "Online");
+        let online: Vec<NodeId> = online.filter_map(|view| view.node.parse().ok()).collect();
+        for node in online {
+            self.handle(Event::Disconnected { node });
+        }
+    }
+
+    /// Takes what was read of the manifests; what is invalid is shown and changes nothing.
+    pub(super) fn handle_reading(&mut self, reading: Reading) {
+        match reading {
+            Ok(manifests) => {
+                self.manifests.problems.clear();
+                self.handle(Event::Manifests(manifests));
+            }
+            Err(problems) => {
+                for problem in &problems {
+                    error!(problem, "the manifests are refused");
+                }
+                if self.core.view().has_manifests {
+                    warn!("what was read last stays in force");
+                } else {
+                    error!(
+                        "no valid manifests since the start: nodes keep what they run, and are \
+                         answered once the manifests are valid"
+                    );
+                }
+                self.manifests.problems = problems;
+            }
+        }
+    }
+
+    fn answer(&mut self, query: Query) {
+        // Whoever asked may have gone away: an answer that nobody takes is no failure.
+        match query {
+            Query::Hub(reply) => drop(reply.send(self.status())),
+            Query::Nodes(reply) => {
+                drop(reply.send(self.core.node_views().map(NodeSummary::from).collect()));
+            }
+            Query::Node(node, reply) => {
+                drop(reply.send(self.core.node_view(&node).map(Box::new)));
+            }
+            Query::Workloads(reply) => drop(reply.send(self.core.workload_views().collect())),
+            Query::Workload(key, reply) => {
+                let name = key.to_string();
+                let found = self.core.workload_views().find(|view| view.workload == name);
+                drop(reply.send(found));
+            }
+            Query::Why(node, pod, reply) => {
+                drop(reply.send(self.core.why(&node, &pod).map(Box::new)));
+            }
+            Query::TailLog { node, pod, lines, reply } => {
+                self.begin_call(node, CallMethod::TailLog { pod, lines }, reply);
+            }
+            Query::Sign(request, reply) => {
+                drop(reply.send(self.sign(&request).map(Box::new)));
+            }
+            Query::Revoke(node, reply) => drop(reply.send(self.revoke(node))),
+            Query::Metrics(reply) => drop(reply.send(self.metrics())),
+        }
+    }
+
+    fn begin_call(
+        &mut self,
+        node: NodeId,
+        method: CallMethod,
+        reply: oneshot::Sender<CallOutcome>,
+    ) {
+        let ticket = self.world.begin_call(reply);
+        self.handle(Event::Call { ticket, node, method, timeout_ms: CALL_TIMEOUT_MS });
+    }
+
+    /// Signs; the answer leaves when the node's record is durable.
+    fn sign(&mut self, request: &str) -> Result<Enrollment, SignError> {
+        let (core, now) = (&self.core, self.clock.now());
+        let known = |node: &NodeId| core.record(node).cloned();
+        let store = &mut self.world.store;
+        let (enrollment, record) = self.signer.sign(request, known, store, now.wall)?;
+        self.handle(Event::Enrolled { node: enrollment.node.clone(), record });
+        self.settle();
+        match self.core.view().store_error {
+            Some(error) => Err(SignError::NotDurable(error)),
+            None => Ok(enrollment),
+        }
+    }
+
+    fn revoke(&mut self, node: NodeId) -> Revoked {
+        if self.core.record(&node).is_none() {
+            return Revoked::Unknown;
+        }
+        self.handle(Event::Revoked { node });
+        self.settle();
+        self.core.view().store_error.map_or(Revoked::Durably, Revoked::ForNow)
+    }
+
+    fn status(&self) -> HubStatus {
+        HubStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hub: self.core.view(),
+            broker: self.broker.clone(),
+            manifests: self.manifests.clone(),
+            damaged_records: self.world.store.damaged_records(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let counters = self.world.broker.as_ref().map(|broker| broker.counters());
+        let nodes = self.core.node_views().map(NodeSummary::from).collect::<Vec<_>>();
+        let samples = self.core.latest_samples();
+        export::exposition(&self.status(), &nodes, counters.unwrap_or_default(), samples)
+    }
+}

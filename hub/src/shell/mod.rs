@@ -1,0 +1,35 @@
+//! The hub's shell: one small loop that hands events to the core and performs its effects.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `boot` | opens everything in order, runs, closes |
+//! | `hub` | the loop, and answers to the API's questions |
+//! | `world` | store, broker, admissions, calls: what effects reach |
+//! | `brokers` | starts the embedded broker, or the connection to an external one |
+//! | `signing` | requests in, enrolments out; serial numbers |
+//! | `keys` | the CA and the hub's keys in files |
+//! | `admission` | whom the broker lets in |
+//! | `readings` | the manifests, read and watched |
+//! | `restart` | executes the process anew |
+
+mod admission;
+mod boot;
+mod brokers;
+mod hub;
+pub(crate) mod keys;
+mod readings;
+mod restart;
+mod signing;
+#[cfg(test)]
+pub(crate) mod testing;
+mod world;
+
+pub use boot::{BootError, run};
+pub use keys::KeysError;
+pub use restart::RestartError;
+pub use signing::SignError;
+
+use crate::manifests::Manifests;
+
+/// What came of reading the manifests: all of them, or what is wrong with them.
+type Reading = Result<Manifests, Vec<String>>;

@@ -1,0 +1,131 @@
+//! A hub for tests: the production loop and API on a store in memory, without a broker.
+
+use super::Reading;
+use super::hub::{Ended, Hub, Inputs};
+use super::signing::Signer;
+use super::world::{HubStore, World};
+use crate::admin::{self, BrokerStatus, ManifestsStatus, Token};
+use crate::broker::BrokerEvent;
+use crate::config::BrokerUrl;
+use crate::core::{HubCore, HubKeys, read_stored_state};
+use crate::manifests::Manifests;
+use shared::io::clock::SystemClock;
+use shared::ports::{KeyValue, Store, StoreError, Tree, Write, WriteBatch};
+use shared::trust::certificate::CertificateAuthority;
+use shared::trust::session::SessionPrivateKey;
+use shared::trust::signature::SigningKey;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// A store in memory that can be told to be full, and outlives its hub.
+#[derive(Clone, Default)]
+pub(crate) struct Memory(Arc<Mutex<(BTreeMap<(Tree, Vec<u8>), Vec<u8>>, bool)>>);
+
+impl Memory {
+    pub(crate) fn set_full(&self, full: bool) {
+        self.0.lock().unwrap().1 = full;
+    }
+}
+
+impl Store for Memory {
+    fn read(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.lock().unwrap().0.get(&(tree, key.to_vec())).cloned())
+    }
+
+    fn scan(&self, tree: Tree, _: &[u8], count_max: usize) -> Result<Vec<KeyValue>, StoreError> {
+        let held = self.0.lock().unwrap();
+        let of_tree = held.0.iter().filter(|((of, _), _)| *of == tree);
+        let pairs = of_tree.map(|((_, key), value)| (key.clone(), value.clone()));
+        Ok(pairs.take(count_max).collect())
+    }
+
+    fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
+        let mut held = self.0.lock().unwrap();
+        if held.1 {
+            return Err(StoreError { attempted: "commit", source: "no space left".into() });
+        }
+        for write in &batch.writes {
+            match write.clone() {
+                Write::Put { tree, key, value } => drop(held.0.insert((tree, key), value)),
+                Write::Delete { tree, key } => drop(held.0.remove(&(tree, key))),
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged_records(&self) -> u64 {
+        0
+    }
+}
+
+impl HubStore for Memory {
+    fn must_restart(&self) -> bool {
+        false
+    }
+}
+
+/// A running hub. Stops when it is dropped.
+pub(crate) struct TestHub {
+    /// Where its API is.
+    pub(crate) api: SocketAddr,
+    pub(crate) broker: mpsc::Sender<BrokerEvent>,
+    pub(crate) manifests: mpsc::Sender<Reading>,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<Ended>,
+    served: JoinHandle<()>,
+}
+
+impl TestHub {
+    /// A hub on `store`, with one set of keys for all of a process's hubs.
+    pub(crate) async fn start(store: Memory, token: Option<Token>) -> Self {
+        let clock = SystemClock::new();
+        let keys = HubKeys {
+            session: SessionPrivateKey::generate([1; 32]),
+            signing: SigningKey::generate([2; 32]),
+        };
+        let now = clock.now();
+        let authority = CertificateAuthority::create("test", now.wall).unwrap();
+        let url: BrokerUrl = "mqtts://hub.example:8883".parse().unwrap();
+        let signer = Signer::new(authority, &keys, url, &store).unwrap();
+        let stored = read_stored_state(&store).unwrap();
+        let core = HubCore::new(keys, [3; 32], stored, now);
+        let (world, status) = (World::new(store), BrokerStatus::default());
+        let manifests = ManifestsStatus::default();
+        let mut hub = Hub { core, world, signer, clock, broker: status, manifests };
+        hub.begin();
+        let (broker, broker_events) = mpsc::channel(16);
+        let (readings, manifests) = mpsc::channel(16);
+        let (queries, questions) = admin::queries();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = listener.local_addr().unwrap();
+        let served = tokio::spawn(admin::serve(listener, admin::router(queries, token)));
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(async move {
+            let mut inputs = Inputs { broker: broker_events, manifests, queries: questions };
+            hub.run(&mut inputs, async { drop(stopped.await) }).await
+        });
+        Self { api, broker, manifests: readings, stop: Some(stop), running, served }
+    }
+
+    /// Valid manifests without anything in them, and a broker that is up.
+    pub(crate) async fn make_ready(&self) {
+        self.manifests.send(Ok(Manifests::default())).await.unwrap();
+        self.broker.send(BrokerEvent::BrokerUp).await.unwrap();
+    }
+
+    pub(crate) async fn stop(mut self) {
+        drop(self.stop.take());
+        self.served.abort();
+        assert_eq!((&mut self.running).await.unwrap(), Ended::Stopped);
+    }
+}
+
+impl Drop for TestHub {
+    fn drop(&mut self) {
+        self.served.abort();
+        self.running.abort();
+    }
+}

@@ -1,0 +1,80 @@
+//! What the core's effects reach: store, broker, admissions, and whoever waits for a call.
+
+use super::admission::Admissions;
+use crate::broker::BrokerLink;
+use crate::ports::HubPorts;
+use shared::io::store::SealedStore;
+use shared::model::NodeId;
+use shared::ports::{Store, StoreError, WriteBatch};
+use shared::sync::CallEnded;
+use shared::wire::CallOutcome;
+use std::collections::HashMap;
+use tokio::sync::oneshot;
+use tracing::debug;
+
+/// A store that can say that it needs a new process.
+pub(super) trait HubStore: Store {
+    /// Whether the process must execute itself anew.
+    fn must_restart(&self) -> bool;
+}
+
+impl HubStore for SealedStore {
+    fn must_restart(&self) -> bool {
+        Self::must_restart(self)
+    }
+}
+
+/// The outside of the core.
+pub(super) struct World<S> {
+    pub(super) store: S,
+    pub(super) admissions: Admissions,
+    /// `None` until the first term is durable.
+    pub(super) broker: Option<BrokerLink>,
+    calls: HashMap<u64, oneshot::Sender<CallOutcome>>,
+    next_ticket: u64,
+}
+
+impl<S: HubStore> World<S> {
+    pub(super) fn new(store: S) -> Self {
+        let (admissions, calls) = (Admissions::default(), HashMap::new());
+        Self { store, admissions, broker: None, calls, next_ticket: 0 }
+    }
+
+    /// The number of a call whose end goes to `reply`.
+    pub(super) fn begin_call(&mut self, reply: oneshot::Sender<CallOutcome>) -> u64 {
+        self.next_ticket += 1;
+        self.calls.insert(self.next_ticket, reply);
+        self.next_ticket
+    }
+}
+
+impl<S: HubStore> HubPorts for World<S> {
+    fn persist(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
+        self.store.commit(batch)
+    }
+
+    fn send(&mut self, node: &NodeId, payload: Vec<u8>) {
+        let Some(broker) = &self.broker else { return };
+        if let Err(error) = broker.try_publish(node, payload) {
+            debug!(node = %node, error = %error, "a payload was not sent");
+        }
+    }
+
+    fn admit(&mut self, node: &NodeId, certificate_serial: &str) {
+        self.admissions.admit(node, certificate_serial);
+    }
+
+    fn expel(&mut self, node: &NodeId) {
+        self.admissions.expel(node);
+        if let Some(broker) = &self.broker {
+            broker.kick(node);
+        }
+    }
+
+    fn end_call(&mut self, ended: CallEnded) {
+        if let Some(reply) = self.calls.remove(&ended.ticket) {
+            // Whoever asked may have gone away.
+            let _ = reply.send(ended.outcome);
+        }
+    }
+}
