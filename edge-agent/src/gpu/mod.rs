@@ -1,1 +1,53 @@
-//! The inventory of GPUs.
+//! The GPUs of this node: through NVML, or made up by an explicit flag.
+//!
+//! A machine without NVML is a node without GPUs: said once, not an error. Places nothing and
+//! changes no setting of a device.
+
+mod nvml;
+mod simulated;
+
+pub use nvml::NvmlGpus;
+pub use simulated::{SimulatedGpus, SimulationError};
+
+use shared::model::GpuInventory;
+
+/// One reading of one GPU. The metrics are named as NVIDIA's DCGM exporter names them, in its units.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuSample {
+    /// Which GPU.
+    pub uuid: String,
+    /// Which metric; see [`metrics`].
+    pub name: &'static str,
+    /// Its value in the metric's unit.
+    pub value: f64,
+}
+
+/// Names of the metrics, as in NVIDIA's `dcgm-exporter`.
+pub mod metrics {
+    /// Time in which the GPU computed, in percent.
+    pub const UTILIZATION_PERCENT: &str = "DCGM_FI_DEV_GPU_UTIL";
+    /// Time in which its memory was read or written, in percent.
+    pub const MEMORY_UTILIZATION_PERCENT: &str = "DCGM_FI_DEV_MEM_COPY_UTIL";
+    /// Memory in use, in MiB.
+    pub const MEMORY_USED_MIB: &str = "DCGM_FI_DEV_FB_USED";
+    /// Memory that is free, in MiB.
+    pub const MEMORY_FREE_MIB: &str = "DCGM_FI_DEV_FB_FREE";
+    /// Temperature in degrees Celsius.
+    pub const TEMPERATURE_CELSIUS: &str = "DCGM_FI_DEV_GPU_TEMP";
+    /// Power draw in watts.
+    pub const POWER_WATTS: &str = "DCGM_FI_DEV_POWER_USAGE";
+    /// Clock of the multiprocessors in MHz.
+    pub const SM_CLOCK_MHZ: &str = "DCGM_FI_DEV_SM_CLOCK";
+    /// Clock of the memory in MHz.
+    pub const MEMORY_CLOCK_MHZ: &str = "DCGM_FI_DEV_MEM_CLOCK";
+}
+
+/// Where inventory and readings of GPUs come from. Calls take milliseconds; a driver that hangs
+/// blocks them, so they belong on a thread that may wait.
+pub trait GpuSource: Send {
+    /// The GPUs that there are now. One that can't be read is `Unhealthy` with the reason.
+    fn inventory(&mut self) -> GpuInventory;
+
+    /// Readings of all GPUs; what a device does not offer is left out.
+    fn samples(&mut self) -> Vec<GpuSample>;
+}

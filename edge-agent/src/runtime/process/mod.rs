@@ -1,1 +1,284 @@
-//! Pods as plain processes, each under a shim of its own.
+//! Pods as plain processes, each under a shim of its own: the same binary, started as
+//! `edge-agent shim <folder of the pod>`.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `shim/` | the shim itself: a blocking loop, and the step before the pod's program |
+//! | `life` | the agent's side of one start: begin, watch, stop |
+//! | `adopt` | what is left of earlier starts when the agent comes up |
+//! | `probe` | checks by command, HTTP and TCP |
+//! | `files`, `lock`, `identity` | the pod's folder, its lock, who a process is |
+//! | `order` | what agent and shim say to each other |
+//! | `log` | rotated logs and their tail |
+//! | `usage` | CPU and memory of a pod |
+//!
+//! Pods outlive the agent: a shim is in a session of its own and needs nothing of the agent. A
+//! service manager has to leave it alone too (`KillMode=process` in systemd).
+//!
+//! Refuses to isolate: a pod runs as the agent's user and sees the node's files and network. Needs
+//! Linux 5.3 (`pidfd_open`).
+
+mod adopt;
+mod files;
+mod identity;
+mod layers;
+mod life;
+mod lock;
+mod log;
+mod order;
+mod probe;
+mod shim;
+mod usage;
+
+pub use log::tail_log;
+pub use shim::shim_if_asked;
+pub use usage::ProcessUsage;
+
+use crate::ports::{
+    InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
+    StartRequest,
+};
+use adopt::{Finding, examine};
+use files::{PodFolder, moved_away_in, private_folder};
+use identity::{ProcessIdentity, boot_id};
+use layers::{Attempt, attempt};
+use life::{Keeper, Life};
+use order::{RunOrder, StartFailure};
+use probe::Probed;
+use shared::in_words;
+use shared::model::PodId;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+use usage::UsageReader;
+
+/// The code of an end that nobody could see, because the shim was killed. Not 0: it is no success.
+const UNKNOWN_EXIT_CODE: i32 = 255;
+
+/// How the runtime is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessOptions {
+    /// The folder of all pods; made when it is not there.
+    pub folder: PathBuf,
+    /// The size at which a pod's log is rotated, in bytes.
+    pub log_max_bytes: u64,
+    /// Log files kept of each pod, the one being written included.
+    pub log_max_files: u32,
+    /// The program that calls [`shim_if_asked`]: normally this one, by its resolved path.
+    pub shim_program: PathBuf,
+}
+
+/// Runs pods as processes. Made and used within a tokio runtime.
+#[derive(Debug)]
+pub struct ProcessRuntime {
+    shared: Arc<Shared>,
+    usage: UsageReader,
+}
+
+/// What the tasks of all pods have in common.
+#[derive(Debug)]
+struct Shared {
+    options: ProcessOptions,
+    events: mpsc::UnboundedSender<RuntimeEvent>,
+    boot_id: String,
+    live: Mutex<BTreeMap<PodId, Live>>,
+    tasks: Handle,
+}
+
+/// A start that has begun and not ended.
+#[derive(Debug)]
+struct Live {
+    instance: InstanceId,
+    /// The shim, or the pod's main process when its shim was killed; whose descendants are the pod.
+    keeper: Option<ProcessIdentity>,
+    main: Option<ProcessIdentity>,
+    /// Milliseconds of grace, once it shall stop.
+    stop: watch::Sender<Option<u64>>,
+}
+
+impl ProcessRuntime {
+    /// A runtime for the pods in a folder. Starts nothing and adopts nothing yet.
+    ///
+    /// # Errors
+    /// When the folder can't be made, `/proc` can't be read or this is not within a tokio runtime.
+    pub fn new(
+        mut options: ProcessOptions,
+        events: mpsc::UnboundedSender<RuntimeEvent>,
+    ) -> Result<Self, RuntimeError> {
+        let tasks = Handle::try_current().map_err(attempt("find the runtime of tasks"))?;
+        let making = format!("make the folder of pods {}", options.folder.display());
+        private_folder(&options.folder).map_err(attempt(making.clone()))?;
+        // Shims stand elsewhere, and find their own by this path.
+        options.folder = fs::canonicalize(&options.folder).map_err(attempt(making))?;
+        let boot_id = boot_id().map_err(attempt("read the boot's name"))?;
+        for left in moved_away_in(&options.folder) {
+            tasks.spawn_blocking(move || fs::remove_dir_all(left));
+        }
+        let live = Mutex::default();
+        let shared = Arc::new(Shared { options, events, boot_id, live, tasks });
+        Ok(Self { shared, usage: UsageReader::default() })
+    }
+
+    /// CPU time and memory of a pod with all its descendants; `None` when it does not run.
+    pub fn usage(&self, pod: &PodId) -> Option<ProcessUsage> {
+        let keeper = self.shared.live().get(pod).and_then(|live| Some((live.keeper?, live.main?)));
+        let (keeper, main) = keeper?;
+        self.usage.of(keeper, main)
+    }
+
+    fn adopt(&self, pod: &PodId, finding: Finding) -> Option<Observation> {
+        let observation = |instance, revision, state| {
+            Some(Observation { pod: pod.clone(), instance, revision, state })
+        };
+        match finding {
+            Finding::Nothing => None,
+            Finding::Running { state, keeper } => {
+                let started_at = state.started_at;
+                self.watch(pod, state.instance, state.main, keeper);
+                observation(state.instance, state.revision, ObservedState::Running { started_at })
+            }
+            Finding::Exited { instance, revision, code } => {
+                observation(instance, revision, ObservedState::Exited { code })
+            }
+            Finding::Lost { instance, revision } => {
+                observation(instance, revision, ObservedState::Lost)
+            }
+        }
+    }
+
+    fn watch(
+        &self,
+        pod: &PodId,
+        instance: InstanceId,
+        main: Option<ProcessIdentity>,
+        keeper: Keeper,
+    ) {
+        let (life, mut live) = self.life(pod, instance);
+        (live.keeper, live.main) = (Some(keeper.identity()), main);
+        self.shared.live().insert(pod.clone(), live);
+        self.shared.tasks.spawn(life.adopted(keeper));
+    }
+
+    fn life(&self, pod: &PodId, instance: InstanceId) -> (Life, Live) {
+        let (stop, orders) = watch::channel(None);
+        let shared = self.shared.clone();
+        let folder = self.shared.folder(pod);
+        let life = Life { shared, pod: pod.clone(), instance, folder, orders };
+        (life, Live { instance, keeper: None, main: None, stop })
+    }
+
+    fn order(&self, request: &StartRequest) -> Result<RunOrder, StartFailure> {
+        if self.shared.live().contains_key(&request.pod) {
+            let message = "an earlier start of this pod has not ended yet";
+            return Err(StartFailure::new("StillRunning", message));
+        }
+        let options = &self.shared.options;
+        let folder = self.shared.folder(&request.pod);
+        RunOrder::of(request, &folder, options.log_max_bytes, options.log_max_files)
+    }
+
+    fn forget_files(&self, pod: &PodId, instance: InstanceId, keep_logs: bool) -> Attempt<()> {
+        let folder = self.shared.folder(pod);
+        if !folder.path().exists() {
+            return Ok(());
+        }
+        let Some(_lock) = lock::take(&folder)? else {
+            warn!(%pod, %instance, "a process of the pod still runs; its files are kept");
+            return Ok(());
+        };
+        if !keep_logs {
+            if let Some(away) = folder.move_away(instance) {
+                self.shared.tasks.spawn_blocking(move || fs::remove_dir_all(away));
+            }
+        } else if folder.state().is_none_or(|state| state.instance == instance) {
+            folder.forget();
+        }
+        Ok(())
+    }
+}
+
+impl Runtime for ProcessRuntime {
+    fn observe(&mut self) -> Result<Vec<Observation>, RuntimeError> {
+        let mut observations = Vec::new();
+        for (pod, folder) in PodFolder::all_in(&self.shared.options.folder)? {
+            if self.shared.live().contains_key(&pod) {
+                continue;
+            }
+            let finding = examine(&folder, &self.shared.boot_id).unwrap_or_else(|error| {
+                warn!(%pod, error = in_words(&error), "the pod's folder can't be read");
+                Finding::Lost { instance: InstanceId::default(), revision: Default::default() }
+            });
+            observations.extend(self.adopt(&pod, finding));
+        }
+        Ok(observations)
+    }
+
+    fn start(&mut self, request: StartRequest) {
+        let (pod, instance) = (request.pod.clone(), request.instance);
+        match self.order(&request) {
+            Ok(order) => {
+                let (life, live) = self.life(&pod, instance);
+                self.shared.live().insert(pod, live);
+                self.shared.tasks.spawn(life.started(order));
+            }
+            Err(failure) => self.shared.tell_failure(pod, instance, failure),
+        }
+    }
+
+    fn stop(&mut self, pod: &PodId, instance: InstanceId, grace_ms: u64) {
+        if let Some(live) = self.shared.live().get(pod)
+            && live.instance == instance
+        {
+            live.stop.send_replace(Some(grace_ms));
+            return;
+        }
+        let code = self.shared.folder(pod).exit_of(instance).unwrap_or(UNKNOWN_EXIT_CODE);
+        self.shared.tell(RuntimeEvent::Exited { pod: pod.clone(), instance, code });
+    }
+
+    fn forget(&mut self, pod: &PodId, instance: InstanceId, keep_logs: bool) {
+        if self.shared.live().contains_key(pod) {
+            warn!(%pod, %instance, "the pod runs; its files are kept");
+            return;
+        }
+        if let Err(error) = self.forget_files(pod, instance, keep_logs) {
+            warn!(%pod, %instance, error = in_words(&error), "its files are kept");
+        }
+    }
+
+    fn probe(&mut self, request: ProbeRequest) {
+        let main = self.shared.live().get(&request.pod).and_then(|live| live.main);
+        let probed = Probed { folder: self.shared.folder(&request.pod), main };
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move {
+            let ProbeRequest { pod, instance, kind, probe } = request;
+            let result = probe::run(&probe, &probed).await;
+            shared.tell(RuntimeEvent::Probed { pod, instance, kind, result });
+        });
+    }
+}
+
+impl Shared {
+    fn live(&self) -> MutexGuard<'_, BTreeMap<PodId, Live>> {
+        // Nothing is left half done by a panic: entries are put and taken whole.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn folder(&self, pod: &PodId) -> PodFolder {
+        PodFolder::of(&self.options.folder, pod)
+    }
+
+    /// The agent that no longer listens is about to end.
+    fn tell(&self, event: RuntimeEvent) {
+        let _ = self.events.send(event);
+    }
+
+    fn tell_failure(&self, pod: PodId, instance: InstanceId, failure: StartFailure) {
+        let StartFailure { reason, message } = failure;
+        self.tell(RuntimeEvent::StartFailed { pod, instance, reason, message });
+    }
+}

@@ -1,0 +1,198 @@
+//! GPUs through NVML, which is loaded at run time: the same program runs where there is none.
+//!
+//! Without NVML there are no GPUs. It is looked for again at each inventory, so that a driver that
+//! comes later is noticed. Reads only; sets nothing.
+
+use super::{GpuSample, GpuSource, metrics};
+use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::{Device, Nvml};
+use shared::model::{GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource};
+use std::fmt;
+use tracing::{info, warn};
+
+/// More than any machine has; a driver that counts wrongly must not keep the agent busy.
+const DEVICES_MAX: u32 = 64;
+
+/// A mebibyte in bytes, in DCGM's unit of memory.
+const MIB: u64 = 1024 * 1024;
+
+/// Names under which drivers install the library. The second is there without development packages.
+const LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
+
+/// The GPUs of the driver on this machine.
+pub struct NvmlGpus {
+    nvml: Option<Nvml>,
+    /// Whether it was said that there is none.
+    absence_told: bool,
+}
+
+impl NvmlGpus {
+    /// Looks for NVML. Where there is none this is a source without GPUs, until a driver comes.
+    #[must_use]
+    pub fn open() -> Self {
+        let mut gpus = Self { nvml: None, absence_told: false };
+        gpus.look();
+        gpus
+    }
+
+    /// Whether NVML was found.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        self.nvml.is_some()
+    }
+
+    fn look(&mut self) {
+        match load() {
+            Ok(nvml) => {
+                let driver = nvml.sys_driver_version().unwrap_or_default();
+                info!(driver, "NVML found");
+                (self.nvml, self.absence_told) = (Some(nvml), false);
+            }
+            Err(error) if !self.absence_told => {
+                self.absence_told = true;
+                info!(%error, "no NVML on this machine: a node without GPUs");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl GpuSource for NvmlGpus {
+    fn inventory(&mut self) -> GpuInventory {
+        if self.nvml.is_none() {
+            self.look();
+        }
+        let Some(nvml) = &self.nvml else { return GpuInventory::default() };
+        match devices(nvml) {
+            Ok(devices) => GpuInventory { source: InventorySource::Nvml, devices },
+            Err(error) => {
+                // A driver that was unloaded or updated: the next inventory loads it anew.
+                warn!(%error, "NVML does not answer any more");
+                self.nvml = None;
+                GpuInventory::default()
+            }
+        }
+    }
+
+    fn samples(&mut self) -> Vec<GpuSample> {
+        let Some(nvml) = &self.nvml else { return Vec::new() };
+        let count = nvml.device_count().unwrap_or(0).min(DEVICES_MAX);
+        let devices = (0..count).filter_map(|index| nvml.device_by_index(index).ok());
+        devices.flat_map(|device| readings(&device)).collect()
+    }
+}
+
+impl fmt::Debug for NvmlGpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NvmlGpus").field("is_present", &self.is_present()).finish()
+    }
+}
+
+fn load() -> Result<Nvml, NvmlError> {
+    let [first, second] = LIBRARIES;
+    let open = |library: &str| Nvml::builder().lib_path(library.as_ref()).init();
+    open(first).or_else(|error| match error {
+        NvmlError::LibloadingError(_) => open(second),
+        other => Err(other),
+    })
+}
+
+fn devices(nvml: &Nvml) -> Result<Vec<GpuDevice>, NvmlError> {
+    let count = nvml.device_count()?.min(DEVICES_MAX);
+    Ok((0..count).map(|index| device(nvml, index)).collect())
+}
+
+/// A device that can't be read is there all the same: its pods need to be told why.
+fn device(nvml: &Nvml, index: u32) -> GpuDevice {
+    let read = || -> Result<GpuDevice, NvmlError> {
+        let device = nvml.device_by_index(index)?;
+        Ok(GpuDevice {
+            uuid: device.uuid()?,
+            name: device.name()?,
+            memory_bytes: memory_bytes(&device)?,
+            health: health(&device),
+        })
+    };
+    read().unwrap_or_else(|error| GpuDevice {
+        uuid: uuid_if_readable(nvml, index),
+        name: "unknown".to_owned(),
+        memory_bytes: 0,
+        health: GpuHealth::Unhealthy(format!("can't be read: {error}")),
+    })
+}
+
+/// A GPU that shares the main memory (Jetson) has none of its own to tell of.
+fn memory_bytes(device: &Device<'_>) -> Result<u64, NvmlError> {
+    match device.memory_info() {
+        Err(NvmlError::NotSupported) => main_memory_bytes().ok_or(NvmlError::NotSupported),
+        told => told.map(|memory| memory.total),
+    }
+}
+
+fn main_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn uuid_if_readable(nvml: &Nvml, index: u32) -> String {
+    let uuid = nvml.device_by_index(index).and_then(|device| device.uuid());
+    uuid.unwrap_or_else(|_| format!("GPU-unreadable-{index}"))
+}
+
+/// Whole devices in MIG mode can't be given to a pod; their instances are not offered yet.
+fn health(device: &Device<'_>) -> GpuHealth {
+    match device.mig_mode() {
+        Ok(mode) if mode.current == MIG_ENABLED => {
+            GpuHealth::Unhealthy("is in MIG mode, whose instances are not offered yet".to_owned())
+        }
+        _ => GpuHealth::Healthy,
+    }
+}
+
+/// `NVML_DEVICE_MIG_ENABLE` of `nvml.h`.
+const MIG_ENABLED: u32 = 1;
+
+fn readings(device: &Device<'_>) -> Vec<GpuSample> {
+    let Ok(uuid) = device.uuid() else { return Vec::new() };
+    let utilization = device.utilization_rates().ok();
+    let memory = device.memory_info().ok();
+    let mhz = |clock| device.clock_info(clock).ok().map(f64::from);
+    let celsius = device.temperature(TemperatureSensor::Gpu).ok().map(f64::from);
+    let values = [
+        (metrics::UTILIZATION_PERCENT, utilization.as_ref().map(|rates| f64::from(rates.gpu))),
+        (metrics::MEMORY_UTILIZATION_PERCENT, utilization.map(|rates| f64::from(rates.memory))),
+        (metrics::MEMORY_USED_MIB, memory.as_ref().map(|memory| mib(memory.used))),
+        (metrics::MEMORY_FREE_MIB, memory.map(|memory| mib(memory.free))),
+        (metrics::TEMPERATURE_CELSIUS, celsius),
+        // NVML says milliwatts.
+        (metrics::POWER_WATTS, device.power_usage().ok().map(|power| f64::from(power) / 1000.0)),
+        (metrics::SM_CLOCK_MHZ, mhz(Clock::SM)),
+        (metrics::MEMORY_CLOCK_MHZ, mhz(Clock::Memory)),
+    ];
+    let offered = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    offered.map(|(name, value)| GpuSample { uuid: uuid.clone(), name, value }).collect()
+}
+
+fn mib(bytes: u64) -> f64 {
+    f64::from(u32::try_from(bytes / MIB).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_nvml_is_a_node_without_gpus() {
+        let mut gpus = NvmlGpus::open();
+        let inventory = gpus.inventory();
+        if gpus.is_present() {
+            assert_eq!(inventory.source, InventorySource::Nvml);
+        } else {
+            assert_eq!(inventory, GpuInventory::default());
+            assert_eq!(inventory.source, InventorySource::Absent);
+            assert!(gpus.samples().is_empty() && gpus.absence_told);
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! What a pod prints: rotated files, and reading their end.
+//!
+//! `0.log` is being written; `1.log` is the one before, and so on. No file grows beyond its limit. A
+//! disk that takes nothing loses lines, counted, and never holds up the pod.
+
+use super::files::PodFolder;
+use shared::model::PodId;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The smallest limit of a file that makes sense; less would rotate with every line.
+const FILE_BYTES_MIN: u64 = 4 * 1024;
+
+/// The most files that are read or kept; more would make a rotation slow.
+const FILES_MAX: u32 = 100;
+
+/// Writes a pod's output.
+#[derive(Debug)]
+pub(super) struct RotatingLog {
+    folder: PathBuf,
+    file_bytes_max: u64,
+    files_max: u32,
+    current: Option<File>,
+    current_bytes: u64,
+    lost_bytes: u64,
+}
+
+impl RotatingLog {
+    /// Goes on where the folder's log ends.
+    pub(super) fn new(folder: PathBuf, file_bytes_max: u64, files_max: u32) -> Self {
+        Self {
+            folder,
+            file_bytes_max: file_bytes_max.max(FILE_BYTES_MIN),
+            files_max: files_max.clamp(1, FILES_MAX),
+            current: None,
+            current_bytes: 0,
+            lost_bytes: 0,
+        }
+    }
+
+    /// Appends; what can't be written is lost and counted.
+    pub(super) fn append(&mut self, mut bytes: &[u8]) {
+        if self.lost_bytes > 0 && self.tell_loss().is_err() {
+            self.lose(bytes.len());
+            return;
+        }
+        while !bytes.is_empty() {
+            match self.append_some(bytes) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(_) => {
+                    self.lose(bytes.len());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lose(&mut self, bytes: usize) {
+        self.lost_bytes = self.lost_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        // Opened anew next time: the folder may have been replaced meanwhile.
+        self.current = None;
+    }
+
+    fn tell_loss(&mut self) -> io::Result<()> {
+        let line = format!("\n[{} bytes of this log could not be written]\n", self.lost_bytes);
+        self.append_some(line.as_bytes())?;
+        self.lost_bytes = 0;
+        Ok(())
+    }
+
+    /// Appends as much as fits the file, to the end of a line if there is one.
+    fn append_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.file_bytes_max.saturating_sub(self.open()?);
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let fitting = bytes.get(..room).unwrap_or(bytes);
+        let whole_lines = fitting.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+        let part = match whole_lines {
+            _ if fitting.len() == bytes.len() => bytes,
+            Some(end) => bytes.get(..end).unwrap_or(fitting),
+            // A line is cut only when it fits no file.
+            None if self.current_bytes > 0 => &[],
+            None => fitting,
+        };
+        let written = match &mut self.current {
+            Some(file) if !part.is_empty() => file.write(part)?,
+            _ => 0,
+        };
+        self.current_bytes += u64::try_from(written).unwrap_or(0);
+        if part.len() < bytes.len() && written == part.len() {
+            self.rotate()?;
+        }
+        Ok(written)
+    }
+
+    /// Opens the present file, if it is not open; its length.
+    fn open(&mut self) -> io::Result<u64> {
+        if self.current.is_none() {
+            let mut options = OpenOptions::new();
+            let file = options.create(true).append(true).mode(0o600).open(path(&self.folder, 0))?;
+            self.current_bytes = file.metadata()?.len();
+            self.current = Some(file);
+        }
+        if self.current_bytes >= self.file_bytes_max {
+            self.rotate()?;
+            return self.open();
+        }
+        Ok(self.current_bytes)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.current = None;
+        for number in (0..self.files_max).rev() {
+            let from = path(&self.folder, number);
+            let moved = if number + 1 == self.files_max {
+                fs::remove_file(&from)
+            } else {
+                fs::rename(&from, path(&self.folder, number + 1))
+            };
+            match moved {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.current_bytes = 0;
+        Ok(())
+    }
+}
+
+/// The last `lines` lines that a pod printed, over rotated files; at most `bytes_max` bytes, in
+/// whole lines as far as one fits. `folder` is the folder of all pods. Blocks on the disk.
+///
+/// # Errors
+/// A sentence, when the pod has no log here or it can't be read.
+pub fn tail_log(
+    folder: &Path,
+    pod: &PodId,
+    lines: u32,
+    bytes_max: usize,
+) -> Result<Vec<u8>, String> {
+    let folder = PodFolder::of(folder, pod);
+    if !folder.log().is_dir() {
+        return Err(format!("this node has no log of {pod}"));
+    }
+    let lines = usize::try_from(lines).unwrap_or(usize::MAX);
+    read_tail(&folder.log(), lines, bytes_max)
+        .map_err(|error| format!("the log of {pod} can't be read: {error}"))
+}
+
+fn read_tail(folder: &Path, lines: usize, bytes_max: usize) -> io::Result<Vec<u8>> {
+    // One byte more than may be returned shows whether the first line is whole.
+    let wanted = bytes_max.saturating_add(1);
+    let (mut tail, mut last_inode) = (Vec::new(), None);
+    for number in 0..FILES_MAX {
+        let enough = tail.len() >= wanted || line_starts(&tail).count() > lines;
+        if enough {
+            break;
+        }
+        let file = match File::open(path(folder, number)) {
+            Ok(file) => file,
+            // A rotation is between two names for a moment, and the first file may not be there yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && number == 0 => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+        };
+        // The same file again: it was rotated while this reads.
+        let inode = file.metadata()?.ino();
+        if last_inode.replace(inode) != Some(inode) {
+            let mut before = read_end(file, wanted - tail.len())?;
+            before.append(&mut tail);
+            tail = before;
+        }
+    }
+    Ok(last_lines(&tail, lines, bytes_max).to_vec())
+}
+
+fn read_end(mut file: File, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    let bytes_max = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes_max)))?;
+    let mut end = Vec::new();
+    file.take(bytes_max).read_to_end(&mut end)?;
+    Ok(end)
+}
+
+/// Where lines begin, last first.
+fn line_starts(text: &[u8]) -> impl Iterator<Item = usize> {
+    let ends = text.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    ends.map(|(at, _)| at + 1).filter(|start| *start < text.len()).chain(
+        // The first byte of a file that ends with a line's end begins a line too.
+        (!text.is_empty()).then_some(0),
+    )
+}
+
+fn last_lines(text: &[u8], lines: usize, bytes_max: usize) -> &[u8] {
+    if lines == 0 {
+        return &[];
+    }
+    let fits = |start: &usize| text.len() - start <= bytes_max;
+    let start = line_starts(text).take(lines).take_while(fits).last();
+    // No line fits whole: the end of the last one.
+    let start = start.unwrap_or(text.len().saturating_sub(bytes_max));
+    text.get(start..).unwrap_or_default()
+}
+
+fn path(folder: &Path, number: u32) -> PathBuf {
+    folder.join(format!("{number}.log"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod() -> PodId {
+        "default/ocr-0".parse().unwrap()
+    }
+
+    fn log(temporary: &Path, file_bytes_max: u64, files_max: u32) -> RotatingLog {
+        let folder = PodFolder::of(temporary, &pod());
+        folder.create().unwrap();
+        RotatingLog::new(folder.log(), file_bytes_max, files_max)
+    }
+
+    fn tail(temporary: &Path, lines: u32, bytes_max: usize) -> String {
+        String::from_utf8(tail_log(temporary, &pod(), lines, bytes_max).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn files_stay_below_their_limit_and_number_and_end_with_whole_lines() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut log = log(temporary.path(), 5000, 3);
+        for number in 0..5000 {
+            log.append(format!("line {number}\n").as_bytes());
+        }
+        let folder = PodFolder::of(temporary.path(), &pod()).log();
+        let files: Vec<_> = fs::read_dir(&folder).unwrap().map(Result::unwrap).collect();
+        assert_eq!(files.len(), 3);
+        for file in files {
+            let text = fs::read(file.path()).unwrap();
+            assert!(text.len() <= 5000 && text.ends_with(b"\n") && text.starts_with(b"line "));
+        }
+    }
+
+    #[test]
+    fn the_tail_goes_over_rotated_files() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut log = log(temporary.path(), 4096, 5);
+        for number in 0..1000 {
+            log.append(format!("line {number}\n").as_bytes());
+        }
+        let expected: String = (100..1000).map(|number| format!("line {number}\n")).collect();
+        assert_eq!(tail(temporary.path(), 900, 1 << 20), expected);
+        assert_eq!(tail(temporary.path(), 2, 1 << 20), "line 998\nline 999\n");
+        assert_eq!(tail(temporary.path(), 0, 1 << 20), "");
+    }
+
+    #[test]
+    fn the_tail_is_cut_at_lines_where_one_fits_and_anywhere_else_where_none_does() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut log = log(temporary.path(), 4096, 2);
+        log.append(b"one\ntwo\nthree");
+        assert_eq!(tail(temporary.path(), 9, 100), "one\ntwo\nthree");
+        assert_eq!(tail(temporary.path(), 9, 9), "two\nthree");
+        assert_eq!(tail(temporary.path(), 9, 8), "three");
+        assert_eq!(tail(temporary.path(), 9, 3), "ree");
+        assert_eq!(tail(temporary.path(), 9, 0), "");
+    }
+
+    #[test]
+    fn a_line_longer_than_a_file_is_cut_and_bounded() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut log = log(temporary.path(), 4096, 2);
+        for _ in 0..10 {
+            log.append(&[b'x'; 3000]);
+        }
+        let folder = PodFolder::of(temporary.path(), &pod()).log();
+        let bytes = |number| fs::metadata(path(&folder, number)).unwrap().len();
+        assert!(bytes(0) <= 4096 && bytes(1) <= 4096 && !path(&folder, 2).exists());
+        assert_eq!(tail(temporary.path(), 1, 4000).len(), 4000);
+    }
+
+    #[test]
+    fn lost_output_is_counted_when_the_disk_takes_more() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut log = log(temporary.path(), 4096, 2);
+        let folder = PodFolder::of(temporary.path(), &pod()).log();
+        fs::remove_dir(&folder).unwrap();
+        log.append(b"lost\n");
+        fs::create_dir(&folder).unwrap();
+        log.append(b"kept\n");
+        let told = "\n[5 bytes of this log could not be written]\nkept\n";
+        assert_eq!(tail(temporary.path(), 9, 1000), told);
+    }
+
+    #[test]
+    fn a_pod_that_never_was_here_has_no_log() {
+        let temporary = tempfile::tempdir().unwrap();
+        assert!(tail_log(temporary.path(), &pod(), 1, 1).unwrap_err().contains("no log"));
+    }
+}
