@@ -8,3 +8,4 @@
 
 pub mod real;
 pub mod sim;
+pub mod story;

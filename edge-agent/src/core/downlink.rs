@@ -168,10 +168,12 @@ impl AgentCore {
         self.pods.assign(&self.workloads, now);
     }
 
-    /// Whether pods must stay as they are: the store can't be written, or part of what the node
-    /// should run is unreadable, so that what is missing from it must not be taken for deleted.
+    /// Whether pods must stay as they are: the store can't be written, the driver has not said which
+    /// GPUs there are, or part of what the node should run is unreadable, so that what is missing
+    /// from it must not be taken for deleted.
     pub(super) fn must_hold(&self) -> bool {
-        self.is_read_only() || !self.desired.is_whole() || !self.undecodable.is_empty()
+        self.is_read_only()
+            || !self.gpus_known || !self.desired.is_whole() || !self.undecodable.is_empty()
     }
 
     fn handle_log_ack(&mut self, ack: LogAck, now: MonotonicMs) {

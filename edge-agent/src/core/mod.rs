@@ -30,7 +30,7 @@ mod uplink;
 
 pub use event::{Effect, Event};
 pub use recorder::RecorderOptions;
-pub use restore::{CoreOptions, Reserved, Restored, StoredState, read_stored_state};
+pub use restore::{Capacity, CoreOptions, Reserved, Restored, StoredState, read_stored_state};
 pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 
 use crate::pods::Pods;
@@ -65,6 +65,8 @@ pub struct AgentCore {
     /// The reason last told in an event, by pod.
     told: BTreeMap<shared::model::PodId, String>,
     capacity: NodeCapacity,
+    /// Whether the driver has said which GPUs there are.
+    gpus_known: bool,
     /// What of the capacity pods may not have.
     reserved: Reserved,
     recorder: Recorder,
@@ -144,8 +146,9 @@ impl AgentCore {
     }
 
     fn handle_inventory(&mut self, gpus: GpuInventory, now: Now) {
-        if self.capacity.gpus != gpus {
-            self.capacity.gpus = gpus;
+        if self.capacity.gpus != gpus || !self.gpus_known {
+            (self.capacity.gpus, self.gpus_known) = (gpus, true);
+            self.pods.hold(self.must_hold());
             self.provide(now);
             self.schedule_report(now.monotonic);
         }

@@ -8,7 +8,7 @@ use super::uplink::empty_report;
 use crate::pods::{PodRecord, Pods};
 use crate::ports::Observation;
 use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX};
-use shared::model::{NodeCapacity, NodeId, Now};
+use shared::model::{GpuInventory, NodeCapacity, NodeId, Now};
 use shared::ports::{Store, StoreError, Tree};
 use shared::sync::{AgentSession, MapContent, MapPublisher, MapReceiver, Outbox, OutboxQuota};
 use shared::telemetry::TelemetryCodec;
@@ -41,7 +41,7 @@ pub struct CoreOptions {
     /// The hub's key for signatures.
     pub hub_signing_key: VerifyingKey,
     /// What the node has to give.
-    pub capacity: NodeCapacity,
+    pub capacity: Capacity,
     /// What of it pods may not have.
     pub reserved: Reserved,
     /// How often is sampled.
@@ -50,6 +50,17 @@ pub struct CoreOptions {
     pub codec: Box<dyn TelemetryCodec>,
     /// Bytes of records that are kept.
     pub quota: OutboxQuota,
+}
+
+/// What a node has to give.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Capacity {
+    /// Thousandths of a core.
+    pub cpu_millicores: u64,
+    /// Main memory in bytes.
+    pub memory_bytes: u64,
+    /// GPUs; `None` while the driver has not answered. Until then no pod is stopped or moved.
+    pub gpus: Option<GpuInventory>,
 }
 
 /// What the operating system and the agent keep for themselves.
@@ -148,7 +159,12 @@ impl AgentCore {
             reading: None,
             pods,
             told: BTreeMap::new(),
-            capacity: options.capacity,
+            gpus_known: options.capacity.gpus.is_some(),
+            capacity: NodeCapacity {
+                cpu_millicores: options.capacity.cpu_millicores,
+                memory_bytes: options.capacity.memory_bytes,
+                gpus: options.capacity.gpus.unwrap_or_default(),
+            },
             reserved: options.reserved,
             storage: Storage::default(),
             answers: VecDeque::new(),
@@ -161,6 +177,7 @@ impl AgentCore {
     }
 
     fn begin(&mut self, notices: &[(String, String)], now: Now) {
+        self.pods.hold(self.must_hold());
         self.provide(now);
         self.assign(now);
         let version = self.desired.position().map(|position| position.version);

@@ -6,7 +6,7 @@ use super::{
 use crate::ports::RuntimeEvent;
 use serde_bytes::ByteBuf;
 use shared::model::{
-    Container, GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, PodMetadata, PodSpec,
+    Container, GpuInventory, MonotonicMs, NodeId, Now, PodMetadata, PodSpec,
     PodTemplate, Revision, UnixMs, Workload, WorkloadKey,
 };
 use shared::ports::WriteBatch;
@@ -78,10 +78,10 @@ impl Bench {
             session_key: node_key.clone(),
             hub_session_key: hub_key.public(),
             hub_signing_key: signing.verifying(),
-            capacity: NodeCapacity {
+            capacity: Capacity {
                 cpu_millicores: 4000,
                 memory_bytes: 8 << 30,
-                gpus: GpuInventory::default(),
+                gpus: Some(GpuInventory::default()),
             },
             reserved: Reserved::default(),
             recorder: RecorderOptions { sample_interval_ms: 10 * SECOND_MS, samples_per_batch: 2 },

@@ -99,6 +99,14 @@ impl AgentCore {
             let refused = ConditionStatus::False;
             conditions.push(condition("WorkloadReadable", refused, "NotReadable", &message));
         }
+        if !self.gpus_known {
+            conditions.push(condition(
+                "GpusKnown",
+                ConditionStatus::False,
+                "DriverSilent",
+                "the GPU driver has not answered yet: no pod is stopped, none with a GPU is started",
+            ));
+        }
         if self.capacity.gpus.source == GpuSource::Simulated {
             conditions.push(condition(
                 "GpusSimulated",

@@ -5,9 +5,11 @@
 
 mod nvml;
 mod simulated;
+mod watch;
 
 pub use nvml::NvmlGpus;
 pub use simulated::{SimulatedGpus, SimulationError};
+pub use watch::Gpus;
 
 use shared::model::GpuInventory;
 
@@ -45,8 +47,9 @@ pub mod metrics {
 /// Where inventory and readings of GPUs come from. Calls take milliseconds; a driver that hangs
 /// blocks them, so they belong on a thread that may wait.
 pub trait GpuSource: Send {
-    /// The GPUs that there are now. One that can't be read is `Unhealthy` with the reason.
-    fn inventory(&mut self) -> GpuInventory;
+    /// The GPUs that there are now; `None` when the driver does not say. One that can't be read is
+    /// `Unhealthy` with the reason.
+    fn inventory(&mut self) -> Option<GpuInventory>;
 
     /// Readings of all GPUs; what a device does not offer is left out.
     fn samples(&mut self) -> Vec<GpuSample>;

@@ -25,13 +25,15 @@ pub struct NvmlGpus {
     nvml: Option<Nvml>,
     /// Whether it was said that there is none.
     absence_told: bool,
+    /// Whether it was ever there.
+    was_present: bool,
 }
 
 impl NvmlGpus {
     /// Looks for NVML. Where there is none this is a source without GPUs, until a driver comes.
     #[must_use]
     pub fn open() -> Self {
-        let mut gpus = Self { nvml: None, absence_told: false };
+        let mut gpus = Self { nvml: None, absence_told: false, was_present: false };
         gpus.look();
         gpus
     }
@@ -42,12 +44,18 @@ impl NvmlGpus {
         self.nvml.is_some()
     }
 
+    /// A node without a driver has no GPUs. One whose driver was there is not known to have none.
+    fn without_driver(&self) -> Option<GpuInventory> {
+        (!self.was_present).then(GpuInventory::default)
+    }
+
     fn look(&mut self) {
         match load() {
             Ok(nvml) => {
                 let driver = nvml.sys_driver_version().unwrap_or_default();
                 info!(driver, "NVML found");
                 (self.nvml, self.absence_told) = (Some(nvml), false);
+                self.was_present = true;
             }
             Err(error) if !self.absence_told => {
                 self.absence_told = true;
@@ -59,18 +67,18 @@ impl NvmlGpus {
 }
 
 impl GpuSource for NvmlGpus {
-    fn inventory(&mut self) -> GpuInventory {
+    fn inventory(&mut self) -> Option<GpuInventory> {
         if self.nvml.is_none() {
             self.look();
         }
-        let Some(nvml) = &self.nvml else { return GpuInventory::default() };
+        let Some(nvml) = &self.nvml else { return self.without_driver() };
         match devices(nvml) {
-            Ok(devices) => GpuInventory { source: InventorySource::Nvml, devices },
+            Ok(devices) => Some(GpuInventory { source: InventorySource::Nvml, devices }),
             Err(error) => {
                 // A driver that was unloaded or updated: the next inventory loads it anew.
                 warn!(%error, "NVML does not answer any more");
                 self.nvml = None;
-                GpuInventory::default()
+                None
             }
         }
     }
@@ -186,7 +194,7 @@ mod tests {
     #[test]
     fn a_machine_without_nvml_is_a_node_without_gpus() {
         let mut gpus = NvmlGpus::open();
-        let inventory = gpus.inventory();
+        let inventory = gpus.inventory().unwrap();
         if gpus.is_present() {
             assert_eq!(inventory.source, InventorySource::Nvml);
         } else {

@@ -67,8 +67,8 @@ impl SimulatedGpus {
 }
 
 impl GpuSource for SimulatedGpus {
-    fn inventory(&mut self) -> GpuInventory {
-        self.inventory.clone()
+    fn inventory(&mut self) -> Option<GpuInventory> {
+        Some(self.inventory.clone())
     }
 
     fn samples(&mut self) -> Vec<GpuSample> {

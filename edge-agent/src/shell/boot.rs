@@ -5,8 +5,8 @@
 use super::outside::{Outside, tails};
 use super::system;
 use crate::config::{Config, Places};
-use crate::core::{AgentCore, CoreOptions, Restored, read_stored_state};
-use crate::gpu::{Gpus, GpusError};
+use crate::core::{AgentCore, Capacity, CoreOptions, Restored, read_stored_state};
+use crate::gpu::{Gpus, SimulationError};
 use crate::ports::{Runtime, RuntimeError, RuntimeEvent};
 use crate::runtime::process::{ProcessOptions, ProcessRuntime};
 use shared::io::clock::{SystemClock, TrustedTime};
@@ -14,7 +14,7 @@ use shared::io::keys::{KeyError, fresh_seed, load_store_key, read_secret};
 use shared::io::ledger::{Ledger, LedgerError};
 use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions};
 use shared::io::tls::{TlsError, client_config};
-use shared::model::{NodeCapacity, UnixMs};
+use shared::model::{GpuInventory, UnixMs};
 use shared::ports::StoreError;
 use shared::sync::{OutboxQuota, newest_incarnation};
 use shared::telemetry::CborCodec;
@@ -31,6 +31,10 @@ use tracing::{info, warn};
 /// sled opens the largest store that we allow in a fraction of a second; a worn SD card may be a
 /// hundred times slower.
 const STORE_OPEN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long pods wait for a driver at boot. Without one nothing waits; one that is slower is waited
+/// for by the pods that need a GPU, while the others run.
+const GPU_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why the agent did not start.
 #[derive(Debug, Error)]
@@ -75,7 +79,7 @@ pub enum BootError {
     Runtime(#[from] RuntimeError),
     /// The simulated GPUs are not what was expected.
     #[error("could not make up GPUs")]
-    Gpus(#[from] GpusError),
+    Gpus(#[from] SimulationError),
 }
 
 /// An agent that has not begun to run.
@@ -85,6 +89,7 @@ pub(super) struct Booted {
     pub(super) enrollment: Enrollment,
     pub(super) tls: Arc<rustls::ClientConfig>,
     pub(super) runtime_events: mpsc::UnboundedReceiver<RuntimeEvent>,
+    pub(super) gpu_changes: mpsc::UnboundedReceiver<GpuInventory>,
     pub(super) answers: mpsc::UnboundedReceiver<shared::wire::CallResponse>,
 }
 
@@ -147,20 +152,23 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let mut ledger = Ledger::open(&places.ledger)?;
     let trusted_time = TrustedTime::new(time_floor(&ledger, &enrollment)?);
     let tls = tls_config(&places, &enrollment, Arc::clone(&trusted_time))?;
+    // A driver that is there answers while the store is opened.
+    let (changes, gpu_changes) = mpsc::unbounded_channel();
+    let sample_interval = Duration::from_millis(config.telemetry.sample_interval_ms);
+    let gpus = Gpus::open(config.simulate_gpus.as_deref(), sample_interval, changes)?;
     let (store, opening) = open_store(&places)?;
     let stored = read_stored_state(&store)?;
     let incarnation = ledger.begin_incarnation(newest_incarnation(&stored.meta) + 1)?;
     let (events, runtime_events) = mpsc::unbounded_channel();
     let mut runtime = ProcessRuntime::new(process_options(config), events)?;
     let observations = runtime.observe()?;
-    let mut gpus = Gpus::open(config.simulate_gpus.as_deref())?;
     let notices = notices(&opening, &ledger);
     let fence = ledger.state().accepted;
     let restored = Restored { stored, fence, observations, notices };
-    let capacity = NodeCapacity {
+    let capacity = Capacity {
         cpu_millicores: system::cpu_millicores(),
         memory_bytes: system::memory_bytes(),
-        gpus: gpus.inventory(),
+        gpus: gpus.first_inventory(GPU_PATIENCE),
     };
     let options = core_options(config, &enrollment, incarnation, capacity)?;
     let core = AgentCore::new(options, restored, clock.now());
@@ -178,7 +186,7 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
         tails: tails(),
         answers: answers_sender,
     };
-    Ok(Booted { core, outside, enrollment, tls, runtime_events, answers })
+    Ok(Booted { core, outside, enrollment, tls, runtime_events, gpu_changes, answers })
 }
 
 fn process_options(config: &Config) -> ProcessOptions {
@@ -186,7 +194,7 @@ fn process_options(config: &Config) -> ProcessOptions {
         folder: config.places().pods,
         log_max_bytes: config.pod_logs.max_size.bytes,
         log_max_files: config.pod_logs.max_files,
-        shim_program: PathBuf::from("/proc/self/exe"),
+        shim_program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
     }
 }
 
@@ -194,7 +202,7 @@ fn core_options(
     config: &Config,
     enrollment: &Enrollment,
     incarnation: u64,
-    capacity: NodeCapacity,
+    capacity: Capacity,
 ) -> Result<CoreOptions, BootError> {
     Ok(CoreOptions {
         node: enrollment.node.clone(),

@@ -13,18 +13,14 @@ use crate::ports::RuntimeEvent;
 use anyhow::Context;
 use shared::io::keys::fresh_seed;
 use shared::io::store::OpenError;
-use shared::model::MonotonicMs;
+use shared::model::{GpuInventory, MonotonicMs};
 use shared::trust::enrollment::Enrollment;
 use shared::wire::CallResponse;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
-
-/// How often GPUs are looked at: a driver that arrives late, a GPU that fails.
-const INVENTORY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Without any timer the loop looks around this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -44,19 +40,17 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         Err(super::BootError::Open(OpenError::Restart { reason })) => return begin_anew(&reason),
         other => other.context("the agent can't start")?,
     };
-    let Booted { core, outside, enrollment, tls, runtime_events, answers } = booted;
+    let Booted { core, outside, enrollment, tls, runtime_events, gpu_changes, answers } = booted;
     let mut agent = Agent { core, outside };
     // Pods first: nothing below is needed for them.
     agent.perform_effects();
     agent.outside.link = open_link(&enrollment, tls);
     let queries = admin::serve(config).await;
-    let mut inventory = tokio::time::interval(INVENTORY_INTERVAL);
-    inventory.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sources = Sources {
         runtime: runtime_events,
         answers,
         queries,
-        inventory,
+        gpu_changes,
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
     };
@@ -98,7 +92,7 @@ struct Sources {
     runtime: mpsc::UnboundedReceiver<RuntimeEvent>,
     answers: mpsc::UnboundedReceiver<CallResponse>,
     queries: mpsc::Receiver<Query>,
-    inventory: Interval,
+    gpu_changes: mpsc::UnboundedReceiver<GpuInventory>,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -107,7 +101,6 @@ struct Sources {
 enum Wake {
     Event(Event),
     Query(Query),
-    Inventory,
     Timeout,
     Stop,
 }
@@ -133,10 +126,6 @@ impl Agent {
         match wake {
             Wake::Event(event) => self.core.handle_event(event, now),
             Wake::Query(query) => self.answer(query),
-            Wake::Inventory => {
-                let inventory = self.outside.gpus.inventory();
-                self.core.handle_event(Event::Inventory(inventory), now);
-            }
             Wake::Timeout => self.core.handle_timeout(now),
             Wake::Stop => return false,
         }
@@ -159,7 +148,7 @@ impl Agent {
             Some(answer) = sources.answers.recv() => Wake::Event(Event::CallAnswered(answer)),
             Some(query) = sources.queries.recv() => Wake::Query(query),
             Some(event) = link => Wake::Event(event),
-            _ = sources.inventory.tick() => Wake::Inventory,
+            Some(gpus) = sources.gpu_changes.recv() => Wake::Event(Event::Inventory(gpus)),
             _ = sources.interrupt.recv() => Wake::Stop,
             _ = sources.terminate.recv() => Wake::Stop,
             () = tokio::time::sleep(sleep) => Wake::Timeout,

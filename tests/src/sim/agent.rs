@@ -3,12 +3,12 @@
 use super::disk::Disk;
 use super::runtime::Machine;
 use edge_agent::core::{
-    AgentCore, AgentStatus, CoreOptions, Effect, Event, LinkStatus, RecorderOptions, Reserved,
+    AgentCore, AgentStatus, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions, Reserved,
     Restored, read_stored_state,
 };
 use edge_agent::ports::Runtime;
 use edge_agent::shell::{AgentPorts, perform};
-use shared::model::{GpuInventory, NodeCapacity, NodeId, Now, UnixMs};
+use shared::model::{GpuInventory, NodeId, Now, UnixMs};
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::{LogRead, OutboxQuota, read_log};
 use shared::telemetry::{CborCodec, Sample};
@@ -124,10 +124,10 @@ impl SimAgent {
             session_key: SessionPrivateKey::from_bytes(self.identity.session_key),
             hub_session_key: self.identity.hub_session_key,
             hub_signing_key: self.identity.hub_signing_key.clone(),
-            capacity: NodeCapacity {
+            capacity: Capacity {
                 cpu_millicores: 4000,
                 memory_bytes: 8 << 30,
-                gpus: self.gpus.clone(),
+                gpus: Some(self.gpus.clone()),
             },
             reserved: Reserved::default(),
             recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },

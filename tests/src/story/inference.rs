@@ -26,6 +26,29 @@ pub fn questions() -> &'static [Question] {
     &QUESTIONS
 }
 
+macro_rules! question {
+    ($name:literal is $label:literal) => {
+        Question {
+            name: $name,
+            label: $label,
+            content: include_bytes!(concat!(
+                "../../../deploy/examples/file-classifier/samples/",
+                $name
+            )),
+        }
+    };
+}
+
+const QUESTIONS: [Question; 7] = [
+    question!("turbine_speed.rs" is "rust"),
+    question!("poll_sensor.py" is "python"),
+    question!("collect_logs.sh" is "shell"),
+    question!("site.json" is "json"),
+    question!("visit_notes.md" is "markdown"),
+    question!("ridge.png" is "png"),
+    question!("inspection.pdf" is "pdf"),
+];
+
 /// What the model said.
 #[derive(Debug, Clone, Default)]
 pub struct Answers {

@@ -47,6 +47,7 @@ use order::{RunOrder, StartFailure};
 use probe::Probed;
 use shared::in_words;
 use shared::model::PodId;
+use shared::telemetry::Series;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -130,6 +131,14 @@ impl ProcessRuntime {
         self.usage.of(keeper, main)
     }
 
+    /// CPU time and memory of every pod that runs, named as cAdvisor names them.
+    #[must_use]
+    pub fn sample(&self) -> BTreeMap<Series, f64> {
+        let pods: Vec<PodId> = self.shared.live().keys().cloned().collect();
+        let usages = pods.iter().filter_map(|pod| Some((pod, self.usage(pod)?)));
+        usages.flat_map(|(pod, usage)| usage_series(pod, usage)).collect()
+    }
+
     fn adopt(&self, pod: &PodId, finding: Finding) -> Option<Observation> {
         let observation = |instance, revision, state| {
             Some(Observation { pod: pod.clone(), instance, revision, state })
@@ -199,6 +208,20 @@ impl ProcessRuntime {
         }
         Ok(())
     }
+}
+
+fn usage_series(pod: &PodId, usage: ProcessUsage) -> [(Series, f64); 2] {
+    let series = |name| {
+        let series = Series::new(name).with("namespace", pod.workload.namespace());
+        series.with("pod", &pod.name())
+    };
+    // Past 2^53 (285 years of CPU time, 9 petabytes) the last digits are lost.
+    #[allow(clippy::cast_precision_loss)]
+    let number = |value: u64| value as f64;
+    [
+        (series("container_cpu_usage_seconds_total"), number(usage.cpu_usec) / 1e6),
+        (series("container_memory_working_set_bytes"), number(usage.memory_bytes)),
+    ]
 }
 
 impl Runtime for ProcessRuntime {
