@@ -173,7 +173,9 @@ impl AgentCore {
     /// from it must not be taken for deleted.
     pub(super) fn must_hold(&self) -> bool {
         self.is_read_only()
-            || !self.gpus_known || !self.desired.is_whole() || !self.undecodable.is_empty()
+            || !self.gpus_known
+            || !self.desired.is_whole()
+            || !self.undecodable.is_empty()
     }
 
     fn handle_log_ack(&mut self, ack: LogAck, now: MonotonicMs) {

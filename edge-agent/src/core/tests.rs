@@ -6,8 +6,8 @@ use super::{
 use crate::ports::RuntimeEvent;
 use serde_bytes::ByteBuf;
 use shared::model::{
-    Container, GpuInventory, MonotonicMs, NodeId, Now, PodMetadata, PodSpec,
-    PodTemplate, Revision, UnixMs, Workload, WorkloadKey,
+    Container, GpuInventory, MonotonicMs, NodeId, Now, PodMetadata, PodSpec, PodTemplate, Revision,
+    UnixMs, Workload, WorkloadKey,
 };
 use shared::ports::WriteBatch;
 use shared::sync::{HubSession, LogRead, MapContent, Opened, OutboxQuota};

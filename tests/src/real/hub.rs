@@ -39,6 +39,18 @@ impl Hub {
         Ok(hub)
     }
 
+    /// From the next start on the hub uses the broker at this address instead of its own.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn use_broker(&mut self, broker: SocketAddr) -> anyhow::Result<()> {
+        self.mqtt = broker;
+        self.write_config()?;
+        let path = self.folder.join("hub.toml");
+        let text = fs::read_to_string(&path)?;
+        Ok(fs::write(path, format!("broker = \"mqtts://{broker}\"\n{text}"))?)
+    }
+
     fn write_config(&self) -> anyhow::Result<()> {
         let folder = self.folder.display();
         let text = format!(

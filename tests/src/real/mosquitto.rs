@@ -41,8 +41,16 @@ impl Mosquitto {
     /// # Errors
     /// When mosquitto is not installed (`tests/install.sh` does that) or does not start.
     pub fn start(folder: &Path, files: &ListenerFiles) -> Result<Self> {
+        Self::start_with_acl(folder, files, ACL)
+    }
+
+    /// Starts one with other rules than those that are shipped.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_acl(folder: &Path, files: &ListenerFiles, acl: &str) -> Result<Self> {
         let address = free_address()?;
-        fs::write(folder.join("acl"), ACL)?;
+        fs::write(folder.join("acl"), acl)?;
         // mosquitto warns about an ACL that others may read.
         let configuration = configuration(folder, files, address.port())?;
         fs::write(folder.join("mosquitto.conf"), configuration)?;

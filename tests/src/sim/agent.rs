@@ -3,8 +3,8 @@
 use super::disk::Disk;
 use super::runtime::Machine;
 use edge_agent::core::{
-    AgentCore, AgentStatus, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions, Reserved,
-    Restored, read_stored_state,
+    AgentCore, AgentStatus, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions,
+    Reserved, Restored, read_stored_state,
 };
 use edge_agent::ports::Runtime;
 use edge_agent::shell::{AgentPorts, perform};

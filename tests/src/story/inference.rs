@@ -81,7 +81,8 @@ fn one(
     question: &Question,
 ) -> anyhow::Result<(&'static str, String, f64, Duration)> {
     let begin = Instant::now();
-    let answer = request(server, "POST", "/v1/classify", question.content, ANSWER_TIMEOUT)?.json()?;
+    let answer =
+        request(server, "POST", "/v1/classify", question.content, ANSWER_TIMEOUT)?.json()?;
     let took = begin.elapsed();
     let label = answer["label"].as_str().context("the answer has no label")?.to_owned();
     let score = answer["score"].as_f64().context("the answer has no score")?;

@@ -114,9 +114,7 @@ impl Story {
     fn manifest(&self) -> String {
         let port = self.server.port().to_string();
         let grace = format!("terminationGracePeriodSeconds: {}", self.grace_seconds);
-        MANIFEST
-            .replace(MANIFEST_PORT, &port)
-            .replace("terminationGracePeriodSeconds: 5", &grace)
+        MANIFEST.replace(MANIFEST_PORT, &port).replace("terminationGracePeriodSeconds: 5", &grace)
     }
 
     /// The workload is written; the pod starts, and the model answers.
@@ -130,7 +128,12 @@ impl Story {
         let ready = begin.elapsed();
         let answers = Answers::ask(self.server)?;
         let node = self.agent.node.clone();
-        self.hub.wait_for_node(&node, "the hub knows that the pod is ready", PATIENCE, pod_is_ready)?;
+        self.hub.wait_for_node(
+            &node,
+            "the hub knows that the pod is ready",
+            PATIENCE,
+            pod_is_ready,
+        )?;
         Ok(Deployed { ready, answers })
     }
 
@@ -142,7 +145,10 @@ impl Story {
         self.hub.kill();
         let killed = self.agent.processes().len();
         self.agent.cut_power();
-        ensure!(Answers::first(self.server).is_err(), "something still answers after the power cut");
+        ensure!(
+            Answers::first(self.server).is_err(),
+            "something still answers after the power cut"
+        );
         let begin = self.agent.start()?;
         let server = self.server;
         wait_until("the model answers again", PATIENCE, || Ok(Answers::first(server).is_ok()))?;
@@ -152,6 +158,31 @@ impl Story {
         let offline = self.agent.status()?;
         ensure!(!in_session(&offline), "the agent claims a session with a dead hub");
         Ok(Recovered { killed, first_answer, model_load, answers })
+    }
+
+    /// What should run is changed; the revision that runs now, as the agent says.
+    ///
+    /// # Errors
+    /// When the manifest can't be written or the agent does not answer.
+    pub fn change(&mut self) -> anyhow::Result<Option<u64>> {
+        let before = revision(&self.agent.status()?);
+        self.grace_seconds += 1;
+        self.hub.apply("classifier.yaml", &self.manifest())?;
+        Ok(before)
+    }
+
+    /// Waits until another revision than `before` is ready, the model answers, and nothing is left to
+    /// deliver.
+    ///
+    /// # Errors
+    /// When that does not come.
+    pub fn settle(&self, before: Option<u64>) -> anyhow::Result<()> {
+        self.agent.wait_for("the changed pod is ready", PATIENCE, |status| {
+            in_session(status) && pod_is_ready(status) && revision(status) != before
+        })?;
+        let server = self.server;
+        wait_until("the model answers", PATIENCE, || Answers::first(server).map(|()| true))?;
+        self.agent.wait_for("everything is delivered", PATIENCE, is_drained)
     }
 
     /// While the hub is away, what should run is changed, and samples are taken.
@@ -206,7 +237,8 @@ impl Story {
             let status = self.agent.status()?;
             let view = self.hub.node(&self.agent.node)?;
             ensure!(number(&view, "/records_lost") == 0, "the hub counted lost records: {view}");
-            counts = (number(&status, "/outbox/samples_recorded"), number(&view, "/samples_received"));
+            counts =
+                (number(&status, "/outbox/samples_recorded"), number(&view, "/samples_received"));
             ensure!(counts.0 == counts.1, "recorded {}, received {}", counts.0, counts.1);
             Ok(counts.0 > 0)
         })?;

@@ -1,0 +1,57 @@
+//! Fills a node's store as weeks without a link do: records of telemetry that nobody fetched.
+
+use crate::real::agent::Agent;
+use anyhow::ensure;
+use shared::io::keys::{fresh_seed, load_store_key};
+use shared::io::store::{SealedStore, StoreOptions};
+use shared::ports::{Store, Tree, WriteBatch};
+use shared::sync::{Outbox, OutboxQuota, newest_incarnation};
+use shared::wire::Stream;
+use std::time::Duration;
+
+/// The store's size on disk that is filled up to.
+const STORE_BYTES: u64 = 50 * 1000 * 1000;
+
+/// A batch of a minute is about this large in CBOR.
+const RECORD_BYTES: usize = 3 * 1024;
+
+/// Records in one commit.
+const COMMIT_RECORDS: u32 = 50;
+
+/// Meta records of a node are few.
+const META_MAX: usize = 1024;
+
+/// Fills the store of an agent that does not run; how many bytes and records it has then.
+pub(super) fn fill(agent: &Agent) -> anyhow::Result<(u64, u64)> {
+    let state = agent.state();
+    let options = StoreOptions {
+        folder: state.join("store"),
+        key: load_store_key(&state.join("keys/store.key"))?,
+        open_deadline: Duration::from_secs(60),
+    };
+    let (mut store, _) = SealedStore::open(options)?;
+    let meta = store.scan(Tree::Meta, &[], META_MAX)?;
+    let incarnation = newest_incarnation(&meta).max(1);
+    let quota = OutboxQuota { telemetry_bytes: u64::MAX, ..OutboxQuota::default() };
+    let mut outbox = Outbox::restore(incarnation, quota, &meta);
+    while store.size_bytes() < STORE_BYTES {
+        let mut writes = WriteBatch::new();
+        for _ in 0..COMMIT_RECORDS {
+            outbox.append(Stream::Backfill, record(), &mut writes)?;
+        }
+        store.commit(&writes)?;
+    }
+    let records = store.record_count(Tree::Outbox);
+    ensure!(store.damaged_records() == 0, "the store was damaged while it was filled");
+    Ok((store.size_bytes(), records))
+}
+
+/// Bytes that do not compress, as sealed ones would not anyway. The hub counts such a record as
+/// undecodable, which costs it what a good one costs.
+fn record() -> Vec<u8> {
+    let mut record: Vec<u8> = Vec::with_capacity(RECORD_BYTES);
+    while record.len() < RECORD_BYTES {
+        record.extend(fresh_seed());
+    }
+    record
+}

@@ -1,0 +1,66 @@
+//! The figures of `make bench`.
+//!
+//! | file | figures |
+//! |---|---|
+//! | `restart.rs` | an offline restart: to the first start, to the first answer, to all ready |
+//! | `change.rs` | from a manifest to a started pod |
+//! | `memory.rs` | memory of agent, shim and hub; size of the program |
+//! | `world.rs` | the simulated world's rate |
+//! | `full_store.rs` | fills a node's store, as weeks without a link do |
+//! | `marks.rs` | pods that leave a mark when they start |
+
+mod change;
+mod full_store;
+mod marks;
+mod memory;
+mod restart;
+mod world;
+
+/// One figure.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    /// As issues and documents name it.
+    pub name: &'static str,
+    /// Its value, as it is printed.
+    pub value: String,
+    /// Its unit.
+    pub unit: &'static str,
+    /// How it was measured, in one line.
+    pub how: String,
+}
+
+impl Figure {
+    fn new(name: &'static str, value: impl ToString, unit: &'static str, how: &str) -> Self {
+        Self { name, value: value.to_string(), unit, how: how.to_owned() }
+    }
+}
+
+/// Measures some figures that belong together.
+pub type Measure = fn() -> anyhow::Result<Vec<Figure>>;
+
+/// Everything that is measured, by name.
+#[must_use]
+pub fn all() -> Vec<(&'static str, Measure)> {
+    vec![
+        ("program", memory::program),
+        ("restart", restart::inference),
+        ("restart_ten", restart::ten_pods),
+        ("change", change::change_to_start),
+        ("agent_memory", memory::agent),
+        ("hub_memory", memory::hub),
+        ("sim", world::simulation),
+    ]
+}
+
+/// The value below which `percent` of the sorted values lie.
+fn percentile(values: &mut [u128], percent: usize) -> u128 {
+    values.sort_unstable();
+    let rank = (values.len() * percent).div_ceil(100).saturating_sub(1);
+    values.get(rank).copied().unwrap_or_default()
+}
+
+/// A folder for one measurement, on the disk that holds the built programs: `/tmp` may be memory.
+fn work_folder() -> anyhow::Result<tempfile::TempDir> {
+    let beside = crate::real::binaries::binary_folder()?;
+    Ok(tempfile::Builder::new().prefix("bench-").tempdir_in(beside)?)
+}
