@@ -11,6 +11,7 @@ use shared::wire::{
     encode,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use thiserror::Error;
 use tracing::{error, info};
 
@@ -50,9 +51,28 @@ impl HubCore {
     fn fleet_nodes(&self) -> BTreeMap<NodeId, FleetNode> {
         let trusted = self.nodes.iter().filter(|(_, node)| !node.record.revoked);
         let fleet_node = |(id, node): (&NodeId, &super::NodeState)| {
-            (id.clone(), FleetNode { online: node.is_online(), previous: node.workloads_held() })
+            let previous = self.held_by(id, node);
+            (id.clone(), FleetNode { online: node.is_online(), previous })
         };
         trusted.map(fleet_node).collect()
+    }
+
+    /// Pods that `node` holds, by workload: what was assigned to it, and before this hub's first
+    /// assignment what it reported to the hub's last start, so that a restart moves nothing.
+    fn held_by(&self, id: &NodeId, node: &super::NodeState) -> BTreeMap<WorkloadKey, u32> {
+        if node.record.last_seen.is_none() {
+            // It can't have been told anything yet: nothing is lost when its share goes elsewhere.
+            return BTreeMap::new();
+        }
+        let mut held = BTreeMap::new();
+        if !node.assigned {
+            for status in node.pods.values() {
+                *held.entry(status.pod.workload.clone()).or_default() += 1;
+            }
+        } else if let Some(assigned) = self.assignment.per_node.get(id) {
+            held.extend(assigned.iter().map(|(key, told)| (key.clone(), told.replicas)));
+        }
+        held
     }
 
     /// Signs what `id` should run, if that has changed.
@@ -132,9 +152,9 @@ impl HubCore {
     }
 }
 
-fn content_of(workloads: &BTreeMap<WorkloadKey, Workload>) -> Result<MapContent, EncodeError> {
-    let item = |(key, workload): (&WorkloadKey, &Workload)| {
-        Ok((key.to_string(), encode("workload", workload)?))
+fn content_of(workloads: &BTreeMap<WorkloadKey, Arc<Workload>>) -> Result<MapContent, EncodeError> {
+    let item = |(key, workload): (&WorkloadKey, &Arc<Workload>)| {
+        Ok((key.to_string(), encode("workload", workload.as_ref())?))
     };
     Ok(MapContent::new(workloads.iter().map(item).collect::<Result<_, _>>()?))
 }

@@ -22,35 +22,41 @@ use tokio::task::JoinHandle;
 
 /// A store in memory that can be told to be full, and outlives its hub.
 #[derive(Clone, Default)]
-pub(crate) struct Memory(Arc<Mutex<(BTreeMap<(Tree, Vec<u8>), Vec<u8>>, bool)>>);
+pub(crate) struct Memory(Arc<Mutex<Shelf>>);
+
+#[derive(Default)]
+struct Shelf {
+    values: BTreeMap<(Tree, Vec<u8>), Vec<u8>>,
+    full: bool,
+}
 
 impl Memory {
     pub(crate) fn set_full(&self, full: bool) {
-        self.0.lock().unwrap().1 = full;
+        self.0.lock().unwrap().full = full;
     }
 }
 
 impl Store for Memory {
     fn read(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.0.lock().unwrap().0.get(&(tree, key.to_vec())).cloned())
+        Ok(self.0.lock().unwrap().values.get(&(tree, key.to_vec())).cloned())
     }
 
     fn scan(&self, tree: Tree, _: &[u8], count_max: usize) -> Result<Vec<KeyValue>, StoreError> {
         let held = self.0.lock().unwrap();
-        let of_tree = held.0.iter().filter(|((of, _), _)| *of == tree);
+        let of_tree = held.values.iter().filter(|((of, _), _)| *of == tree);
         let pairs = of_tree.map(|((_, key), value)| (key.clone(), value.clone()));
         Ok(pairs.take(count_max).collect())
     }
 
     fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
         let mut held = self.0.lock().unwrap();
-        if held.1 {
+        if held.full {
             return Err(StoreError { attempted: "commit", source: "no space left".into() });
         }
         for write in &batch.writes {
             match write.clone() {
-                Write::Put { tree, key, value } => drop(held.0.insert((tree, key), value)),
-                Write::Delete { tree, key } => drop(held.0.remove(&(tree, key))),
+                Write::Put { tree, key, value } => drop(held.values.insert((tree, key), value)),
+                Write::Delete { tree, key } => drop(held.values.remove(&(tree, key))),
             }
         }
         Ok(())
