@@ -36,11 +36,6 @@ pub fn read_directory(path: &Path) -> Result<Manifests, ManifestProblems> {
     collection.finish()
 }
 
-/// Whether the directory is there and holds no manifest file.
-pub(super) fn is_empty(path: &Path) -> bool {
-    manifest_files(path).is_ok_and(|files| files.is_empty())
-}
-
 fn manifest_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -53,7 +48,8 @@ fn manifest_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn is_manifest_name(path: &Path) -> bool {
+/// Whether the file at `path` is read, by its name.
+pub(super) fn is_manifest_name(path: &Path) -> bool {
     let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     yaml && !hidden
