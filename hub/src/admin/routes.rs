@@ -235,7 +235,10 @@ fn why_not_ready(status: &HubStatus) -> Option<String> {
         return Some(format!("the store can't be written: {error}"));
     }
     if !status.hub.has_manifests {
-        let problems = status.manifests.problems.join("; ");
+        let problems = match status.manifests.problems.as_slice() {
+            [] => "they are being read".to_owned(),
+            problems => problems.join("; "),
+        };
         return Some(format!("no valid manifests since the start: {problems}"));
     }
     if !status.broker.up {

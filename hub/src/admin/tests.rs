@@ -87,7 +87,7 @@ async fn wait_until_ready(hub: &TestHub) {
 #[tokio::test]
 async fn a_hub_without_valid_manifests_is_alive_not_ready_and_says_why() {
     let hub = TestHub::start(Memory::default(), None).await;
-    hub.manifests.send(Err(vec!["a.yaml:3: spec: wrong".to_owned()])).await.unwrap();
+    hub.send_problem().await;
     assert_eq!(get(&hub, "/healthz").await.0, 200);
     let begin = Instant::now();
     loop {

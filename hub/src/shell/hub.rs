@@ -2,13 +2,13 @@
 //!
 //! Decides nothing of nodes or workloads; the core does. Answers questions between two events.
 
-use super::Reading;
 use super::signing::{SignError, Signer};
 use super::world::{HubStore, World};
 use crate::admin::{BrokerStatus, HubStatus, ManifestsStatus, NodeSummary, Query, Revoked};
 use crate::broker::BrokerEvent;
 use crate::core::{Event, HubCore};
 use crate::export;
+use crate::manifests::{ManifestProblems, ReadManifests};
 use crate::ports::perform;
 use shared::io::clock::SystemClock;
 use shared::model::{NodeId, Now};
@@ -26,7 +26,7 @@ const CALL_TIMEOUT_MS: u32 = 15_000;
 /// What the hub listens to.
 pub(super) struct Inputs {
     pub(super) broker: mpsc::Receiver<BrokerEvent>,
-    pub(super) manifests: mpsc::Receiver<Reading>,
+    pub(super) manifests: mpsc::Receiver<ReadManifests>,
     pub(super) queries: mpsc::Receiver<Query>,
 }
 
@@ -140,13 +140,14 @@ impl<S: HubStore> Hub<S> {
     }
 
     /// Takes what was read of the manifests; what is invalid is shown and changes nothing.
-    pub(super) fn handle_reading(&mut self, reading: Reading) {
+    fn handle_reading(&mut self, reading: ReadManifests) {
         match reading {
             Ok(manifests) => {
                 self.manifests.problems.clear();
                 self.handle(Event::Manifests(manifests));
             }
-            Err(problems) => {
+            Err(refused) => {
+                let problems = in_words(&refused);
                 for problem in &problems {
                     error!(problem, "the manifests are refused");
                 }
@@ -242,4 +243,9 @@ impl<S: HubStore> Hub<S> {
         let samples = self.core.latest_samples();
         export::exposition(&self.status(), &nodes, counters.unwrap_or_default(), samples)
     }
+}
+
+fn in_words(refused: &ManifestProblems) -> Vec<String> {
+    let omitted = (refused.omitted > 0).then(|| format!("… and {} more", refused.omitted));
+    refused.problems.iter().map(ToString::to_string).chain(omitted).collect()
 }

@@ -1,6 +1,5 @@
 //! A hub for tests: the production loop and API on a store in memory, without a broker.
 
-use super::Reading;
 use super::hub::{Ended, Hub, Inputs};
 use super::signing::Signer;
 use super::world::{HubStore, World};
@@ -8,7 +7,7 @@ use crate::admin::{self, BrokerStatus, ManifestsStatus, Token};
 use crate::broker::BrokerEvent;
 use crate::config::BrokerUrl;
 use crate::core::{HubCore, HubKeys, read_stored_state};
-use crate::manifests::Manifests;
+use crate::manifests::{ManifestProblem, ManifestProblems, Manifests, ReadManifests};
 use shared::io::clock::SystemClock;
 use shared::ports::{KeyValue, Store, StoreError, Tree, Write, WriteBatch};
 use shared::trust::certificate::CertificateAuthority;
@@ -77,8 +76,8 @@ impl HubStore for Memory {
 pub(crate) struct TestHub {
     /// Where its API is.
     pub(crate) api: SocketAddr,
-    pub(crate) broker: mpsc::Sender<BrokerEvent>,
-    pub(crate) manifests: mpsc::Sender<Reading>,
+    broker: mpsc::Sender<BrokerEvent>,
+    manifests: mpsc::Sender<ReadManifests>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Ended>,
     served: JoinHandle<()>,
@@ -120,6 +119,18 @@ impl TestHub {
     pub(crate) async fn make_ready(&self) {
         self.manifests.send(Ok(Manifests::default())).await.unwrap();
         self.broker.send(BrokerEvent::BrokerUp).await.unwrap();
+    }
+
+    /// Manifests with a problem.
+    pub(crate) async fn send_problem(&self) {
+        let problem = ManifestProblem {
+            file: "a.yaml".to_owned(),
+            line: 3,
+            path: "spec".to_owned(),
+            problem: "wrong".to_owned(),
+        };
+        let refused = ManifestProblems { problems: vec![problem], omitted: 0 };
+        self.manifests.send(Err(refused)).await.unwrap();
     }
 
     pub(crate) async fn stop(mut self) {
