@@ -185,7 +185,9 @@ fn sign_status(error: &SignError) -> StatusCode {
         | SignError::Encode(_) => StatusCode::INTERNAL_SERVER_ERROR,
         SignError::Request(_) => StatusCode::BAD_REQUEST,
         SignError::Held { .. } => StatusCode::CONFLICT,
-        SignError::Store(_) | SignError::NotDurable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        SignError::Store(_) | SignError::Registry(_) | SignError::NotDurable(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 

@@ -165,6 +165,7 @@ async fn nothing_is_signed_or_promised_while_the_store_is_full() {
     let (status, body) = post(&hub, "/v1/nodes/sign", &csr("mast-18", 2)).await;
     assert_eq!(status, 503);
     assert!(error_in(&body).contains("no space left"), "{body}");
+    hub.break_registry();
     let (status, body) = post(&hub, "/v1/nodes/mast-17/revoke", "").await;
     assert_eq!(status, 503);
     assert!(error_in(&body).contains("after a restart"), "{body}");

@@ -7,6 +7,7 @@
 use super::brokers::{BrokerError, EVENTS_MAX, Way};
 use super::hub::{Ended, Hub, Inputs};
 use super::keys::{self, KeysError};
+use super::registry::Registry;
 use super::restart::{RestartError, restart};
 use super::signing::Signer;
 use super::world::World;
@@ -113,7 +114,9 @@ fn open(config: &Config) -> Result<(Hub<SealedStore>, Way<'_>), BootError> {
     let signing_authority = keys::open_authority(&places)?;
     let signer = Signer::new(signing_authority, &keys, advertised.clone(), &store)
         .map_err(BootError::ReadStore)?;
-    let stored = read_stored_state(&store).map_err(BootError::ReadStore)?;
+    let mut stored = read_stored_state(&store).map_err(BootError::ReadStore)?;
+    let registry = Registry::new(places.enrolled);
+    registry.restore(&mut stored);
     info!(nodes = stored.nodes.len(), term = stored.term, "read what was stored");
     let core = HubCore::new(keys, fresh_seed(), stored, now);
     let world = World::new(store);
@@ -124,7 +127,7 @@ fn open(config: &Config) -> Result<(Hub<SealedStore>, Way<'_>), BootError> {
     };
     let folder = config.manifests.display().to_string();
     let manifests = ManifestsStatus { folder, problems: vec![] };
-    let mut hub = Hub { core, world, signer, clock, broker, manifests };
+    let mut hub = Hub { core, world, signer, registry, clock, broker, manifests };
     hub.begin();
     if let Some(error) = hub.core.view().store_error {
         return Err(BootError::Term(error));
@@ -154,7 +157,7 @@ fn tell(opening: &Opening) {
         Opening::Quarantined { folder, reason } => warn!(
             folder = %folder.display(),
             reason,
-            "the store could not be used and was put aside: its nodes must be signed again"
+            "the store could not be used and was put aside: what nodes reported comes back from them"
         ),
     }
 }

@@ -9,6 +9,7 @@
 //! | `signing` | requests in, enrolments out; serial numbers |
 //! | `keys` | the CA and the hub's keys in files |
 //! | `admission` | whom the broker lets in |
+//! | `registry` | who is enrolled, beside the store |
 //! | `restart` | executes the process anew |
 
 mod admission;
@@ -16,6 +17,7 @@ mod boot;
 mod brokers;
 mod hub;
 pub(crate) mod keys;
+mod registry;
 mod restart;
 mod signing;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A hub for tests: the production loop and API on a store in memory, without a broker.
 
 use super::hub::{Ended, Hub, Inputs};
+use super::registry::Registry;
 use super::signing::Signer;
 use super::world::{HubStore, World};
 use crate::admin::{self, BrokerStatus, ManifestsStatus, Token};
@@ -81,6 +82,8 @@ pub(crate) struct TestHub {
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Ended>,
     served: JoinHandle<()>,
+    /// Of the enrolments.
+    folder: tempfile::TempDir,
 }
 
 impl TestHub {
@@ -99,7 +102,9 @@ impl TestHub {
         let core = HubCore::new(keys, [3; 32], stored, now);
         let (world, status) = (World::new(store), BrokerStatus::default());
         let manifests = ManifestsStatus::default();
-        let mut hub = Hub { core, world, signer, clock, broker: status, manifests };
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::new(folder.path().join("enrolled"));
+        let mut hub = Hub { core, world, signer, registry, clock, broker: status, manifests };
         hub.begin();
         let (broker, broker_events) = mpsc::channel(16);
         let (readings, manifests) = mpsc::channel(16);
@@ -112,13 +117,21 @@ impl TestHub {
             let mut inputs = Inputs { broker: broker_events, manifests, queries: questions };
             hub.run(&mut inputs, async { drop(stopped.await) }).await
         });
-        Self { api, broker, manifests: readings, stop: Some(stop), running, served }
+        Self { api, broker, manifests: readings, stop: Some(stop), running, served, folder }
     }
 
     /// Valid manifests without anything in them, and a broker that is up.
     pub(crate) async fn make_ready(&self) {
         self.manifests.send(Ok(Manifests::default())).await.unwrap();
         self.broker.send(BrokerEvent::BrokerUp).await.unwrap();
+    }
+
+    /// Enrolments can't be written any more.
+    pub(crate) fn break_registry(&self) {
+        // A file where the folder should be: also root can't write into that.
+        let enrolled = self.folder.path().join("enrolled");
+        drop(std::fs::remove_dir_all(&enrolled));
+        std::fs::write(enrolled, "").unwrap();
     }
 
     /// Manifests with a problem.
