@@ -158,3 +158,83 @@ fn content_of(workloads: &BTreeMap<WorkloadKey, Arc<Workload>>) -> Result<MapCon
     };
     Ok(MapContent::new(workloads.iter().map(item).collect::<Result<_, _>>()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Event, HubKeys, NodeRecord, StoredState};
+    use super::*;
+    use crate::manifests::parse_documents;
+    use shared::model::{PodPhase, PodStatus, Revision, UnixMs};
+    use shared::trust::session::SessionPrivateKey;
+    use shared::trust::signature::SigningKey;
+
+    const OCR: &str = "\
+apiVersion: hinterland.dev/v1alpha1
+kind: InferenceWorkload
+metadata: {name: ocr}
+spec:
+  placement: {replicas: 1}
+  template: {spec: {containers: [{name: ocr, command: [ocr]}]}}
+";
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn record(last_seen: Option<UnixMs>) -> NodeRecord {
+        let key = SessionPrivateKey::generate([1; 32]).public();
+        NodeRecord { last_seen, ..NodeRecord::new(key, "01".to_owned(), UnixMs(0)) }
+    }
+
+    fn reported_pod(pod: &str) -> (String, Vec<u8>) {
+        let status = PodStatus {
+            pod: pod.parse().unwrap(),
+            revision: Revision(1),
+            phase: PodPhase::Running,
+            ready: true,
+            reason: String::new(),
+            message: String::new(),
+            restarts: 0,
+            started_at: None,
+            last_exit_code: None,
+            gpus: vec![],
+        };
+        (format!("p/{pod}"), encode("pod status", &status).unwrap())
+    }
+
+    /// A hub that has started on what was stored, and has read one workload with one replica.
+    fn started(stored: StoredState) -> HubCore {
+        let (session, signing) =
+            (SessionPrivateKey::generate([2; 32]), SigningKey::generate([3; 32]));
+        let mut core = HubCore::new(HubKeys { session, signing }, [4; 32], stored, Now::default());
+        let manifests = parse_documents("ocr.yaml", OCR).unwrap();
+        core.handle_event(Event::Manifests(manifests), Now::default());
+        core
+    }
+
+    fn holders(core: &HubCore) -> Vec<&str> {
+        core.assignment.per_node.keys().map(NodeId::as_str).collect()
+    }
+
+    #[test]
+    fn a_hub_that_starts_again_leaves_replicas_where_nodes_reported_them() {
+        let seen = || record(Some(UnixMs(1)));
+        let nodes = ["a", "b", "c"].map(|name| (node(name), seen()));
+        let reported = [(node("b"), BTreeMap::from([reported_pod("default/ocr-0")]))];
+        let (nodes, reported) = (nodes.into(), reported.into());
+        let mut core = started(StoredState { term: 1, nodes, reported });
+        assert_eq!(holders(&core), ["b"]);
+        core.reassign(Now::default());
+        assert_eq!(holders(&core), ["b"], "nor does it move later");
+    }
+
+    #[test]
+    fn a_replica_that_waits_for_a_node_never_seen_does_not_hold_on_to_it() {
+        let nodes = BTreeMap::from([(node("a"), record(None)), (node("b"), record(None))]);
+        let mut core = started(StoredState { term: 1, nodes, ..StoredState::default() });
+        assert_eq!(holders(&core), ["a"]);
+        core.nodes.get_mut(&node("b")).unwrap().greeted = true;
+        core.reassign(Now::default());
+        assert_eq!(holders(&core), ["b"]);
+    }
+}

@@ -17,8 +17,8 @@ pub const FILES_MAX: usize = 20_000;
 /// One file. 10 000 `EdgeNode` documents in one file are about 2 MiB.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// All files: what fits a ConfigMap sixty times over, and is read in about a second.
-pub const DIRECTORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// All files: sixteen times what a ConfigMap can hold; read in a few seconds.
+pub const DIRECTORY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Reads all manifests of the directory at `path`. Blocks.
 ///
