@@ -215,6 +215,8 @@ pub struct Places {
     pub store_key: PathBuf,
     /// The sealed store.
     pub store: PathBuf,
+    /// Who is enrolled, one file a node.
+    pub enrolled: PathBuf,
     /// The embedded broker's certificate, made anew at each start.
     pub broker_certificate: PathBuf,
     /// Its private key.
@@ -232,6 +234,7 @@ impl Places {
             session_key: at("keys/session.key"),
             store_key: at("keys/store.key"),
             store: at("store"),
+            enrolled: at("enrolled"),
             broker_certificate: at("broker.pem"),
             broker_key: at("keys/broker.key"),
         }

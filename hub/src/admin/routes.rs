@@ -185,7 +185,9 @@ fn sign_status(error: &SignError) -> StatusCode {
         | SignError::Encode(_) => StatusCode::INTERNAL_SERVER_ERROR,
         SignError::Request(_) => StatusCode::BAD_REQUEST,
         SignError::Held { .. } => StatusCode::CONFLICT,
-        SignError::Store(_) | SignError::NotDurable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        SignError::Store(_) | SignError::Registry(_) | SignError::NotDurable(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 
@@ -235,7 +237,10 @@ fn why_not_ready(status: &HubStatus) -> Option<String> {
         return Some(format!("the store can't be written: {error}"));
     }
     if !status.hub.has_manifests {
-        let problems = status.manifests.problems.join("; ");
+        let problems = match status.manifests.problems.as_slice() {
+            [] => "they are being read".to_owned(),
+            problems => problems.join("; "),
+        };
         return Some(format!("no valid manifests since the start: {problems}"));
     }
     if !status.broker.up {

@@ -87,7 +87,7 @@ async fn wait_until_ready(hub: &TestHub) {
 #[tokio::test]
 async fn a_hub_without_valid_manifests_is_alive_not_ready_and_says_why() {
     let hub = TestHub::start(Memory::default(), None).await;
-    hub.manifests.send(Err(vec!["a.yaml:3: spec: wrong".to_owned()])).await.unwrap();
+    hub.send_problem().await;
     assert_eq!(get(&hub, "/healthz").await.0, 200);
     let begin = Instant::now();
     loop {
@@ -165,6 +165,7 @@ async fn nothing_is_signed_or_promised_while_the_store_is_full() {
     let (status, body) = post(&hub, "/v1/nodes/sign", &csr("mast-18", 2)).await;
     assert_eq!(status, 503);
     assert!(error_in(&body).contains("no space left"), "{body}");
+    hub.break_registry();
     let (status, body) = post(&hub, "/v1/nodes/mast-17/revoke", "").await;
     assert_eq!(status, 503);
     assert!(error_in(&body).contains("after a restart"), "{body}");

@@ -11,6 +11,7 @@ use shared::wire::{
     encode,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use thiserror::Error;
 use tracing::{error, info};
 
@@ -50,9 +51,28 @@ impl HubCore {
     fn fleet_nodes(&self) -> BTreeMap<NodeId, FleetNode> {
         let trusted = self.nodes.iter().filter(|(_, node)| !node.record.revoked);
         let fleet_node = |(id, node): (&NodeId, &super::NodeState)| {
-            (id.clone(), FleetNode { online: node.is_online(), previous: node.workloads_held() })
+            let previous = self.held_by(id, node);
+            (id.clone(), FleetNode { online: node.is_online(), previous })
         };
         trusted.map(fleet_node).collect()
+    }
+
+    /// Pods that `node` holds, by workload: what was assigned to it, and before this hub's first
+    /// assignment what it reported to the hub's last start, so that a restart moves nothing.
+    fn held_by(&self, id: &NodeId, node: &super::NodeState) -> BTreeMap<WorkloadKey, u32> {
+        if node.record.last_seen.is_none() {
+            // It can't have been told anything yet: nothing is lost when its share goes elsewhere.
+            return BTreeMap::new();
+        }
+        let mut held = BTreeMap::new();
+        if !node.assigned {
+            for status in node.pods.values() {
+                *held.entry(status.pod.workload.clone()).or_default() += 1;
+            }
+        } else if let Some(assigned) = self.assignment.per_node.get(id) {
+            held.extend(assigned.iter().map(|(key, told)| (key.clone(), told.replicas)));
+        }
+        held
     }
 
     /// Signs what `id` should run, if that has changed.
@@ -132,9 +152,89 @@ impl HubCore {
     }
 }
 
-fn content_of(workloads: &BTreeMap<WorkloadKey, Workload>) -> Result<MapContent, EncodeError> {
-    let item = |(key, workload): (&WorkloadKey, &Workload)| {
-        Ok((key.to_string(), encode("workload", workload)?))
+fn content_of(workloads: &BTreeMap<WorkloadKey, Arc<Workload>>) -> Result<MapContent, EncodeError> {
+    let item = |(key, workload): (&WorkloadKey, &Arc<Workload>)| {
+        Ok((key.to_string(), encode("workload", workload.as_ref())?))
     };
     Ok(MapContent::new(workloads.iter().map(item).collect::<Result<_, _>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Event, HubKeys, NodeRecord, StoredState};
+    use super::*;
+    use crate::manifests::parse_documents;
+    use shared::model::{PodPhase, PodStatus, Revision, UnixMs};
+    use shared::trust::session::SessionPrivateKey;
+    use shared::trust::signature::SigningKey;
+
+    const OCR: &str = "\
+apiVersion: hinterland.dev/v1alpha1
+kind: InferenceWorkload
+metadata: {name: ocr}
+spec:
+  placement: {replicas: 1}
+  template: {spec: {containers: [{name: ocr, command: [ocr]}]}}
+";
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn record(last_seen: Option<UnixMs>) -> NodeRecord {
+        let key = SessionPrivateKey::generate([1; 32]).public();
+        NodeRecord { last_seen, ..NodeRecord::new(key, "01".to_owned(), UnixMs(0)) }
+    }
+
+    fn reported_pod(pod: &str) -> (String, Vec<u8>) {
+        let status = PodStatus {
+            pod: pod.parse().unwrap(),
+            revision: Revision(1),
+            phase: PodPhase::Running,
+            ready: true,
+            reason: String::new(),
+            message: String::new(),
+            restarts: 0,
+            started_at: None,
+            last_exit_code: None,
+            gpus: vec![],
+        };
+        (format!("p/{pod}"), encode("pod status", &status).unwrap())
+    }
+
+    /// A hub that has started on what was stored, and has read one workload with one replica.
+    fn started(stored: StoredState) -> HubCore {
+        let (session, signing) =
+            (SessionPrivateKey::generate([2; 32]), SigningKey::generate([3; 32]));
+        let mut core = HubCore::new(HubKeys { session, signing }, [4; 32], stored, Now::default());
+        let manifests = parse_documents("ocr.yaml", OCR).unwrap();
+        core.handle_event(Event::Manifests(manifests), Now::default());
+        core
+    }
+
+    fn holders(core: &HubCore) -> Vec<&str> {
+        core.assignment.per_node.keys().map(NodeId::as_str).collect()
+    }
+
+    #[test]
+    fn a_hub_that_starts_again_leaves_replicas_where_nodes_reported_them() {
+        let seen = || record(Some(UnixMs(1)));
+        let nodes = ["a", "b", "c"].map(|name| (node(name), seen()));
+        let reported = [(node("b"), BTreeMap::from([reported_pod("default/ocr-0")]))];
+        let (nodes, reported) = (nodes.into(), reported.into());
+        let mut core = started(StoredState { term: 1, nodes, reported });
+        assert_eq!(holders(&core), ["b"]);
+        core.reassign(Now::default());
+        assert_eq!(holders(&core), ["b"], "nor does it move later");
+    }
+
+    #[test]
+    fn a_replica_that_waits_for_a_node_never_seen_does_not_hold_on_to_it() {
+        let nodes = BTreeMap::from([(node("a"), record(None)), (node("b"), record(None))]);
+        let mut core = started(StoredState { term: 1, nodes, ..StoredState::default() });
+        assert_eq!(holders(&core), ["a"]);
+        core.nodes.get_mut(&node("b")).unwrap().greeted = true;
+        core.reassign(Now::default());
+        assert_eq!(holders(&core), ["b"]);
+    }
 }

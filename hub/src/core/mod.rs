@@ -52,6 +52,10 @@ use tracing::{info, warn};
 /// Under this key of [`Tree::Meta`] lies the term of the hub's last start.
 const TERM_KEY: &[u8] = b"term";
 
+/// Between a node's first greeting ever and the assignment that counts with it: nodes that are
+/// installed together share one.
+const REASSIGN_DELAY_MS: u64 = 200;
+
 /// Nodes that a hub holds; far above the 10 000 it is built for.
 const NODES_MAX: usize = 100_000;
 
@@ -84,6 +88,7 @@ pub struct HubCore {
     /// `None` until the first valid reading: then nobody is told what to run.
     manifests: Option<Manifests>,
     assignment: Assignment,
+    reassign_due: Option<MonotonicMs>,
     commit: GroupCommit,
     effects: VecDeque<Effect>,
     refused_payloads: u64,
@@ -124,6 +129,7 @@ impl HubCore {
             nodes: BTreeMap::new(),
             manifests: None,
             assignment: Assignment::default(),
+            reassign_due: None,
             commit: GroupCommit::default(),
             effects: VecDeque::new(),
             refused_payloads: 0,
@@ -188,6 +194,9 @@ impl HubCore {
             }
         }
         due.iter().for_each(|node| self.transmit(node, now));
+        if self.reassign_due.take_if(|due| *due <= now.monotonic).is_some() {
+            self.reassign(now);
+        }
         self.advance(now);
     }
 
@@ -198,7 +207,7 @@ impl HubCore {
         let nodes = nodes.filter_map(|node| {
             [node.desired.poll_timeout(), node.calls.poll_timeout()].into_iter().flatten().min()
         });
-        nodes.chain(self.commit.due()).min()
+        nodes.chain(self.commit.due()).chain(self.reassign_due).min()
     }
 
     /// The next effect to perform.

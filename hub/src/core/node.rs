@@ -1,12 +1,12 @@
 //! What the hub knows of one node.
 
 use serde::{Deserialize, Serialize};
-use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs, WorkloadKey};
+use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs};
 use shared::sync::{Calls, HubSession, LogReceiver, MapContent, MapPublisher, MapReceiver};
 use shared::telemetry::Sample;
 use shared::trust::session::SessionPublicKey;
 use shared::wire::{MapHeader, MapName, MapPosition, Version, decode};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Events of one node that are kept for people; older ones are in the hub's log.
 pub(super) const EVENTS_MAX: usize = 64;
@@ -127,16 +127,6 @@ impl NodeState {
     /// Whether the node is there and in session.
     pub(super) fn is_online(&self) -> bool {
         self.greeted && !self.record.revoked
-    }
-
-    /// The workloads that are assigned to it. Before the first assignment of this start they are
-    /// taken from what the node reports, so that a restart of the hub moves nothing.
-    pub(super) fn workloads_held(&self) -> BTreeSet<WorkloadKey> {
-        if self.assigned {
-            let keys = self.desired.content().items().keys();
-            return keys.filter_map(|key| key.parse().ok()).collect();
-        }
-        self.pods.values().map(|pod| pod.pod.workload.clone()).collect()
     }
 
     /// The node's and its pods' state, from the items as they are now.

@@ -145,6 +145,11 @@ impl HubCore {
             state.record.logs = Default::default();
             state.reported = shared::sync::MapReceiver::new(MapName::Reported);
         }
+        if state.record.incarnation == 0 {
+            // Until now it may have been passed over, or replicas wait at a node that never came.
+            let due = now.monotonic.plus_ms(super::REASSIGN_DELAY_MS);
+            self.reassign_due.get_or_insert(due);
+        }
         state.record.incarnation = hello.incarnation;
         state.record.logs.forget_before(hello.oldest_incarnation);
         state.agent_version = hello.agent_version;

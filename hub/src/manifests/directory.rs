@@ -17,8 +17,8 @@ pub const FILES_MAX: usize = 20_000;
 /// One file. 10 000 `EdgeNode` documents in one file are about 2 MiB.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// All files: what fits a ConfigMap sixty times over, and is read in about a second.
-pub const DIRECTORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// All files: sixteen times what a ConfigMap can hold; read in a few seconds.
+pub const DIRECTORY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Reads all manifests of the directory at `path`. Blocks.
 ///
@@ -36,11 +36,6 @@ pub fn read_directory(path: &Path) -> Result<Manifests, ManifestProblems> {
     collection.finish()
 }
 
-/// Whether the directory is there and holds no manifest file.
-pub(super) fn is_empty(path: &Path) -> bool {
-    manifest_files(path).is_ok_and(|files| files.is_empty())
-}
-
 fn manifest_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -53,7 +48,8 @@ fn manifest_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn is_manifest_name(path: &Path) -> bool {
+/// Whether the file at `path` is read, by its name.
+pub(super) fn is_manifest_name(path: &Path) -> bool {
     let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     yaml && !hidden

@@ -32,7 +32,7 @@ pub fn parse_documents(file: &str, text: &str) -> Result<Manifests, ManifestProb
 #[derive(Debug, Default)]
 pub(super) struct Collection {
     manifests: Manifests,
-    /// Where each name was declared, by kind and name.
+    /// The document in which each name was declared, by kind and name.
     declared: BTreeMap<String, String>,
     documents: usize,
     problems: Vec<ManifestProblem>,
@@ -73,17 +73,19 @@ impl Collection {
 
     fn add_document(&mut self, file: &str, chunk: &Chunk<'_>) -> Result<(), Refusal> {
         let Some(document) = read_document(chunk.text)? else { return Ok(()) };
-        let line = yaml::line_of(chunk.text, "metadata.name").unwrap_or(1);
-        let refused = |path: &str, problem| Refusal { line, path: path.to_owned(), problem };
-        let place = format!("{file}:{}", chunk.line(line));
-        if let Some(before) = self.declared.get(&document.identity()) {
-            let problem = format!("{} is declared already at {before}", document.identity());
-            return Err(refused("metadata.name", problem));
+        let refused = |path: &str, problem| {
+            let line = yaml::line_of(chunk.text, "metadata.name").unwrap_or(0);
+            Err(Refusal { line, path: path.to_owned(), problem })
+        };
+        let identity = document.identity();
+        if let Some(before) = self.declared.get(&identity) {
+            let problem = format!("{identity} is declared already by the document at {before}");
+            return refused("metadata.name", problem);
         }
-        self.declared.insert(document.identity(), place);
+        self.declared.insert(identity, format!("{file}:{}", chunk.first_line));
         match document {
             Document::Workload(_) if self.manifests.workloads.len() >= WORKLOADS_MAX => {
-                Err(refused("", format!("more than {WORKLOADS_MAX} workloads in all files")))
+                refused("", format!("more than {WORKLOADS_MAX} workloads in all files"))
             }
             Document::Workload(workload) => {
                 self.manifests.workloads.insert(workload.key.clone(), *workload);

@@ -20,6 +20,7 @@ mod node;
 mod problem;
 #[cfg(test)]
 mod tests;
+mod watcher;
 
 mod workload;
 mod yaml;
@@ -29,6 +30,7 @@ pub use documents::{API_VERSION, DOCUMENTS_MAX, parse_documents};
 pub use node::HOSTNAME_LABEL;
 pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
 
+pub use watcher::{ReadManifests, Watcher};
 pub use workload::{FLEET_REPLICAS_MAX, WORKLOADS_MAX};
 
 use shared::model::{NodeId, PodTemplate, Revision, Taint, Toleration, WorkloadKey};

@@ -2,6 +2,7 @@
 
 use super::*;
 use insta::assert_snapshot;
+use proptest::prelude::*;
 use shared::model::{GpuRequest, MemoryQuantity};
 use std::fs;
 use std::path::Path;
@@ -216,7 +217,7 @@ fn every_document_with_a_problem_is_named() {
 w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits.memory: `lots` is not a quantity: expected a number with an optional suffix, as in `512Mi` or `2G`
 w/ocr.yaml:31: spec.taint: unknown field, expected one of `taints`
 w/ocr.yaml:34: a: unclosed bracket '['
-w/ocr.yaml:54: metadata.name: InferenceWorkload `default/ocr` is declared already at w/ocr.yaml:39
+w/ocr.yaml:54: metadata.name: InferenceWorkload `default/ocr` is declared already by the document at w/ocr.yaml:35
 "#);
 }
 
@@ -228,7 +229,7 @@ fn a_name_that_two_files_declare_is_refused() {
     }
     let problems = read_directory(directory.path()).unwrap_err().to_string();
     let words = problems.replace(&*directory.path().to_string_lossy(), "DIR");
-    assert_snapshot!(words, @"DIR/b.yml:4: metadata.name: EdgeNode `site-1` is declared already at DIR/a.yaml:4");
+    assert_snapshot!(words, @"DIR/b.yml:4: metadata.name: EdgeNode `site-1` is declared already by the document at DIR/a.yaml:1");
 }
 
 #[test]
@@ -260,4 +261,21 @@ fn a_directory_that_is_not_there_is_refused() {
 fn a_workload_that_does_not_fit_its_item_is_refused() {
     let large = format!("[ocr, {}]", "x".repeat(shared::limits::MAP_ITEM_BYTES_MAX));
     assert_snapshot!(changed("[ocr]", &large), @"w/ocr.yaml:5: spec: 262276 bytes, as a node is sent them, are over the limit of 262144");
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_file_gives_problems_with_places_and_no_panic(
+        at in 0..WORKLOAD.len(), cut in 0_usize..40, insert in "[-a-z0-9:{}\\[\\]&*!|>'\"#%~ \n]{0,6}"
+    ) {
+        let end = (at + cut).min(WORKLOAD.len());
+        let text = format!("{}{insert}{}", &WORKLOAD[..at], &WORKLOAD[end..]);
+        let lines = text.lines().count() as u64 + 1;
+        if let Err(refused) = parse_documents("w/ocr.yaml", &text) {
+            for problem in refused.problems {
+                let placed = (1..=lines).contains(&problem.line);
+                prop_assert!(placed && !problem.problem.is_empty(), "{problem} in {text:?}");
+            }
+        }
+    }
 }

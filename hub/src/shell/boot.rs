@@ -1,19 +1,20 @@
 //! Opens everything in order, runs the loop, and closes in order.
 //!
-//! Before a node can connect, the new term is durable and the manifests were read: a node that
-//! greets is told at once what it should run. With manifests that are invalid from the start the hub
-//! runs, says so, and answers no node until they are valid.
+//! Before a node can connect, the new term is durable. The manifests are read meanwhile; the core
+//! answers no node before. With manifests that are invalid from the start the hub runs, says so, and
+//! waits until they are valid.
 
 use super::brokers::{BrokerError, EVENTS_MAX, Way};
 use super::hub::{Ended, Hub, Inputs};
 use super::keys::{self, KeysError};
-use super::readings;
+use super::registry::Registry;
 use super::restart::{RestartError, restart};
 use super::signing::Signer;
 use super::world::World;
 use crate::admin::{self, BrokerStatus, ManifestsStatus, Token, TokenError};
 use crate::config::{BrokerUrl, Config};
 use crate::core::{HubCore, read_stored_state};
+use crate::manifests::Watcher;
 use shared::io::clock::SystemClock;
 use shared::io::keys::{KeyError, fresh_seed, load_store_key};
 use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions};
@@ -85,7 +86,7 @@ pub async fn run(config: &Config) -> Result<(), BootError> {
     let (broker_events, broker) = mpsc::channel(EVENTS_MAX);
     let (readings, manifests) = mpsc::channel(READINGS_MAX);
     let (queries, questions) = admin::queries();
-    let _watching = readings::watch(&config.manifests, readings);
+    tokio::spawn(Watcher::new(&config.manifests).run(readings));
     let is_allowed = hub.world.admissions.question();
     hub.world.broker = Some(way.start(is_allowed, broker_events).await?);
     let served = tokio::spawn(admin::serve(api, admin::router(queries, token)));
@@ -103,7 +104,7 @@ pub async fn run(config: &Config) -> Result<(), BootError> {
     }
 }
 
-/// Keys, store and core, up to the durable term and the first reading of the manifests.
+/// Keys, store and core, up to the durable term.
 fn open(config: &Config) -> Result<(Hub<SealedStore>, Way<'_>), BootError> {
     let (places, clock) = (config.places(), SystemClock::new());
     let now = clock.now();
@@ -113,7 +114,9 @@ fn open(config: &Config) -> Result<(Hub<SealedStore>, Way<'_>), BootError> {
     let signing_authority = keys::open_authority(&places)?;
     let signer = Signer::new(signing_authority, &keys, advertised.clone(), &store)
         .map_err(BootError::ReadStore)?;
-    let stored = read_stored_state(&store).map_err(BootError::ReadStore)?;
+    let mut stored = read_stored_state(&store).map_err(BootError::ReadStore)?;
+    let registry = Registry::new(places.enrolled);
+    registry.restore(&mut stored);
     info!(nodes = stored.nodes.len(), term = stored.term, "read what was stored");
     let core = HubCore::new(keys, fresh_seed(), stored, now);
     let world = World::new(store);
@@ -124,13 +127,11 @@ fn open(config: &Config) -> Result<(Hub<SealedStore>, Way<'_>), BootError> {
     };
     let folder = config.manifests.display().to_string();
     let manifests = ManifestsStatus { folder, problems: vec![] };
-    let mut hub = Hub { core, world, signer, clock, broker, manifests };
+    let mut hub = Hub { core, world, signer, registry, clock, broker, manifests };
     hub.begin();
     if let Some(error) = hub.core.view().store_error {
         return Err(BootError::Term(error));
     }
-    hub.handle_reading(readings::read(&config.manifests));
-    hub.settle();
     Ok((hub, Way { config, authority, advertised, now: now.wall }))
 }
 
@@ -156,7 +157,7 @@ fn tell(opening: &Opening) {
         Opening::Quarantined { folder, reason } => warn!(
             folder = %folder.display(),
             reason,
-            "the store could not be used and was put aside: its nodes must be signed again"
+            "the store could not be used and was put aside: what nodes reported comes back from them"
         ),
     }
 }

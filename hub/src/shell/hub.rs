@@ -2,13 +2,14 @@
 //!
 //! Decides nothing of nodes or workloads; the core does. Answers questions between two events.
 
-use super::Reading;
+use super::registry::Registry;
 use super::signing::{SignError, Signer};
 use super::world::{HubStore, World};
 use crate::admin::{BrokerStatus, HubStatus, ManifestsStatus, NodeSummary, Query, Revoked};
 use crate::broker::BrokerEvent;
-use crate::core::{Event, HubCore};
+use crate::core::{Event, HubCore, NodeRecord};
 use crate::export;
+use crate::manifests::{ManifestProblems, ReadManifests};
 use crate::ports::perform;
 use shared::io::clock::SystemClock;
 use shared::model::{NodeId, Now};
@@ -26,7 +27,7 @@ const CALL_TIMEOUT_MS: u32 = 15_000;
 /// What the hub listens to.
 pub(super) struct Inputs {
     pub(super) broker: mpsc::Receiver<BrokerEvent>,
-    pub(super) manifests: mpsc::Receiver<Reading>,
+    pub(super) manifests: mpsc::Receiver<ReadManifests>,
     pub(super) queries: mpsc::Receiver<Query>,
 }
 
@@ -44,6 +45,7 @@ pub(super) struct Hub<S> {
     pub(super) core: HubCore,
     pub(super) world: World<S>,
     pub(super) signer: Signer,
+    pub(super) registry: Registry,
     pub(super) clock: SystemClock,
     pub(super) broker: BrokerStatus,
     pub(super) manifests: ManifestsStatus,
@@ -140,13 +142,14 @@ impl<S: HubStore> Hub<S> {
     }
 
     /// Takes what was read of the manifests; what is invalid is shown and changes nothing.
-    pub(super) fn handle_reading(&mut self, reading: Reading) {
+    fn handle_reading(&mut self, reading: ReadManifests) {
         match reading {
             Ok(manifests) => {
                 self.manifests.problems.clear();
                 self.handle(Event::Manifests(manifests));
             }
-            Err(problems) => {
+            Err(refused) => {
+                let problems = in_words(&refused);
                 for problem in &problems {
                     error!(problem, "the manifests are refused");
                 }
@@ -209,6 +212,10 @@ impl<S: HubStore> Hub<S> {
         let known = |node: &NodeId| core.record(node).cloned();
         let store = &mut self.world.store;
         let (enrollment, record) = self.signer.sign(request, known, store, now.wall)?;
+        // A name that is enrolled already keeps its record, and its file.
+        if core.record(&enrollment.node).is_none_or(|held| held.revoked) {
+            self.registry.note(&enrollment.node, &record).map_err(SignError::Registry)?;
+        }
         self.handle(Event::Enrolled { node: enrollment.node.clone(), record });
         self.settle();
         match self.core.view().store_error {
@@ -218,12 +225,15 @@ impl<S: HubStore> Hub<S> {
     }
 
     fn revoke(&mut self, node: NodeId) -> Revoked {
-        if self.core.record(&node).is_none() {
-            return Revoked::Unknown;
-        }
+        let Some(record) = self.core.record(&node) else { return Revoked::Unknown };
+        let noted = self.registry.note(&node, &NodeRecord { revoked: true, ..record.clone() });
         self.handle(Event::Revoked { node });
         self.settle();
-        self.core.view().store_error.map_or(Revoked::Durably, Revoked::ForNow)
+        // Either suffices at the next start.
+        let (Some(store), Err(registry)) = (self.core.view().store_error, noted) else {
+            return Revoked::Durably;
+        };
+        Revoked::ForNow(format!("{store}; {}", shared::in_words(&registry)))
     }
 
     fn status(&self) -> HubStatus {
@@ -242,4 +252,9 @@ impl<S: HubStore> Hub<S> {
         let samples = self.core.latest_samples();
         export::exposition(&self.status(), &nodes, counters.unwrap_or_default(), samples)
     }
+}
+
+fn in_words(refused: &ManifestProblems) -> Vec<String> {
+    let omitted = (refused.omitted > 0).then(|| format!("… and {} more", refused.omitted));
+    refused.problems.iter().map(ToString::to_string).chain(omitted).collect()
 }

@@ -9,7 +9,7 @@
 //! | `signing` | requests in, enrolments out; serial numbers |
 //! | `keys` | the CA and the hub's keys in files |
 //! | `admission` | whom the broker lets in |
-//! | `readings` | the manifests, read and watched |
+//! | `registry` | who is enrolled, beside the store |
 //! | `restart` | executes the process anew |
 
 mod admission;
@@ -17,7 +17,7 @@ mod boot;
 mod brokers;
 mod hub;
 pub(crate) mod keys;
-mod readings;
+mod registry;
 mod restart;
 mod signing;
 #[cfg(test)]
@@ -28,8 +28,3 @@ pub use boot::{BootError, run};
 pub use keys::KeysError;
 pub use restart::RestartError;
 pub use signing::SignError;
-
-use crate::manifests::Manifests;
-
-/// What came of reading the manifests: all of them, or what is wrong with them.
-type Reading = Result<Manifests, Vec<String>>;

@@ -7,6 +7,7 @@
 
 use crate::config::BrokerUrl;
 use crate::core::{HubKeys, NodeRecord};
+use shared::io::keys::KeyError;
 use shared::model::{NodeId, UnixMs};
 use shared::ports::{Store, StoreError, Tree, WriteBatch};
 use shared::trust::certificate::{
@@ -49,6 +50,9 @@ pub enum SignError {
     /// The serial number or the node's record is not durable.
     #[error("the request was not signed, since the store can't be written")]
     Store(#[source] StoreError),
+    /// The enrolment could not be noted beside the store.
+    #[error("the request was not signed, since the enrolment can't be written")]
+    Registry(#[source] KeyError),
     /// As [`Self::Store`], for what the core wrote; in its words.
     #[error("the request was not signed, since the store can't be written: {0}")]
     NotDurable(String),

@@ -1,14 +1,14 @@
 //! A hub for tests: the production loop and API on a store in memory, without a broker.
 
-use super::Reading;
 use super::hub::{Ended, Hub, Inputs};
+use super::registry::Registry;
 use super::signing::Signer;
 use super::world::{HubStore, World};
 use crate::admin::{self, BrokerStatus, ManifestsStatus, Token};
 use crate::broker::BrokerEvent;
 use crate::config::BrokerUrl;
 use crate::core::{HubCore, HubKeys, read_stored_state};
-use crate::manifests::Manifests;
+use crate::manifests::{ManifestProblem, ManifestProblems, Manifests, ReadManifests};
 use shared::io::clock::SystemClock;
 use shared::ports::{KeyValue, Store, StoreError, Tree, Write, WriteBatch};
 use shared::trust::certificate::CertificateAuthority;
@@ -22,35 +22,41 @@ use tokio::task::JoinHandle;
 
 /// A store in memory that can be told to be full, and outlives its hub.
 #[derive(Clone, Default)]
-pub(crate) struct Memory(Arc<Mutex<(BTreeMap<(Tree, Vec<u8>), Vec<u8>>, bool)>>);
+pub(crate) struct Memory(Arc<Mutex<Shelf>>);
+
+#[derive(Default)]
+struct Shelf {
+    values: BTreeMap<(Tree, Vec<u8>), Vec<u8>>,
+    full: bool,
+}
 
 impl Memory {
     pub(crate) fn set_full(&self, full: bool) {
-        self.0.lock().unwrap().1 = full;
+        self.0.lock().unwrap().full = full;
     }
 }
 
 impl Store for Memory {
     fn read(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.0.lock().unwrap().0.get(&(tree, key.to_vec())).cloned())
+        Ok(self.0.lock().unwrap().values.get(&(tree, key.to_vec())).cloned())
     }
 
     fn scan(&self, tree: Tree, _: &[u8], count_max: usize) -> Result<Vec<KeyValue>, StoreError> {
         let held = self.0.lock().unwrap();
-        let of_tree = held.0.iter().filter(|((of, _), _)| *of == tree);
+        let of_tree = held.values.iter().filter(|((of, _), _)| *of == tree);
         let pairs = of_tree.map(|((_, key), value)| (key.clone(), value.clone()));
         Ok(pairs.take(count_max).collect())
     }
 
     fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
         let mut held = self.0.lock().unwrap();
-        if held.1 {
+        if held.full {
             return Err(StoreError { attempted: "commit", source: "no space left".into() });
         }
         for write in &batch.writes {
             match write.clone() {
-                Write::Put { tree, key, value } => drop(held.0.insert((tree, key), value)),
-                Write::Delete { tree, key } => drop(held.0.remove(&(tree, key))),
+                Write::Put { tree, key, value } => drop(held.values.insert((tree, key), value)),
+                Write::Delete { tree, key } => drop(held.values.remove(&(tree, key))),
             }
         }
         Ok(())
@@ -71,11 +77,13 @@ impl HubStore for Memory {
 pub(crate) struct TestHub {
     /// Where its API is.
     pub(crate) api: SocketAddr,
-    pub(crate) broker: mpsc::Sender<BrokerEvent>,
-    pub(crate) manifests: mpsc::Sender<Reading>,
+    broker: mpsc::Sender<BrokerEvent>,
+    manifests: mpsc::Sender<ReadManifests>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Ended>,
     served: JoinHandle<()>,
+    /// Of the enrolments.
+    folder: tempfile::TempDir,
 }
 
 impl TestHub {
@@ -94,7 +102,9 @@ impl TestHub {
         let core = HubCore::new(keys, [3; 32], stored, now);
         let (world, status) = (World::new(store), BrokerStatus::default());
         let manifests = ManifestsStatus::default();
-        let mut hub = Hub { core, world, signer, clock, broker: status, manifests };
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::new(folder.path().join("enrolled"));
+        let mut hub = Hub { core, world, signer, registry, clock, broker: status, manifests };
         hub.begin();
         let (broker, broker_events) = mpsc::channel(16);
         let (readings, manifests) = mpsc::channel(16);
@@ -107,13 +117,33 @@ impl TestHub {
             let mut inputs = Inputs { broker: broker_events, manifests, queries: questions };
             hub.run(&mut inputs, async { drop(stopped.await) }).await
         });
-        Self { api, broker, manifests: readings, stop: Some(stop), running, served }
+        Self { api, broker, manifests: readings, stop: Some(stop), running, served, folder }
     }
 
     /// Valid manifests without anything in them, and a broker that is up.
     pub(crate) async fn make_ready(&self) {
         self.manifests.send(Ok(Manifests::default())).await.unwrap();
         self.broker.send(BrokerEvent::BrokerUp).await.unwrap();
+    }
+
+    /// Enrolments can't be written any more.
+    pub(crate) fn break_registry(&self) {
+        // A file where the folder should be: also root can't write into that.
+        let enrolled = self.folder.path().join("enrolled");
+        drop(std::fs::remove_dir_all(&enrolled));
+        std::fs::write(enrolled, "").unwrap();
+    }
+
+    /// Manifests with a problem.
+    pub(crate) async fn send_problem(&self) {
+        let problem = ManifestProblem {
+            file: "a.yaml".to_owned(),
+            line: 3,
+            path: "spec".to_owned(),
+            problem: "wrong".to_owned(),
+        };
+        let refused = ManifestProblems { problems: vec![problem], omitted: 0 };
+        self.manifests.send(Err(refused)).await.unwrap();
     }
 
     pub(crate) async fn stop(mut self) {

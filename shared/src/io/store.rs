@@ -10,25 +10,29 @@
 //! | `opening.rs` | the protocol of an open, the quarantine |
 //! | `probe.rs` | the child that tries a suspicious store |
 //! | `database.rs` | sled |
+//! | `reading.rs`, `commit.rs` | what the store does once it is open |
 //! | `sealer.rs` | records as they lie on disk |
 //! | `files.rs` | lock, marker, ballast and the rest beside the folder |
 
+mod commit;
 mod database;
 mod files;
 mod opening;
 mod probe;
+mod reading;
 mod sealer;
 
 pub use probe::probe_if_asked;
 
 use crate::io::keys::fresh_seed;
-use crate::ports::{KeyValue, Store, StoreError, Tree, Write, WriteBatch};
+use crate::ports::{KeyValue, Store, StoreError, Tree, WriteBatch};
 use crate::trust::record::WrappingKey;
-use database::{CountChanges, Database, DatabaseError, RawWrite, Remedy};
+use commit::BATCH_BYTES_MAX;
+use database::{Database, DatabaseError, Remedy};
 use files::{StoreFiles, StoreLock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use sealer::{CHUNKS, KEY_BYTES_MAX, OWN, OpenRecord, Sealer, VALUE_BYTES_MAX};
+use sealer::{CHUNKS, KEY_BYTES_MAX, OWN, Sealer, VALUE_BYTES_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -37,15 +41,9 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing::warn;
 
-/// All changes of one commit. A whole map update of 4 MiB a few times over.
-const BATCH_BYTES_MAX: usize = 32 << 20;
-
 /// Room that a commit leaves on the disk. sled writes a segment of 512 KiB ahead and a snapshot at the
 /// next open; the rest is for those who share the disk.
 const FREE_BYTES_MIN: u64 = 4 << 20;
-
-/// Damaged records that are told apart; past it, one that is read twice counts twice.
-const DAMAGED_NAMED_MAX: usize = 1024;
 
 /// Every raw tree: those of [`Tree`], the chunks, the store's own.
 const ALL_TREES: [u8; 8] = [
@@ -258,18 +256,6 @@ impl SealedStore {
         self.sealer.open_commits(&sealed)
     }
 
-    fn count(&self, tree: u8) -> Option<u64> {
-        let database = self.database().ok()?;
-        let mut count = 0;
-        let counted = database.for_each(tree, &[], usize::MAX, |_| {
-            count += 1;
-            Ok::<_, DatabaseError>(true)
-        });
-        counted.map_err(|error| self.failed("read", error.into())).ok()?;
-        lock(&self.counts).insert(tree, count);
-        Some(count)
-    }
-
     fn database(&self) -> Result<&Database, Refusal> {
         match self.broken.get() {
             Some(reason) => Err(Refusal::Broken(reason.clone())),
@@ -287,183 +273,6 @@ impl SealedStore {
             let _ = self.broken.set(reason);
         }
         StoreError { attempted, source: Box::new(refusal) }
-    }
-
-    fn note_damaged(&self, tree: u8, raw_key: &[u8]) {
-        let mut damaged = lock(&self.damaged);
-        let is_new = damaged.named.len() >= DAMAGED_NAMED_MAX
-            || damaged.named.insert((tree, raw_key.to_vec()));
-        damaged.records += u64::from(is_new);
-    }
-
-    /// A record with all its chunks; None, counted, when a seal is broken or a chunk is missing.
-    fn open_record(
-        &self,
-        database: &Database,
-        tree: Tree,
-        raw_key: &[u8],
-        sealed: &[u8],
-    ) -> Result<Option<OpenRecord>, Refusal> {
-        let Some(mut record) = self.sealer.open(tree, raw_key, sealed) else {
-            self.note_damaged(tree as u8, raw_key);
-            return Ok(None);
-        };
-        for place in std::mem::take(&mut record.rest) {
-            let sealed = database.read(CHUNKS, &place.raw_key)?;
-            let Some(chunk) = sealed.and_then(|s| self.sealer.open_chunk(&place, &s)) else {
-                self.note_damaged(tree as u8, raw_key);
-                return Ok(None);
-            };
-            record.value.extend(chunk);
-        }
-        Ok(Some(record))
-    }
-
-    fn read_record(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
-        let database = self.database()?;
-        let raw_key = self.sealer.raw_key(tree, key);
-        let Some(sealed) = database.read(tree as u8, &raw_key)? else { return Ok(None) };
-        let record = self.open_record(database, tree, &raw_key, &sealed)?;
-        Ok(record.filter(|record| record.key == key).map(|record| record.value))
-    }
-
-    fn scan_records(
-        &self,
-        tree: Tree,
-        from: &[u8],
-        count_max: usize,
-    ) -> Result<Vec<KeyValue>, Refusal> {
-        if !tree.is_ordered() && !from.is_empty() {
-            return Err(Refusal::NoOrder);
-        }
-        let mut found = Vec::new();
-        if count_max == 0 {
-            return Ok(found);
-        }
-        let database = self.database()?;
-        database.for_each(tree as u8, from, count_max, |(raw_key, sealed)| {
-            let record = self.open_record(database, tree, &raw_key, &sealed)?;
-            found.extend(record.map(OpenRecord::into_pair));
-            Ok::<_, Refusal>(found.len() < count_max)
-        })?;
-        Ok(found)
-    }
-
-    fn commit_batch(&mut self, batch: &WriteBatch) -> Result<(), Refusal> {
-        let batch_bytes = checked_bytes(batch)?;
-        if let Some(reason) = self.broken.get() {
-            return Err(Refusal::Broken(reason.clone()));
-        }
-        self.check_room(batch_bytes)?;
-        if self.database.is_none() {
-            self.reopen()?;
-        }
-        let number = self.commits.saturating_add(1);
-        let writes = self.raw_writes(batch, number)?;
-        match self.database()?.apply(&writes) {
-            Ok(changes) => self.committed(number, &changes),
-            Err(error) if matches!(error.remedy(), Remedy::Quarantine | Remedy::NewProcess) => {
-                return Err(error.into());
-            }
-            Err(error) => self.recover(number, error)?,
-        }
-        Ok(())
-    }
-
-    fn committed(&mut self, number: u64, changes: &CountChanges) {
-        self.commits = number;
-        self.lock.note(self.sealer.keyring_id(), number);
-        let mut counts = lock(&self.counts);
-        for (tree, change) in changes {
-            if let Some(count) = counts.get_mut(tree) {
-                *count = count.saturating_add_signed(*change);
-            }
-        }
-    }
-
-    /// After a failed write sled shows what it has not written and refuses every further write, so it
-    /// is opened again. What the disk then holds decides whether the commit happened.
-    fn recover(&mut self, number: u64, error: DatabaseError) -> Result<(), Refusal> {
-        warn!(store = %self.files.folder().display(), error = error.in_words(), "a commit failed");
-        self.database = None;
-        lock(&self.counts).clear();
-        self.reopen()?;
-        if self.stored_commits() != Some(number) {
-            return Err(error.into());
-        }
-        self.database()?.make_durable()?;
-        self.commits = number;
-        self.lock.note(self.sealer.keyring_id(), number);
-        Ok(())
-    }
-
-    fn reopen(&mut self) -> Result<(), Refusal> {
-        match opening::reopen(&self.files, self.open_deadline) {
-            Ok(database) => self.database = Some(database),
-            Err(error) => {
-                if let OpenError::Restart { reason } = &error {
-                    let _ = self.broken.set(reason.clone());
-                }
-                return Err(Refusal::Reopen(error));
-            }
-        }
-        self.has_ballast = false;
-        Ok(())
-    }
-
-    /// Refuses before sled can fail in the middle; takes the ballast back when there is room again.
-    fn check_room(&mut self, batch_bytes: usize) -> Result<(), Refusal> {
-        // What can't be asked is tried.
-        let free_bytes = self.files.free_bytes().unwrap_or(u64::MAX);
-        // Twice, because sled writes whole pages.
-        let needed_bytes = self.free_bytes_min.saturating_add(2 * batch_bytes as u64);
-        if free_bytes < needed_bytes {
-            return Err(Refusal::DiskFull { free_bytes, needed_bytes });
-        }
-        if !self.has_ballast {
-            self.has_ballast = self.files.hold_ballast(needed_bytes);
-        }
-        Ok(())
-    }
-
-    fn raw_writes(&mut self, batch: &WriteBatch, number: u64) -> Result<Vec<RawWrite>, Refusal> {
-        let mut last = BTreeMap::new();
-        for write in &batch.writes {
-            match write {
-                Write::Put { tree, key, value } => last.insert((*tree, key), Some(value)),
-                Write::Delete { tree, key } => last.insert((*tree, key), None),
-            };
-        }
-        let mut writes = Vec::new();
-        for ((tree, key), value) in last {
-            self.remove_chunks(tree, key, &mut writes)?;
-            match value {
-                Some(value) => writes.extend(self.sealer.seal(tree, key, value)),
-                None => {
-                    let key = self.sealer.raw_key(tree, key);
-                    writes.push(RawWrite { tree: tree as u8, key, value: None });
-                }
-            }
-        }
-        writes.push(self.sealer.seal_commits(number));
-        Ok(writes)
-    }
-
-    /// Removes what an earlier value of the record left in the tree of chunks.
-    fn remove_chunks(
-        &self,
-        tree: Tree,
-        key: &[u8],
-        writes: &mut Vec<RawWrite>,
-    ) -> Result<(), Refusal> {
-        let prefix = self.sealer.chunk_prefix(tree, &self.sealer.raw_key(tree, key));
-        self.database()?.for_each(CHUNKS, &prefix, 1, |(raw_key, _)| {
-            let is_ours = raw_key.starts_with(&prefix);
-            if is_ours {
-                writes.push(RawWrite { tree: CHUNKS, key: raw_key.to_vec(), value: None });
-            }
-            Ok::<_, Refusal>(is_ours)
-        })
     }
 }
 
@@ -486,27 +295,6 @@ impl Store for SealedStore {
     fn damaged_records(&self) -> u64 {
         lock(&self.damaged).records
     }
-}
-
-fn checked_bytes(batch: &WriteBatch) -> Result<usize, Refusal> {
-    let mut bytes: usize = 0;
-    for write in &batch.writes {
-        let (key, value) = match write {
-            Write::Put { key, value, .. } => (key.len(), value.len()),
-            Write::Delete { key, .. } => (key.len(), 0),
-        };
-        if key > KEY_BYTES_MAX {
-            return Err(Refusal::KeyTooLong(key));
-        }
-        if value > VALUE_BYTES_MAX {
-            return Err(Refusal::ValueTooLarge(value));
-        }
-        bytes = bytes.saturating_add(key).saturating_add(value);
-    }
-    if bytes > BATCH_BYTES_MAX {
-        return Err(Refusal::BatchTooLarge(bytes));
-    }
-    Ok(bytes)
 }
 
 /// What a panic elsewhere left behind a lock here is numbers only.

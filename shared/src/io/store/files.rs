@@ -107,7 +107,11 @@ impl StoreFiles {
     /// A snapshot that sled was writing when the power went would be taken for a whole one.
     pub(super) fn remove_unfinished_snapshots(&self) -> Result<(), OpenError> {
         let failed = || failed("remove an unfinished snapshot in", &self.folder);
-        for entry in fs::read_dir(&self.folder).map_err(failed())?.flatten() {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed())?,
+        };
+        for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with("snap.") && name.ends_with(".generating") {

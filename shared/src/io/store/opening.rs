@@ -42,6 +42,8 @@ pub(super) fn open(
     deadline: Duration,
     rng: &mut ChaCha20Rng,
 ) -> Result<(Database, Keyring, Opening), OpenError> {
+    // Before anything else: a snapshot that is half written makes sled refuse a good store.
+    files.remove_unfinished_snapshots()?;
     let mut aside = None;
     let opened = match wary(files, deadline).and_then(|()| attempt(files, key, deadline, rng)) {
         Err(Ended::Damaged(reason)) => {
@@ -66,6 +68,7 @@ pub(super) fn open(
 
 /// Opens the database again after a commit failed, with the same keys.
 pub(super) fn reopen(files: &StoreFiles, deadline: Duration) -> Result<Database, OpenError> {
+    files.remove_unfinished_snapshots()?;
     open_database(files, deadline).map_err(|ended| match ended {
         Ended::Refused(error) => error,
         Ended::Damaged(reason) => {
@@ -92,7 +95,6 @@ fn attempt(
 ) -> Result<(Database, Keyring, bool), Ended> {
     let is_new_database = !files.has_database();
     let (keyring, is_new) = load_or_make_keyring(files, key, rng)?;
-    files.remove_unfinished_snapshots()?;
     let database = open_database(files, deadline)?;
     if is_new_database {
         files.sync_created()?;

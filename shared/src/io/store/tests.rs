@@ -1,5 +1,8 @@
+use super::database::{Database, RawWrite};
 use super::*;
+use crate::ports::Write;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 

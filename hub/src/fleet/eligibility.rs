@@ -1,0 +1,86 @@
+//! Whether a node may run a workload, and why not.
+//!
+//! Labels and taints only, as Kubernetes decides them, with one exception: a node whose labels no
+//! longer match loses what it holds, since re-selecting is how workloads are moved.
+
+use super::Site;
+use crate::manifests::{HOSTNAME_LABEL, InferenceWorkload};
+use shared::model::{Taint, TaintEffect};
+use std::fmt;
+
+/// Whether a node may run a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Eligibility {
+    /// It may hold what it holds and be given more.
+    Schedulable,
+    /// It may hold what it holds.
+    KeepsOnly,
+}
+
+/// Why a node was not chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reason<'a> {
+    /// A label of the node selector is missing, or has another value.
+    Label(&'a str, &'a str),
+    /// A taint is not tolerated.
+    Taint(&'a Taint),
+    /// The node's desired or reported state has no room for it.
+    Full,
+    /// Other nodes hold all the replicas.
+    NotNeeded,
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label(key, value) => {
+                write!(f, "node selector does not match: no label `{key}={value}`")
+            }
+            Self::Taint(taint) => {
+                let Taint { key, value, effect } = taint;
+                let equals = if value.is_empty() { "" } else { "=" };
+                write!(f, "taint `{key}{equals}{value}:{effect:?}` is not tolerated")
+            }
+            Self::Full => f.write_str("as many pods or bytes as one node can be assigned"),
+            Self::NotNeeded => f.write_str("not needed: other nodes hold all replicas"),
+        }
+    }
+}
+
+/// Decides for one workload and one node that holds `held` pods of it.
+pub(super) fn judge<'a>(
+    workload: &'a InferenceWorkload,
+    site: &Site<'a>,
+    held: u32,
+) -> Result<Eligibility, Reason<'a>> {
+    if let Some(reason) = missing_label(workload, site) {
+        return Err(reason);
+    }
+    let not_borne = |effect| {
+        let mut taints = site.said.iter().flat_map(|said| &said.taints);
+        taints.find(|taint| taint.effect == effect && !bears(workload, taint))
+    };
+    if let Some(taint) = not_borne(TaintEffect::NoExecute) {
+        return Err(Reason::Taint(taint));
+    }
+    match not_borne(TaintEffect::NoSchedule) {
+        None => Ok(Eligibility::Schedulable),
+        Some(_) if held > 0 => Ok(Eligibility::KeepsOnly),
+        Some(taint) => Err(Reason::Taint(taint)),
+    }
+}
+
+fn missing_label<'a>(workload: &'a InferenceWorkload, site: &Site<'a>) -> Option<Reason<'a>> {
+    let has = |key: &str, value: &str| {
+        if key == HOSTNAME_LABEL {
+            return site.id.as_str() == value;
+        }
+        site.said.and_then(|said| said.labels.get(key)).is_some_and(|label| label == value)
+    };
+    let mut wanted = workload.node_selector.iter();
+    wanted.find(|(key, value)| !has(key, value)).map(|(key, value)| Reason::Label(key, value))
+}
+
+fn bears(workload: &InferenceWorkload, taint: &Taint) -> bool {
+    workload.tolerations.iter().any(|toleration| toleration.tolerates(taint))
+}

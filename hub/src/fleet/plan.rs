@@ -1,0 +1,209 @@
+//! One workload over all nodes: who keeps what it holds, and who is given the rest.
+
+use super::eligibility::{Eligibility, Reason, judge};
+use super::room::Room;
+use super::{Site, WorkloadSummary};
+use crate::manifests::{InferenceWorkload, Replicas};
+use shared::limits::REPLICAS_PER_NODE_MAX;
+use shared::model::{Workload, WorkloadKey};
+use shared::wire::encode;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+
+/// Reasons of one summary: what a person reads, and never an entry a node.
+pub const REASONS_MAX: usize = 6;
+
+/// One workload over all nodes.
+pub(super) struct Plan<'a> {
+    pub(super) workload: &'a InferenceWorkload,
+    candidates: Vec<Candidate>,
+    reasons: BTreeMap<Reason<'a>, u32>,
+    desired: u32,
+    /// The workload's size as a node is sent it.
+    bytes: usize,
+}
+
+/// A node that may hold pods of the workload.
+struct Candidate {
+    /// Its place in the list of nodes.
+    site: usize,
+    online: bool,
+    /// Pods that it may have at most.
+    most: u32,
+    given: u32,
+}
+
+impl<'a> Plan<'a> {
+    /// Every node keeps what it holds, as far as it may. With so many replicas a node that is all
+    /// there is to decide.
+    pub(super) fn of_what_is_held(
+        workload: &'a InferenceWorkload,
+        sites: &[Site<'a>],
+        rooms: &mut [Room],
+    ) -> Self {
+        let bytes = encoded_bytes(workload);
+        let (candidates, reasons) = (Vec::new(), BTreeMap::new());
+        let mut plan = Self { workload, candidates, reasons, desired: 0, bytes };
+        for (index, site) in sites.iter().enumerate() {
+            plan.consider(index, site);
+        }
+        if let Replicas::Fleet(wanted) = workload.replicas {
+            plan.desired = wanted;
+            plan.take_surplus_back(wanted, rooms);
+        }
+        plan.take_room(rooms);
+        plan
+    }
+
+    /// Gives out the replicas that no node holds: to nodes in session as long as there are any with
+    /// room, always to the one that has the fewest.
+    pub(super) fn give_out(&mut self, rooms: &mut [Room]) {
+        let Replicas::Fleet(wanted) = self.workload.replicas else { return };
+        let missing = wanted.saturating_sub(self.assigned());
+        let missing = self.give_to(true, missing, rooms);
+        self.give_to(false, missing, rooms);
+        let idle = |candidate: &&Candidate| candidate.given == 0 && candidate.most > 0;
+        let not_needed = self.candidates.iter().filter(idle).count();
+        self.count(Reason::NotNeeded, u32::try_from(not_needed).unwrap_or(u32::MAX));
+    }
+
+    /// Adds to each node's workloads what this plan gives it.
+    pub(super) fn write(&self, per_site: &mut [BTreeMap<WorkloadKey, Arc<Workload>>]) {
+        let mut by_replicas: BTreeMap<u32, Arc<Workload>> = BTreeMap::new();
+        for candidate in self.candidates.iter().filter(|candidate| candidate.given > 0) {
+            let told = || Arc::new(as_told(self.workload, candidate.given));
+            let workload = by_replicas.entry(candidate.given).or_insert_with(told);
+            if let Some(site) = per_site.get_mut(candidate.site) {
+                site.insert(self.workload.key.clone(), Arc::clone(workload));
+            }
+        }
+    }
+
+    pub(super) fn summary(&self) -> WorkloadSummary {
+        let mut counted: Vec<_> = self.reasons.iter().collect();
+        counted.sort_by_key(|(_, nodes)| Reverse(**nodes));
+        let shown = if counted.len() > REASONS_MAX { REASONS_MAX - 1 } else { REASONS_MAX };
+        let others: u32 = counted.iter().skip(shown).map(|(_, nodes)| **nodes).sum();
+        let words = counted.iter().take(shown).map(|(reason, nodes)| (reason.to_string(), **nodes));
+        let mut reasons: Vec<_> = words.collect();
+        if others > 0 {
+            reasons.push(("other reasons".to_owned(), others));
+        }
+        WorkloadSummary { desired: self.desired, assigned: self.assigned(), reasons }
+    }
+
+    fn consider(&mut self, index: usize, site: &Site<'a>) {
+        let held = site.node.previous.get(&self.workload.key).copied().unwrap_or(0);
+        let most = match judge(self.workload, site, held) {
+            Err(reason) => return self.count(reason, 1),
+            Ok(Eligibility::Schedulable) => REPLICAS_PER_NODE_MAX,
+            Ok(Eligibility::KeepsOnly) => held.min(REPLICAS_PER_NODE_MAX),
+        };
+        let given = match self.workload.replicas {
+            Replicas::PerNode(wanted) => wanted.min(most),
+            Replicas::Fleet(_) => held.min(most),
+        };
+        self.desired = self.desired.saturating_add(given);
+        self.candidates.push(Candidate { site: index, online: site.node.online, most, given });
+    }
+
+    /// Takes replicas over `wanted` back, always from a node that has the most of them; from one
+    /// that is offline among equals, so that those that serve for certain go on.
+    fn take_surplus_back(&mut self, wanted: u32, rooms: &[Room]) {
+        let mut surplus = self.assigned().saturating_sub(wanted);
+        let loaded = |site: usize| rooms.get(site).map_or(0, Room::pods);
+        let rank = |(index, candidate): (usize, &Candidate)| {
+            (candidate.given, !candidate.online, loaded(candidate.site), index)
+        };
+        let holders = self.candidates.iter().enumerate().filter(|(_, held)| held.given > 0);
+        let mut fullest: BinaryHeap<_> = holders.map(rank).collect();
+        while surplus > 0 {
+            let Some((given, offline, load, index)) = fullest.pop() else { return };
+            surplus -= 1;
+            if let Some(candidate) = self.candidates.get_mut(index) {
+                candidate.given = given.saturating_sub(1);
+                fullest.push((candidate.given, offline, load, index));
+            }
+        }
+    }
+
+    /// Takes room on each node for what it keeps; what does not fit is not kept.
+    fn take_room(&mut self, rooms: &mut [Room]) {
+        let mut full = 0;
+        for candidate in self.candidates.iter_mut().filter(|candidate| candidate.given > 0) {
+            let taken = rooms.get_mut(candidate.site).map(|r| r.take(candidate.given, self.bytes));
+            let taken = taken.unwrap_or(0);
+            if taken < candidate.given {
+                // Nor is there room for more of it.
+                (candidate.given, candidate.most) = (taken, taken);
+                full += 1;
+            }
+        }
+        self.count(Reason::Full, full);
+    }
+
+    /// Gives up to `missing` replicas to nodes that are `online` or not; says how many are left.
+    fn give_to(&mut self, online: bool, missing: u32, rooms: &mut [Room]) -> u32 {
+        let mut missing = missing;
+        let mut full = 0;
+        let of_these = |(_, candidate): &(usize, &Candidate)| candidate.online == online;
+        let pods = |rooms: &[Room], site: usize| rooms.get(site).map_or(0, Room::pods);
+        let rank = |(index, candidate): (usize, &Candidate)| {
+            Reverse((candidate.given, pods(rooms, candidate.site), index))
+        };
+        let candidates = self.candidates.iter().enumerate().filter(of_these);
+        let with_room = candidates.filter(|(_, candidate)| candidate.given < candidate.most);
+        let mut emptiest: BinaryHeap<_> = with_room.map(rank).collect();
+        while missing > 0 {
+            let Some(Reverse((_, _, index))) = emptiest.pop() else { break };
+            let Some(candidate) = self.candidates.get_mut(index) else { break };
+            let Some(room) = rooms.get_mut(candidate.site) else { break };
+            let taken = match candidate.given {
+                0 => room.take(1, self.bytes) == 1,
+                _ => room.take_one_more(),
+            };
+            if !taken {
+                candidate.most = candidate.given;
+                full += 1;
+                continue;
+            }
+            missing -= 1;
+            candidate.given += 1;
+            if candidate.given < candidate.most {
+                emptiest.push(Reverse((candidate.given, room.pods(), index)));
+            }
+        }
+        self.count(Reason::Full, full);
+        missing
+    }
+
+    fn count(&mut self, reason: Reason<'a>, nodes: u32) {
+        if nodes > 0 {
+            let counted = self.reasons.entry(reason).or_default();
+            *counted = counted.saturating_add(nodes);
+        }
+    }
+
+    fn assigned(&self) -> u32 {
+        self.candidates.iter().fold(0, |sum, held| sum.saturating_add(held.given))
+    }
+}
+
+/// A workload as a node is told it.
+fn as_told(workload: &InferenceWorkload, replicas: u32) -> Workload {
+    Workload {
+        key: workload.key.clone(),
+        revision: workload.revision,
+        replicas,
+        priority: workload.priority,
+        tolerations: workload.tolerations.clone(),
+        template: workload.template.clone(),
+    }
+}
+
+/// What can't be encoded fits nowhere.
+fn encoded_bytes(workload: &InferenceWorkload) -> usize {
+    let told = as_told(workload, REPLICAS_PER_NODE_MAX);
+    encode("workload", &told).map_or(usize::MAX, |bytes| bytes.len())
+}

@@ -1,0 +1,301 @@
+//! A program whose store the tests of `tests/store.rs` break: by kill -9, by damaged files, by a full
+//! disk. What it finds it says in lines of `word: value`.
+//!
+//! It judges what a store must hold by itself: batch `n` always writes the same.
+
+#![allow(clippy::print_stdout, reason = "its output is what the tests read")]
+
+use anyhow::{Context, bail, ensure};
+use rustix::fs::{FallocateFlags, fallocate};
+use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions, probe_if_asked};
+use shared::ports::{Store, StoreError, Tree, WriteBatch};
+use shared::trust::record::WrappingKey;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Records of the outbox that stay; older ones are removed by the batch that comes.
+const WINDOW: u64 = 400;
+
+const OPEN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Counts how often this program executed itself anew, across the executions.
+const RESTARTS: &str = "STORE_WRITER_RESTARTS";
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = probe_if_asked(&args) {
+        return Ok(code.into());
+    }
+    let words: Vec<&str> = args.iter().skip(1).filter_map(|word| word.to_str()).collect();
+    match words.as_slice() {
+        ["write", folder, count] => write(Path::new(folder), count.parse()?)?,
+        ["check", folder] => check(Path::new(folder))?,
+        ["fill", disk] => fill(Path::new(disk))?,
+        ["measure", folder, count, bytes] => measure(folder, count.parse()?, bytes.parse()?)?,
+        _ => {
+            bail!("expected write FOLDER COUNT, check FOLDER, fill DISK or measure FOLDER N BYTES")
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(folder: &Path) -> anyhow::Result<(SealedStore, Opening)> {
+    let key = WrappingKey::from_bytes([7; 32]);
+    let options = StoreOptions { folder: folder.to_owned(), key, open_deadline: OPEN_DEADLINE };
+    match SealedStore::open(options) {
+        Err(OpenError::Restart { reason }) => Err(start_anew(&reason)),
+        result => result.context("could not open the store"),
+    }
+}
+
+/// As agent and hub do it.
+fn start_anew(reason: &str) -> anyhow::Error {
+    println!("restart: {reason}");
+    let restarts = restarts();
+    if restarts >= 3 {
+        return anyhow::anyhow!("started anew {restarts} times in vain");
+    }
+    let mut args = std::env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    command.args(args.by_ref().skip(1)).env(RESTARTS, (restarts + 1).to_string());
+    command.exec().into()
+}
+
+fn restarts() -> u64 {
+    std::env::var(RESTARTS).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn record(number: u64) -> Vec<u8> {
+    let length = if number.is_multiple_of(50) { 20_000 } else { 100 + number * 37 % 3000 };
+    number.to_be_bytes().into_iter().cycle().take(usize::try_from(length).unwrap_or(0)).collect()
+}
+
+fn batch(number: u64) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    batch.put(Tree::Meta, "last", number.to_be_bytes());
+    batch.put(Tree::Outbox, number.to_be_bytes(), record(number));
+    batch.put(Tree::Pods, format!("pod-{}", number % 5), number.to_be_bytes());
+    if number > WINDOW {
+        batch.delete(Tree::Outbox, (number - WINDOW).to_be_bytes());
+    }
+    batch
+}
+
+fn last(store: &SealedStore) -> Result<u64, StoreError> {
+    let last = store.read(Tree::Meta, b"last")?;
+    Ok(last.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
+}
+
+/// Commits `count` batches and says each one's number when it is durable.
+fn write(folder: &Path, count: u64) -> anyhow::Result<()> {
+    let (mut store, _) = open(folder)?;
+    let first = last(&store)? + 1;
+    let mut out = std::io::stdout();
+    for number in first..first + count {
+        store.commit(&batch(number))?;
+        writeln!(out, "{number}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Opens the store and says what is in it, and whether it works.
+fn check(folder: &Path) -> anyhow::Result<()> {
+    let (mut store, opening) = open(folder)?;
+    match opening {
+        Opening::Created => println!("opening: created"),
+        Opening::Existing => println!("opening: existing"),
+        Opening::Quarantined { reason, .. } => println!("opening: quarantined ({reason})"),
+    }
+    let found = judge(&store).and_then(|found| {
+        // A store works when it takes what it is given.
+        let mut batch = WriteBatch::new();
+        batch.put(Tree::Nodes, "check", found.as_bytes());
+        store.commit(&batch)?;
+        let read = store.read(Tree::Nodes, b"check")?;
+        Ok(if read.as_deref() == Some(found.as_bytes()) { found } else { "useless".to_owned() })
+    });
+    match found {
+        Ok(found) => println!("content: {found}"),
+        Err(error) if store.must_restart() => {
+            drop(store);
+            return Err(start_anew(&shared::in_words(&error)));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    println!("last: {}", last(&store)?);
+    println!("damaged: {}", store.damaged_records());
+    println!("lost: {}", store.lost_commits());
+    println!("restarts: {}", restarts());
+    Ok(())
+}
+
+/// `whole` when the store holds exactly what its last batch left.
+fn judge(store: &SealedStore) -> Result<String, StoreError> {
+    let last = last(store)?;
+    let first = (last + 1).saturating_sub(WINDOW).max(1);
+    let expected: Vec<_> = (first..=last).map(|n| (n.to_be_bytes().to_vec(), record(n))).collect();
+    let found = store.scan(Tree::Outbox, b"", usize::MAX)?;
+    if found != expected {
+        return Ok(format!("torn: {} records of {} behind {last}", found.len(), expected.len()));
+    }
+    for number in last.saturating_sub(4).max(1)..=last {
+        let pod = store.read(Tree::Pods, format!("pod-{}", number % 5).as_bytes())?;
+        if pod != Some(number.to_be_bytes().to_vec()) {
+            return Ok(format!("torn: pod of batch {number}"));
+        }
+    }
+    Ok("whole".to_owned())
+}
+
+/// On a small disk of its own: commits while another thread takes and gives back all its room.
+fn fill(disk: &Path) -> anyhow::Result<()> {
+    let folder = disk.join("store");
+    let (mut store, _) = open(&folder)?;
+    let hog = Hog::start(disk.join("hog"));
+    let (mut acknowledged, mut refused, mut inside) = (0, 0, 0);
+    let begin = Instant::now();
+    while inside < 3 || refused < 3 || acknowledged < 20 {
+        ensure!(begin.elapsed() < Duration::from_secs(40), "only {inside} failed inside sled");
+        match store.commit(&large(acknowledged + 1)) {
+            Ok(()) => acknowledged += 1,
+            Err(error) if shared::in_words(&error).contains("bytes free, and this needs") => {
+                refused += 1;
+            }
+            Err(_) => inside += 1,
+        }
+        ensure!(!store.must_restart(), "a full disk was taken for damage");
+        match holds(&store) {
+            Ok(number) => ensure!(number == acknowledged, "{number}, not {acknowledged}"),
+            // Closed until there is room; the next commit opens it.
+            Err(error) => ensure!(shared::in_words(&error).contains("closed since"), "{error:?}"),
+        }
+    }
+    hog.stop();
+    store.commit(&large(acknowledged + 1))?;
+    acknowledged += 1;
+    drop(store);
+    reopen_without_room(disk, &folder, acknowledged)?;
+    println!("full: {acknowledged} acknowledged, {refused} refused, {inside} failed inside");
+    Ok(())
+}
+
+fn reopen_without_room(disk: &Path, folder: &Path, acknowledged: u64) -> anyhow::Result<()> {
+    let hog = disk.join("hog");
+    take_all(&hog)?;
+    let (mut store, opening) = open(folder)?;
+    ensure!(opening == Opening::Existing, "{opening:?}");
+    ensure!(holds(&store)? == acknowledged);
+    ensure!(store.commit(&large(acknowledged + 1)).is_err());
+    std::fs::remove_file(hog)?;
+    store.commit(&large(acknowledged + 1))?;
+    ensure!(holds(&store)? == acknowledged + 1 && store.lost_commits() == 0);
+    Ok(())
+}
+
+fn large(number: u64) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    for item in 0..40_u8 {
+        batch.put(Tree::Outbox, [item], [&number.to_be_bytes()[..], &[item; 5_000]].concat());
+    }
+    batch.put(Tree::Meta, "last", number.to_be_bytes());
+    batch
+}
+
+/// The number of the batch that the store holds; an error of the content is one of the store.
+fn holds(store: &SealedStore) -> Result<u64, StoreError> {
+    let number = last(store)?;
+    let records = store.scan(Tree::Outbox, b"", usize::MAX)?;
+    let whole = records.iter().all(|(_, record)| record.starts_with(&number.to_be_bytes()));
+    Ok(if whole { number } else { u64::MAX })
+}
+
+/// Takes all room of a disk and gives it back, at changing moments.
+struct Hog {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Hog {
+    fn start(path: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut pause_us = 50;
+            while !stopped.load(Ordering::Relaxed) {
+                let _ = take_all(&path);
+                std::thread::sleep(Duration::from_micros(pause_us));
+                let _ = std::fs::remove_file(&path);
+                std::thread::sleep(Duration::from_micros(pause_us));
+                pause_us = 50 + (pause_us * 7) % 4_001;
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.join();
+    }
+}
+
+fn take_all(path: &Path) -> anyhow::Result<()> {
+    let file = File::create(path)?;
+    let mut offset = 0;
+    for step in [1 << 20, 64 << 10, 4 << 10] {
+        while fallocate(&file, FallocateFlags::empty(), offset, step).is_ok() {
+            offset += step;
+        }
+    }
+    Ok(())
+}
+
+/// Fills a store, or opens a full one, and says what it costs.
+fn measure(folder: &str, count: u64, bytes: usize) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let (mut store, opening) = open(Path::new(folder))?;
+    println!("open_ms: {}", begin.elapsed().as_millis());
+    for tree in [Tree::Meta, Tree::Desired, Tree::Pods] {
+        store.scan(tree, b"", usize::MAX)?;
+    }
+    println!("open_and_read_ms: {}", begin.elapsed().as_millis());
+    println!("pss_kib: {}", pss_kib()?);
+    if opening == Opening::Created {
+        let content = |n: u64| n.to_be_bytes().into_iter().cycle().take(bytes).collect::<Vec<_>>();
+        for first in (0..count).step_by(4) {
+            let mut batch = WriteBatch::new();
+            (first..first + 4).for_each(|n| batch.put(Tree::Outbox, n.to_be_bytes(), content(n)));
+            batch.put(Tree::Meta, "last", first.to_be_bytes());
+            store.commit(&batch)?;
+        }
+        println!("fill_ms: {}", begin.elapsed().as_millis());
+        println!("pss_kib: {}", pss_kib()?);
+    }
+    let begin = Instant::now();
+    println!("records: {}", store.record_count(Tree::Outbox));
+    println!("count_ms: {}", begin.elapsed().as_millis());
+    println!("pss_kib: {}", pss_kib()?);
+    let mut from = Vec::new();
+    loop {
+        let some = store.scan(Tree::Outbox, &from, 16)?;
+        let Some((key, _)) = some.last() else { break };
+        from = [&key[..], &[0]].concat();
+    }
+    println!("read_all_ms: {}", begin.elapsed().as_millis());
+    println!("pss_kib: {}", pss_kib()?);
+    println!("size_mib: {}", store.size_bytes() >> 20);
+    Ok(())
+}
+
+fn pss_kib() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    Ok(line.context("no Pss")?.trim().trim_end_matches(" kB").trim().parse()?)
+}
