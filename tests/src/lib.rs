@@ -5,4 +5,3 @@
 //! | [`real`] | starters of real processes: hub, agent, brokers |
 
 pub mod real;
-
