@@ -1,6 +1,15 @@
 //! Real pods, most of them hostile, under the process runtime: they fork away, flood, refuse to end,
 //! lose their shim, their agent and their power.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "tests"
+)]
+
 use edge_agent::ports::{
     InstanceId, Observation, ObservedState, ProbeKind, ProbeRequest, Runtime, RuntimeEvent,
     StartRequest,
