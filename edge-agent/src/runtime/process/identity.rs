@@ -54,7 +54,8 @@ impl ProcessIdentity {
     /// `NotFound` when it is gone or its number is another's now.
     pub(super) fn open(self) -> io::Result<OwnedFd> {
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the process is gone");
-        let pid = Pid::from_raw(self.pid).filter(|_| self.pid > 1).ok_or_else(gone)?;
+        // A file may hold any number; 0 and below address groups, 1 is init.
+        let pid = Some(self.pid).filter(|pid| *pid > 1).and_then(Pid::from_raw).ok_or_else(gone)?;
         let descriptor = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
             Errno::SRCH => gone(),
             other => other.into(),

@@ -278,23 +278,17 @@ impl Life {
 
     /// Its shim was killed. Its main process may run on; nobody will ever know its exit status.
     async fn end_without_shim(&mut self, keeper: &Keeper, main: Option<ProcessIdentity>) -> i32 {
-        let main = main.and_then(Keeper::main);
-        if let (Some(main), None) = (main, self.forced()) {
-            info!(pod = %self.pod, instance = %self.instance, "runs without its shim, which was killed");
+        let is_forced = keeper.is_shim && self.orders.borrow().is_some();
+        if let Some(main) = main.filter(|_| !is_forced).and_then(Keeper::main) {
+            let (pod, instance) = (&self.pod, self.instance);
+            info!(%pod, %instance, "the pod runs without its shim, which was killed");
             if let Some(live) = self.shared.live().get_mut(&self.pod) {
                 live.keeper = live.main;
             }
             self.watch_main(&main).await;
-        } else if !keeper.is_shim {
-            let _ = keeper.ended().await;
         }
         self.kill_all().await;
         UNKNOWN_EXIT_CODE
-    }
-
-    /// An order to stop that the shim was killed over.
-    fn forced(&self) -> Option<u64> {
-        *self.orders.borrow()
     }
 
     /// Returns when the main process has ended, or its grace.

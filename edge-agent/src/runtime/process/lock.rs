@@ -54,9 +54,12 @@ pub(super) fn processes_of(folder: &PodFolder) -> Vec<ProcessStat> {
 /// `false` when some can't be killed. Blocks for [`KILL_WAIT_MAX`] at most.
 pub(super) fn kill_all(folder: &PodFolder) -> bool {
     let deadline = Instant::now() + KILL_WAIT_MAX;
+    // A process in the middle of an `exec` shows no environment for a moment.
+    let mut looks_in_vain = 0;
     loop {
         let found = processes_of(folder);
-        if found.is_empty() {
+        looks_in_vain = if found.is_empty() { looks_in_vain + 1 } else { 0 };
+        if looks_in_vain >= 2 {
             return true;
         }
         if Instant::now() >= deadline {
@@ -125,8 +128,12 @@ mod tests {
         let mut command = Command::new("sleep");
         command.arg("100").env(POD_FOLDER_VARIABLE, folder.path());
         let mut child = command.spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while processes_of(&folder).is_empty() {
+            assert!(Instant::now() < deadline, "it was not found");
+        }
         assert!(kill_all(&folder));
-        child.wait().unwrap();
+        assert!(!child.wait().unwrap().success());
     }
 
     #[test]

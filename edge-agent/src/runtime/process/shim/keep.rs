@@ -152,12 +152,13 @@ impl Keeper {
         }
     }
 
-    /// A later order can only shorten the grace of an earlier one.
+    /// A later order can only shorten the grace of an earlier one. Without a grace there is no
+    /// SIGTERM either: the status would be a matter of chance.
     fn stop(&mut self, grace: Duration) {
         let first = self.kill_at.is_none();
         let kill_at = Instant::now().checked_add(grace);
         self.kill_at = self.kill_at.into_iter().chain(kill_at).min();
-        if first && self.code.is_none() {
+        if first && self.code.is_none() && !grace.is_zero() {
             self.signal_main_group(Signal::TERM);
         }
     }
