@@ -9,7 +9,9 @@ use super::documents::Collection;
 use super::problem::{ManifestProblem, ManifestProblems};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Manifest files of a directory: one for each of 10 000 nodes, twice over.
 pub const FILES_MAX: usize = 20_000;
@@ -34,6 +36,34 @@ pub fn read_directory(path: &Path) -> Result<Manifests, ManifestProblems> {
         }
     }
     collection.finish()
+}
+
+/// A change of a manifest file.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) file: PathBuf,
+    pub(super) at: SystemTime,
+    /// The file is a symbolic link; what it leads to has changed.
+    pub(super) linked: bool,
+}
+
+/// The manifest files that were changed since then, each with its last change. A time in the future
+/// says only that a clock was set, and is passed over.
+pub(super) fn changes_since(path: &Path, since: SystemTime) -> Vec<Change> {
+    let files = manifest_files(path).unwrap_or_default();
+    let changes = files.into_iter().filter_map(last_change);
+    let now = SystemTime::now();
+    changes.filter(|change| since <= change.at && change.at <= now).collect()
+}
+
+/// By the time of the inode's last change, which unlike that of its modification nobody sets.
+fn last_change(file: PathBuf) -> Option<Change> {
+    let linked = fs::symlink_metadata(&file).ok()?.is_symlink();
+    let metadata = fs::metadata(&file).ok()?;
+    let seconds = u64::try_from(metadata.ctime()).ok()?;
+    let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
+    let at = UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))?;
+    Some(Change { file, at, linked })
 }
 
 fn manifest_files(directory: &Path) -> io::Result<Vec<PathBuf>> {

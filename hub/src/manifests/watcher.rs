@@ -11,11 +11,12 @@ mod activity;
 mod tests;
 mod watches;
 
+use super::directory::{Change, changes_since};
 use super::{ManifestProblems, Manifests, read_directory};
 use activity::Activity;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep};
@@ -24,6 +25,10 @@ use watches::Watches;
 
 /// What one reading gave. After an error the last good state stays in force.
 pub type ReadManifests = Result<Manifests, ManifestProblems>;
+
+/// How long an event may be on its way. One that never comes, on a network file system, costs so much
+/// of a delay.
+const UNHEARD_MAX: Duration = Duration::from_secs(1);
 
 /// Watches one directory.
 #[derive(Debug)]
@@ -101,6 +106,17 @@ impl Watcher {
     }
 }
 
+/// Whether what was read can be what somebody meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quiet {
+    /// Nothing speaks against it.
+    Quiet,
+    /// Something may have been missed before the watch.
+    NewlyWatched,
+    /// A file was changed just before or during the reading, or its event is still on its way.
+    JustChanged,
+}
+
 /// Reads the directory when it is quiet.
 struct Reader {
     directory: PathBuf,
@@ -124,9 +140,12 @@ impl Reader {
         loop {
             self.activity.settle(self.pace.settle, deadline).await;
             let before = self.activity.serial();
-            let (read, rewatched) = self.read().await?;
-            let disturbed = rewatched || self.activity.serial() != before;
+            let (read, quiet) = self.read().await?;
+            let disturbed = quiet != Quiet::Quiet || self.activity.serial() != before;
             if disturbed && Instant::now() < deadline {
+                if quiet == Quiet::JustChanged {
+                    sleep(self.pace.settle).await;
+                }
                 continue;
             }
             if !is_emptied(&read, sent) {
@@ -144,26 +163,52 @@ impl Reader {
         }
     }
 
-    /// Renews the watches and reads, off the runtime's own threads; says whether a watch was new, so
-    /// that something may have been missed before it.
-    async fn read(&mut self) -> Result<(ReadManifests, bool), JoinError> {
+    /// Renews the watches and reads, off the runtime's own threads; says whether that can be
+    /// believed.
+    async fn read(&mut self) -> Result<(ReadManifests, Quiet), JoinError> {
         let directory = self.directory.clone();
         let activity = Arc::clone(&self.activity);
         let watches = self.watches.take();
+        let settle = self.pace.settle;
         let task = spawn_blocking(move || {
             let mut watches = watches.unwrap_or_else(|| Watches::new(&activity));
             let rewatched = watches.renew(&activity);
-            (watches, read_directory(&directory), rewatched)
+            let started = SystemTime::now();
+            let read = read_directory(&directory);
+            let quiet = match rewatched {
+                true => Quiet::NewlyWatched,
+                false if just_changed(&watches, &activity, started, settle) => Quiet::JustChanged,
+                false => Quiet::Quiet,
+            };
+            (watches, read, quiet)
         });
-        let (watches, read, rewatched) = task.await?;
+        let (watches, read, quiet) = task.await?;
         self.watches = Some(watches);
-        Ok((read, rewatched))
+        Ok((read, quiet))
     }
 
     fn pause(&self) -> Duration {
         let missing = self.watches.as_ref().is_some_and(Watches::lacks_directory);
         if missing { self.pace.retry } else { self.pace.poll }
     }
+}
+
+/// Whether a file was changed within `settle` before `started` or since then, or a while before that
+/// without an event that says so: the thread that is told of a truncation may run later than ours.
+fn just_changed(
+    watches: &Watches,
+    activity: &Activity,
+    started: SystemTime,
+    settle: Duration,
+) -> bool {
+    let before = |duration| started.checked_sub(duration).unwrap_or(UNIX_EPOCH);
+    let watched = |change: &Change| watches.since().is_some_and(|since| change.at >= since);
+    // Changes behind a symbolic link have no events.
+    let unheard = |change: &Change| {
+        watched(change) && !change.linked && !activity.has_heard_of(&change.file, change.at)
+    };
+    let mut changes = changes_since(&activity.directory, before(UNHEARD_MAX)).into_iter();
+    changes.any(|change| change.at >= before(settle) || unheard(&change))
 }
 
 fn is_emptied(read: &ReadManifests, sent: Option<&ReadManifests>) -> bool {

@@ -3,15 +3,18 @@
 use super::super::directory::is_manifest_name;
 use super::absolute;
 use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 /// Files that are followed while they are open for writing. Beyond that only quiet counts.
 const WRITING_MAX: usize = 1024;
+
+/// Files of which it is remembered when they were heard of last. To forget one costs a delay.
+const HEARD_MAX: usize = 4096;
 
 /// What happens in one directory.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ struct State {
     last: Option<Instant>,
     /// Files that were written to and not closed yet.
     writing: BTreeSet<PathBuf>,
+    /// When each file was heard of last, by the clock that stamps files.
+    heard: BTreeMap<PathBuf, SystemTime>,
     /// The directory itself came, went or was replaced: a watch on it may be on something else now.
     replaced: bool,
 }
@@ -74,6 +79,11 @@ impl Activity {
         std::mem::take(&mut self.state().replaced)
     }
 
+    /// Whether an event of `file` came after its change at that time.
+    pub(super) fn has_heard_of(&self, file: &Path, changed_at: SystemTime) -> bool {
+        self.state().heard.get(file).is_some_and(|heard| *heard >= changed_at)
+    }
+
     /// Waits until nothing has happened for `quiet` and no file is open for writing; until
     /// `deadline` at the longest.
     pub(super) async fn settle(&self, quiet: Duration, deadline: Instant) {
@@ -97,8 +107,13 @@ impl Activity {
     }
 
     fn follow(&self, event: &Event) {
+        let now = SystemTime::now();
         let mut state = self.state();
         for path in &event.paths {
+            if state.heard.len() >= HEARD_MAX {
+                state.heard.clear();
+            }
+            state.heard.insert(path.clone(), now);
             if *path == self.directory {
                 state.replaced |= !event.kind.is_access();
             } else if matches!(event.kind, EventKind::Modify(ModifyKind::Data(_))) {

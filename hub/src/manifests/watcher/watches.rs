@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 use tracing::warn;
 
 /// Device and inode: another one at the same path is another directory.
@@ -16,6 +17,8 @@ pub(super) struct Watches {
     /// `None` where inotify is not to be had.
     watcher: Option<RecommendedWatcher>,
     watched: BTreeMap<PathBuf, Identity>,
+    /// Since when the directory is watched.
+    since: Option<SystemTime>,
     lacks_directory: bool,
 }
 
@@ -27,7 +30,8 @@ impl Watches {
         let watcher = watcher.inspect_err(|error| {
             warn!(error = %error, "changes of manifests are seen by a slow poll only");
         });
-        Self { watcher: watcher.ok(), watched: BTreeMap::new(), lacks_directory: true }
+        let watched = BTreeMap::new();
+        Self { watcher: watcher.ok(), watched, since: None, lacks_directory: true }
     }
 
     /// Watches what is at the paths now. Says whether that is new, so that something may have
@@ -41,8 +45,16 @@ impl Watches {
             self.renew_one(parent);
         }
         let renewed = self.renew_one(directory);
+        if renewed || !self.watched.contains_key(directory) {
+            self.since = renewed.then(SystemTime::now);
+        }
         self.lacks_directory = self.watcher.is_some() && identity(directory).is_none();
         renewed
+    }
+
+    /// Since when all events of the directory are told; `None` when they are not.
+    pub(super) fn since(&self) -> Option<SystemTime> {
+        self.since
     }
 
     /// Whether the directory was not there to be watched.
