@@ -42,7 +42,7 @@ pub(super) fn open(
     deadline: Duration,
     rng: &mut ChaCha20Rng,
 ) -> Result<(Database, Keyring, Opening), OpenError> {
-    // Before anything else: a snapshot that is half written makes sled refuse a good store.
+    // Before the trial in a child, which would take half a snapshot for damage.
     files.remove_unfinished_snapshots()?;
     let mut aside = None;
     let opened = match wary(files, deadline).and_then(|()| attempt(files, key, deadline, rng)) {
@@ -68,7 +68,6 @@ pub(super) fn open(
 
 /// Opens the database again after a commit failed, with the same keys.
 pub(super) fn reopen(files: &StoreFiles, deadline: Duration) -> Result<Database, OpenError> {
-    files.remove_unfinished_snapshots()?;
     open_database(files, deadline).map_err(|ended| match ended {
         Ended::Refused(error) => error,
         Ended::Damaged(reason) => {
@@ -109,9 +108,13 @@ fn open_database(files: &StoreFiles, deadline: Duration) -> Result<Database, End
             return Err(Ended::Damaged(reason));
         }
     }
-    let try_open = || Database::open(files.folder(), &ALL_TREES, &EAGER_TREES, deadline);
-    let opened = match try_open() {
-        Err(error) if error.remedy() == Remedy::Room && files.release_ballast() => try_open(),
+    let try_open = || {
+        // Half a snapshot, of a kill or of a try that met a full disk, makes sled refuse a good store.
+        files.remove_unfinished_snapshots()?;
+        Ok::<_, OpenError>(Database::open(files.folder(), &ALL_TREES, &EAGER_TREES, deadline))
+    };
+    let opened = match try_open()? {
+        Err(error) if error.remedy() == Remedy::Room && files.release_ballast() => try_open()?,
         result => result,
     };
     let needs_new_process = |e: &DatabaseError| e.remedy() == Remedy::NewProcess;
