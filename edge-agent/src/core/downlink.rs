@@ -20,6 +20,10 @@ use tracing::{debug, info, warn};
 /// Under this key of [`Tree::Meta`] lies the accepted header, signed as it came.
 pub(super) const DESIRED_HEADER_KEY: &[u8] = b"desired/header";
 
+/// Answers that wait for the session: the hub's windows allow about half as many. What falls out is
+/// asked for again.
+const ANSWERS_MAX: usize = 64;
+
 /// Bytes of a signed header.
 const SIGNED_HEADER_BYTES_MAX: usize = 1024;
 
@@ -188,6 +192,9 @@ impl AgentCore {
 
     /// Has `message` sent when the session allows it.
     pub(super) fn answer(&mut self, message: Message) {
+        if self.answers.len() >= ANSWERS_MAX {
+            self.answers.pop_front();
+        }
         self.answers.push_back(message);
     }
 

@@ -367,3 +367,16 @@ fn garbage_from_the_broker_changes_nothing() {
     bench.desire(&[workload("ocr", 1)], version(1, 2));
     assert_eq!(bench.started(), ["default/ocr-0"]);
 }
+
+#[test]
+fn desired_state_that_overtakes_the_reply_to_the_greeting_is_acknowledged_after_it() {
+    let mut bench = Bench::new();
+    bench.tell(Event::LinkUp);
+    bench.desire(&[workload("ocr", 1)], version(1, 1));
+    assert!(!bench.acknowledged(), "nothing is sent before the reply");
+    let wanted = content(&[workload("ocr", 1)]);
+    let desired = ByteBuf::from(bench.header(&wanted, version(1, 1), &bench.node.clone()));
+    let reply = HelloReply { desired, reported: None, watermarks: vec![] };
+    bench.hub_sends(&Message::HelloReply(reply));
+    assert!(bench.acknowledged(), "the hub would wait for it and repeat");
+}

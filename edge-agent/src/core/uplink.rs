@@ -134,8 +134,8 @@ impl AgentCore {
             }
             None => {}
         }
+        // What the hub sent between greeting and reply is answered right after the reply.
         if !self.session.is_established() {
-            self.answers.clear();
             return Ok(());
         }
         while let Some(message) = self.answers.pop_front() {

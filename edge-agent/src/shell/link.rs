@@ -24,6 +24,8 @@ pub(super) struct Link {
     client: MqttClient,
     events: mpsc::Receiver<LinkEvent>,
     topic: String,
+    /// As it was last told.
+    was_up: Option<bool>,
 }
 
 impl Link {
@@ -49,7 +51,12 @@ impl Link {
             will: Some((topic(UpTopicKind::Will), vec![])),
             seed,
         };
-        Self { client: connect(options, sender), events, topic: topic(UpTopicKind::Up) }
+        Self {
+            client: connect(options, sender),
+            events,
+            topic: topic(UpTopicKind::Up),
+            was_up: None,
+        }
     }
 
     /// Publishes; a failure is a lost packet.
@@ -64,10 +71,15 @@ impl Link {
         Some(match self.events.recv().await? {
             LinkEvent::Up { .. } => {
                 info!("connected to the broker");
+                self.was_up = Some(true);
                 Event::LinkUp
             }
             LinkEvent::Down { reason } => {
-                warn!(reason, "not connected to the broker: pods go on, records are kept");
+                // Said once, not at each of the attempts of a month.
+                if self.was_up != Some(false) {
+                    warn!(reason, "not connected to the broker: pods go on, records are kept");
+                }
+                self.was_up = Some(false);
                 Event::LinkDown
             }
             LinkEvent::Received { payload, .. } => Event::Payload(payload),

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 /// From the first packet to the granted subscriptions. A satellite link takes about five round
 /// trips of 700 ms and 4 kB at a few kbit/s for it.
@@ -151,7 +151,7 @@ impl LinkTask {
             let End::Lost(reason) = end else { return };
             let delay = self.backoff.delay_after(held_for);
             let delay_ms = delay.as_millis();
-            info!(client = self.options.client_id, %reason, delay_ms, "the MQTT link is down");
+            debug!(client = self.options.client_id, %reason, delay_ms, "the MQTT link is down");
             let closing = &mut self.closing;
             let pause = async {
                 self.events.send(LinkEvent::Down { reason }).await.is_ok() && {
