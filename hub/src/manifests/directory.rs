@@ -38,32 +38,31 @@ pub fn read_directory(path: &Path) -> Result<Manifests, ManifestProblems> {
     collection.finish()
 }
 
-/// A change of a manifest file.
+/// What the file system says of a manifest file.
 #[derive(Debug)]
-pub(super) struct Change {
+pub(super) struct Stamp {
     pub(super) file: PathBuf,
-    pub(super) at: SystemTime,
-    /// The file is a symbolic link; what it leads to has changed.
+    /// When its inode was changed last, which unlike the time of modification nobody sets.
+    pub(super) changed_at: SystemTime,
+    /// It is a symbolic link; the rest is said of what it leads to.
     pub(super) linked: bool,
+    /// It has no bytes.
+    pub(super) empty: bool,
 }
 
-/// The manifest files that were changed since then, each with its last change. A time in the future
-/// says only that a clock was set, and is passed over.
-pub(super) fn changes_since(path: &Path, since: SystemTime) -> Vec<Change> {
+/// What the file system says of each manifest file; nothing of those that are gone already.
+pub(super) fn stamps(path: &Path) -> Vec<Stamp> {
     let files = manifest_files(path).unwrap_or_default();
-    let changes = files.into_iter().filter_map(last_change);
-    let now = SystemTime::now();
-    changes.filter(|change| since <= change.at && change.at <= now).collect()
+    files.into_iter().filter_map(stamp).collect()
 }
 
-/// By the time of the inode's last change, which unlike that of its modification nobody sets.
-fn last_change(file: PathBuf) -> Option<Change> {
+fn stamp(file: PathBuf) -> Option<Stamp> {
     let linked = fs::symlink_metadata(&file).ok()?.is_symlink();
     let metadata = fs::metadata(&file).ok()?;
     let seconds = u64::try_from(metadata.ctime()).ok()?;
     let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
-    let at = UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))?;
-    Some(Change { file, at, linked })
+    let changed_at = UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))?;
+    Some(Stamp { file, changed_at, linked, empty: metadata.len() == 0 })
 }
 
 fn manifest_files(directory: &Path) -> io::Result<Vec<PathBuf>> {

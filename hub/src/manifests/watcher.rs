@@ -11,7 +11,7 @@ mod activity;
 mod tests;
 mod watches;
 
-use super::directory::{Change, changes_since};
+use super::directory::{Stamp, stamps};
 use super::{ManifestProblems, Manifests, read_directory};
 use activity::Activity;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep};
-use tracing::{error, info};
+use tracing::error;
 use watches::Watches;
 
 /// What one reading gave. After an error the last good state stays in force.
@@ -44,7 +44,7 @@ struct Pace {
     settle: Duration,
     /// The longest that a file which someone keeps open, or keeps writing to, is waited for.
     settle_max: Duration,
-    /// How long a directory must be empty to be believed.
+    /// How long a directory or a file must be empty to be believed.
     empty: Duration,
     /// Between readings that nothing asked for: inotify sees no change behind a symbolic link, nor
     /// on a network file system.
@@ -106,15 +106,15 @@ impl Watcher {
     }
 }
 
-/// Whether what was read can be what somebody meant.
+/// Why what was read may not be what somebody meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quiet {
-    /// Nothing speaks against it.
-    Quiet,
+enum Doubt {
     /// Something may have been missed before the watch.
     NewlyWatched,
     /// A file was changed just before or during the reading, or its event is still on its way.
     JustChanged,
+    /// A file is empty, as one is that is being rewritten: ext4 shows it so before anything else.
+    EmptyFile,
 }
 
 /// Reads the directory when it is quiet.
@@ -140,20 +140,21 @@ impl Reader {
         loop {
             self.activity.settle(self.pace.settle, deadline).await;
             let before = self.activity.serial();
-            let (read, quiet) = self.read().await?;
-            let disturbed = quiet != Quiet::Quiet || self.activity.serial() != before;
+            let (read, doubt) = self.read().await?;
+            let passing = doubt.is_some_and(|doubt| doubt != Doubt::EmptyFile);
+            let disturbed = passing || self.activity.serial() != before;
             if disturbed && Instant::now() < deadline {
-                if quiet == Quiet::JustChanged {
+                if doubt == Some(Doubt::JustChanged) {
                     sleep(self.pace.settle).await;
                 }
                 continue;
             }
-            if !is_emptied(&read, sent) {
+            let emptied = doubt == Some(Doubt::EmptyFile) || is_emptied(&read, sent);
+            if !emptied || sent == Some(&read) {
                 return Ok(read);
             }
             let since: Instant = *empty_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.pace.empty {
-                info!(directory = %self.directory.display(), "the directory was emptied");
                 return Ok(read);
             }
             tokio::select! {
@@ -163,9 +164,9 @@ impl Reader {
         }
     }
 
-    /// Renews the watches and reads, off the runtime's own threads; says whether that can be
-    /// believed.
-    async fn read(&mut self) -> Result<(ReadManifests, Quiet), JoinError> {
+    /// Renews the watches and reads, off the runtime's own threads; says why that may not
+    /// be believed.
+    async fn read(&mut self) -> Result<(ReadManifests, Option<Doubt>), JoinError> {
         let directory = self.directory.clone();
         let activity = Arc::clone(&self.activity);
         let watches = self.watches.take();
@@ -175,16 +176,15 @@ impl Reader {
             let rewatched = watches.renew(&activity);
             let started = SystemTime::now();
             let read = read_directory(&directory);
-            let quiet = match rewatched {
-                true => Quiet::NewlyWatched,
-                false if just_changed(&watches, &activity, started, settle) => Quiet::JustChanged,
-                false => Quiet::Quiet,
+            let doubt = match rewatched {
+                true => Some(Doubt::NewlyWatched),
+                false => doubt_of_files(&watches, &activity, started, settle),
             };
-            (watches, read, quiet)
+            (watches, read, doubt)
         });
-        let (watches, read, quiet) = task.await?;
+        let (watches, read, doubt) = task.await?;
         self.watches = Some(watches);
-        Ok((read, quiet))
+        Ok((read, doubt))
     }
 
     fn pause(&self) -> Duration {
@@ -194,21 +194,29 @@ impl Reader {
 }
 
 /// Whether a file was changed within `settle` before `started` or since then, or a while before that
-/// without an event that says so: the thread that is told of a truncation may run later than ours.
-fn just_changed(
+/// without an event that says so: the thread that is told of it may run later than ours.
+fn doubt_of_files(
     watches: &Watches,
     activity: &Activity,
     started: SystemTime,
     settle: Duration,
-) -> bool {
+) -> Option<Doubt> {
     let before = |duration| started.checked_sub(duration).unwrap_or(UNIX_EPOCH);
-    let watched = |change: &Change| watches.since().is_some_and(|since| change.at >= since);
-    // Changes behind a symbolic link have no events.
-    let unheard = |change: &Change| {
-        watched(change) && !change.linked && !activity.has_heard_of(&change.file, change.at)
+    let (settled, heard_by_now) = (before(settle), before(UNHEARD_MAX));
+    let files = stamps(&activity.directory);
+    let now = SystemTime::now();
+    let just_changed = |stamp: &Stamp| {
+        let changed = stamp.changed_at;
+        // Changes behind a symbolic link, and those before the watch, have no events.
+        let told = !stamp.linked && watches.since().is_some_and(|since| changed >= since);
+        let unheard = || told && !activity.has_heard_of(&stamp.file, changed);
+        // A time in the future says only that a clock was set.
+        changed <= now && (changed >= settled || (changed >= heard_by_now && unheard()))
     };
-    let mut changes = changes_since(&activity.directory, before(UNHEARD_MAX)).into_iter();
-    changes.any(|change| change.at >= before(settle) || unheard(&change))
+    if files.iter().any(just_changed) {
+        return Some(Doubt::JustChanged);
+    }
+    files.iter().any(|stamp| stamp.empty).then_some(Doubt::EmptyFile)
 }
 
 fn is_emptied(read: &ReadManifests, sent: Option<&ReadManifests>) -> bool {

@@ -186,6 +186,27 @@ async fn a_directory_that_is_empty_for_a_moment_is_not_believed() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_empty_for_a_moment_is_not_believed() {
+    let mut watched = Watched::new(&node("one"), |_| {}).await;
+    watched.write("b.yaml", &node("two"));
+    assert_eq!(watched.next_names().await, ["one", "two"]);
+    watched.write("b.yaml", "");
+    sleep(A_WHILE).await;
+    watched.write("b.yaml", &node("three"));
+    assert_eq!(watched.next_names().await, ["one", "three"]);
+}
+
+#[tokio::test]
+async fn a_file_that_stays_empty_declares_nothing() {
+    let short = |pace: &mut Pace| pace.empty = Duration::from_millis(50);
+    let mut watched = Watched::new(&node("one"), short).await;
+    watched.write("b.yaml", &node("two"));
+    assert_eq!(watched.next_names().await, ["one", "two"]);
+    watched.write("b.yaml", "");
+    assert_eq!(watched.next_names().await, ["one"]);
+}
+
+#[tokio::test]
 async fn a_directory_that_stays_empty_is_believed() {
     let short = |pace: &mut Pace| pace.empty = Duration::from_millis(50);
     let mut watched = Watched::new(&node("one"), short).await;
