@@ -5,7 +5,6 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect};
-use shared::model::UnixMs;
 use shared::trust::certificate::CertificateAuthority;
 use shared::wire::Envelope;
 use std::fs;
@@ -22,7 +21,7 @@ use tokio::sync::mpsc;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The broker's owner may do everything.
-const NO_RULES: &str = "topic readwrite #\n";
+const NO_RULES: &str = "pattern readwrite #\n";
 
 /// A pod that is ready at once; `version` makes its content another.
 fn manifest(version: u32) -> String {
@@ -44,10 +43,10 @@ struct Enemy {
 
 impl Enemy {
     /// Connects with a certificate that the broker's owner has issued for himself.
-    fn begin(authority: &CertificateAuthority, broker: &Mosquitto) -> Result<Self> {
-        let now = UnixMs(1_900_000_000_000);
+    async fn begin(authority: &CertificateAuthority, broker: &Mosquitto) -> Result<Self> {
+        let now = shared::io::clock::SystemClock::new().now().wall;
         let own = authority.issue_hub_client("_enemy", now, 3650)?;
-        let time = shared::io::clock::TrustedTime::new(UnixMs(0));
+        let time = shared::io::clock::TrustedTime::new(now);
         let tls = shared::io::tls::client_config(
             authority.certificate_pem(),
             &own.certificate_pem,
@@ -68,6 +67,10 @@ impl Enemy {
         };
         let (sender, mut events) = mpsc::channel(4096);
         let client = connect(options, sender);
+        match events.recv().await.context("the link ended")? {
+            LinkEvent::Up { .. } => {}
+            other => anyhow::bail!("the enemy could not connect: {other:?}"),
+        }
         let recorded = Recorded::default();
         let memory = Arc::clone(&recorded);
         tokio::spawn(async move {
@@ -110,7 +113,7 @@ fn site(folder: &Path) -> Result<Site> {
     let authority = CertificateAuthority::from_pem(&read("ca.pem")?, &read("keys/ca.key")?)?;
     let place = folder.join("broker");
     fs::create_dir_all(&place)?;
-    let now = UnixMs(1_900_000_000_000);
+    let now = shared::io::clock::SystemClock::new().now().wall;
     let server = authority.issue_server(&["127.0.0.1".to_owned()], now, 3650)?;
     let files = ListenerFiles {
         ca: place.join("ca.pem"),
@@ -126,7 +129,7 @@ fn site(folder: &Path) -> Result<Site> {
     hub.start()?;
     let mut agents = Vec::new();
     for name in ["mast-17", "mast-18"] {
-        let mut agent = Agent::new(&folder.join(name), name)?;
+        let agent = Agent::new(&folder.join(name), name)?;
         agent.enroll(&hub)?;
         agents.push(agent);
     }
@@ -187,7 +190,7 @@ fn forgeries(genuine: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
 async fn nothing_of_a_hostile_broker_is_accepted_and_what_is_genuine_arrives() {
     let folder = tempfile::tempdir().unwrap();
     let mut site = site(folder.path()).unwrap();
-    let enemy = Enemy::begin(&site.authority, &site.broker).unwrap();
+    let enemy = Enemy::begin(&site.authority, &site.broker).await.unwrap();
     for agent in &mut site.agents {
         agent.start().unwrap();
         agent.wait_until_up().unwrap();

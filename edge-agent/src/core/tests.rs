@@ -1,7 +1,8 @@
 //! The core against a hub made of the shared machines, one event at a time.
 
 use super::{
-    AgentCore, CoreOptions, Effect, Event, LinkStatus, RecorderOptions, Reserved, Restored,
+    AgentCore, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions, Reserved,
+    Restored,
 };
 use crate::ports::RuntimeEvent;
 use serde_bytes::ByteBuf;
