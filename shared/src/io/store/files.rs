@@ -57,9 +57,15 @@ impl StoreFiles {
         self.folder.join("keyring")
     }
 
-    /// Whether sled has written something.
+    /// Whether sled has written something. A snapshot counts as well: without its database sled
+    /// panics.
     pub(super) fn has_database(&self) -> bool {
-        fs::symlink_metadata(self.folder.join("db")).is_ok_and(|db| db.len() > 0)
+        let is_written = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            let is_database = name == "db" && entry.metadata().is_ok_and(|db| db.len() > 0);
+            is_database || name.to_string_lossy().starts_with("snap.")
+        };
+        fs::read_dir(&self.folder).into_iter().flatten().flatten().any(|entry| is_written(&entry))
     }
 
     /// Takes the lock, or says who is in the way.
