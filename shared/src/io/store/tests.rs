@@ -69,7 +69,7 @@ fn is_on_disk(place: &Place, needle: &[u8]) -> bool {
         .any(|file| fs::read(file).unwrap().windows(needle.len()).any(|window| window == needle))
 }
 
-fn pairs(database: &Database, tree: u8) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn pairs(database: &Database, tree: u8) -> Vec<KeyValue> {
     let mut pairs = Vec::new();
     let visited = database.for_each(tree, &[], usize::MAX, |(key, value)| {
         pairs.push((key.to_vec(), value.to_vec()));
@@ -170,7 +170,7 @@ fn a_flipped_bit_costs_its_record_alone() {
 fn a_chunk_of_an_older_value_a_missing_one_and_one_at_another_number_are_refused() {
     let place = Place::new();
     let value = |fill: u8| vec![fill; 3 * sealer::CHUNK_BYTES];
-    let damage = |change: fn(&Database, &[(Vec<u8>, Vec<u8>)])| {
+    let damage = |change: fn(&Database, &[KeyValue])| {
         let (mut store, _) = place.open();
         put(&mut store, Tree::Desired, b"item", &value(1));
         drop(store);
@@ -402,6 +402,30 @@ fn records_that_vanished_or_came_back_are_counted() {
     overwrite(&raw, Tree::Pods as u8, b"a removed one", b"sealed");
     drop(raw);
     assert_eq!(place.existing().damaged_records(), 1);
+}
+
+#[test]
+fn an_open_past_its_deadline_asks_for_a_new_process_and_leaves_its_marker() {
+    let place = Place::new();
+    put(&mut place.open().0, Tree::Meta, b"k", b"v");
+    let options = StoreOptions {
+        folder: place.path(),
+        key: WrappingKey::from_bytes([1; 32]),
+        open_deadline: Duration::ZERO,
+    };
+    let refused = SealedStore::open(options);
+    assert!(matches!(refused, Err(OpenError::Restart { .. })), "{refused:?}");
+    assert!(place.beside("store.opening") && !place.beside("store.quarantined-1"));
+    // The thread that was given up has the database until it ends; a new process would not wait.
+    let begin = std::time::Instant::now();
+    let store = loop {
+        match place.open_with(1) {
+            Err(OpenError::Locked { .. }) if begin.elapsed() < DEADLINE => std::thread::yield_now(),
+            result => break result.unwrap().0,
+        }
+    };
+    assert_eq!(store.read(Tree::Meta, b"k").unwrap().unwrap(), b"v");
+    assert!(!place.beside("store.opening"));
 }
 
 #[test]
