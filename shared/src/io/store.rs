@@ -10,10 +10,12 @@
 //! | `opening.rs` | the protocol of an open, the quarantine |
 //! | `probe.rs` | the child that tries a suspicious store |
 //! | `database.rs` | sled |
-//! | `reading.rs`, `commit.rs` | what the store does once it is open |
+//! | `access.rs`, `reading.rs`, `commit.rs`, `audit.rs` | what the store does once it is open |
 //! | `sealer.rs` | records as they lie on disk |
 //! | `files.rs` | lock, marker, ballast and the rest beside the folder |
 
+mod access;
+mod audit;
 mod commit;
 mod database;
 mod files;
@@ -27,8 +29,9 @@ pub use probe::probe_if_asked;
 use crate::io::keys::fresh_seed;
 use crate::ports::{KeyValue, Store, StoreError, Tree, WriteBatch};
 use crate::trust::record::WrappingKey;
+use access::COLD_BYTES_MAX;
 use commit::BATCH_BYTES_MAX;
-use database::{Database, DatabaseError, Remedy};
+use database::{Database, DatabaseError};
 use files::{StoreFiles, StoreLock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -36,10 +39,10 @@ use sealer::{CHUNKS, KEY_BYTES_MAX, OWN, Sealer, VALUE_BYTES_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use thiserror::Error;
-use tracing::warn;
 
 /// Room that a commit leaves on the disk. sled writes a segment of 512 KiB ahead and a snapshot at the
 /// next open; the rest is for those who share the disk.
@@ -145,9 +148,9 @@ enum Refusal {
     NoOrder,
     #[error("the store is damaged and this process must start anew: {0}")]
     Broken(String),
-    #[error("the store is closed since a commit failed; the next commit opens it")]
+    #[error("the store is closed; the next access opens it")]
     Closed,
-    #[error("the store did not open again after a commit failed")]
+    #[error("the store did not open again")]
     Reopen(#[source] OpenError),
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -158,21 +161,25 @@ enum Refusal {
 pub struct SealedStore {
     files: StoreFiles,
     open_deadline: Duration,
-    /// None after a failed commit, until it can be opened again.
-    database: Option<Database>,
+    /// None while it can't be opened again after a write that failed.
+    database: RwLock<Option<Database>>,
+    /// Bytes of large trees that passed through its cache.
+    cold_bytes: AtomicU64,
+    cold_bytes_max: u64,
     sealer: Sealer,
-    /// The number of the last commit.
+    /// The number of the last commit that was tried.
     commits: u64,
     lost_commits: u64,
     free_bytes_min: u64,
-    has_ballast: bool,
     broken: OnceLock<String>,
     damaged: Mutex<Damaged>,
-    /// Of the trees that were counted.
-    counts: Mutex<BTreeMap<u8, u64>>,
+    records: Mutex<RecordCounts>,
     /// Last, so that it is released when the database is closed.
     lock: StoreLock,
 }
+
+/// How many records each tree has, by its number.
+type RecordCounts = BTreeMap<u8, u64>;
 
 #[derive(Debug, Default)]
 struct Damaged {
@@ -194,18 +201,19 @@ impl SealedStore {
         let mut store = Self {
             files,
             open_deadline,
-            database: Some(database),
+            database: RwLock::new(Some(database)),
+            cold_bytes: AtomicU64::new(0),
+            cold_bytes_max: COLD_BYTES_MAX,
             sealer: Sealer::new(keyring, rng),
             commits: 0,
             lost_commits: 0,
             free_bytes_min: FREE_BYTES_MIN,
-            has_ballast: true,
             broken: OnceLock::new(),
             damaged: Mutex::default(),
-            counts: Mutex::default(),
+            records: Mutex::default(),
             lock,
         };
-        store.compare_with_witness();
+        store.audit_at_open();
         Ok((store, opening))
     }
 
@@ -215,12 +223,10 @@ impl SealedStore {
         self.files.size_bytes()
     }
 
-    /// Records in `tree`, damaged ones included. Reads the whole tree the first time.
+    /// Records in `tree`, damaged ones included.
     #[must_use]
     pub fn record_count(&self, tree: Tree) -> u64 {
-        let number = tree as u8;
-        let known = lock(&self.counts).get(&number).copied();
-        known.or_else(|| self.count(number)).unwrap_or(0)
+        lock(&self.records).get(&(tree as u8)).copied().unwrap_or(0)
     }
 
     /// Commits that were acknowledged and that the store no longer had when it was opened: its files
@@ -235,44 +241,6 @@ impl SealedStore {
     #[must_use]
     pub fn must_restart(&self) -> bool {
         self.broken.get().is_some()
-    }
-
-    fn compare_with_witness(&mut self) {
-        let noted = self.lock.noted(self.sealer.keyring_id());
-        let found = self.stored_commits().unwrap_or(0);
-        self.lost_commits = noted.saturating_sub(found);
-        // Numbers go on from the greater one, so that a number never means two commits.
-        self.commits = noted.max(found);
-        if self.lost_commits > 0 {
-            let store = self.files.folder().display().to_string();
-            let lost_commits = self.lost_commits;
-            warn!(store, lost_commits, "the store lost commits that were acknowledged");
-        }
-    }
-
-    fn stored_commits(&self) -> Option<u64> {
-        let database = self.database.as_ref()?;
-        let sealed = database.read(OWN, &self.sealer.commits_key()).ok()??;
-        self.sealer.open_commits(&sealed)
-    }
-
-    fn database(&self) -> Result<&Database, Refusal> {
-        match self.broken.get() {
-            Some(reason) => Err(Refusal::Broken(reason.clone())),
-            None => self.database.as_ref().ok_or(Refusal::Closed),
-        }
-    }
-
-    /// Notes what an error means for the store as a whole, and makes it the caller's.
-    fn failed(&self, attempted: &'static str, refusal: Refusal) -> StoreError {
-        if let Refusal::Database(error) = &refusal
-            && matches!(error.remedy(), Remedy::Quarantine | Remedy::NewProcess)
-        {
-            let reason = error.in_words();
-            self.files.suspect(&reason);
-            let _ = self.broken.set(reason);
-        }
-        StoreError { attempted, source: Box::new(refusal) }
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! It refuses what is over a limit and what the disk has no room for, before anything is written.
 
-use super::database::{CountChanges, DatabaseError, RawWrite, Remedy};
-use super::sealer::{CHUNKS, KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use super::{OpenError, Refusal, SealedStore, lock, opening};
+use super::database::{DatabaseError, RawWrite, Remedy};
+use super::sealer::{CHUNK_BYTES, CHUNKS, KEY_BYTES_MAX, Totals, VALUE_BYTES_MAX};
+use super::{RecordCounts, Refusal, SealedStore, lock};
 use crate::ports::{Tree, Write, WriteBatch};
 use std::collections::BTreeMap;
 use tracing::warn;
@@ -15,68 +15,37 @@ pub(super) const BATCH_BYTES_MAX: usize = 32 << 20;
 impl SealedStore {
     pub(super) fn commit_batch(&mut self, batch: &WriteBatch) -> Result<(), Refusal> {
         let batch_bytes = checked_bytes(batch)?;
-        if let Some(reason) = self.broken.get() {
-            return Err(Refusal::Broken(reason.clone()));
-        }
         self.check_room(batch_bytes)?;
-        if self.database.is_none() {
-            self.reopen()?;
-        }
-        let number = self.commits.saturating_add(1);
-        let writes = self.raw_writes(batch, number)?;
-        match self.database()?.apply(&writes) {
-            Ok(changes) => self.committed(number, &changes),
+        self.ensure_open()?;
+        // A number is used once, so that finding it on the disk proves its own commit.
+        self.commits = self.commits.saturating_add(1);
+        let (writes, records) = self.raw_writes(batch)?;
+        let applied = self.open_database().as_ref().ok_or(Refusal::Closed)?.apply(&writes);
+        match applied {
+            Ok(()) => {}
             Err(error) if matches!(error.remedy(), Remedy::Quarantine | Remedy::NewProcess) => {
                 return Err(error.into());
             }
-            Err(error) => self.recover(number, error)?,
+            Err(error) => self.recover(error)?,
         }
+        *lock(&self.records) = records;
+        self.lock.note(self.sealer.keyring_id(), self.commits);
         Ok(())
-    }
-
-    fn committed(&mut self, number: u64, changes: &CountChanges) {
-        self.commits = number;
-        self.lock.note(self.sealer.keyring_id(), number);
-        let mut counts = lock(&self.counts);
-        for (tree, change) in changes {
-            if let Some(count) = counts.get_mut(tree) {
-                *count = count.saturating_add_signed(*change);
-            }
-        }
     }
 
     /// After a failed write sled shows what it has not written and refuses every further write, so it
     /// is opened again. What the disk then holds decides whether the commit happened.
-    fn recover(&mut self, number: u64, error: DatabaseError) -> Result<(), Refusal> {
+    fn recover(&self, error: DatabaseError) -> Result<(), Refusal> {
         warn!(store = %self.files.folder().display(), error = error.in_words(), "a commit failed");
-        self.database = None;
-        lock(&self.counts).clear();
-        self.reopen()?;
-        if self.stored_commits() != Some(number) {
+        self.reopen(&error.in_words())?;
+        if self.stored_totals()?.is_none_or(|totals| totals.commits != self.commits) {
             return Err(error.into());
         }
-        self.database()?.make_durable()?;
-        self.commits = number;
-        self.lock.note(self.sealer.keyring_id(), number);
-        Ok(())
-    }
-
-    fn reopen(&mut self) -> Result<(), Refusal> {
-        match opening::reopen(&self.files, self.open_deadline) {
-            Ok(database) => self.database = Some(database),
-            Err(error) => {
-                if let OpenError::Restart { reason } = &error {
-                    let _ = self.broken.set(reason.clone());
-                }
-                return Err(Refusal::Reopen(error));
-            }
-        }
-        self.has_ballast = false;
-        Ok(())
+        self.asking(|database| Ok(database.make_durable()?))
     }
 
     /// Refuses before sled can fail in the middle; takes the ballast back when there is room again.
-    fn check_room(&mut self, batch_bytes: usize) -> Result<(), Refusal> {
+    fn check_room(&self, batch_bytes: usize) -> Result<(), Refusal> {
         // What can't be asked is tried.
         let free_bytes = self.files.free_bytes().unwrap_or(u64::MAX);
         // Twice, because sled writes whole pages.
@@ -84,13 +53,12 @@ impl SealedStore {
         if free_bytes < needed_bytes {
             return Err(Refusal::DiskFull { free_bytes, needed_bytes });
         }
-        if !self.has_ballast {
-            self.has_ballast = self.files.hold_ballast(needed_bytes);
-        }
+        self.files.hold_ballast(needed_bytes);
         Ok(())
     }
 
-    fn raw_writes(&mut self, batch: &WriteBatch, number: u64) -> Result<Vec<RawWrite>, Refusal> {
+    /// The raw writes, and how many records each tree has after them.
+    fn raw_writes(&mut self, batch: &WriteBatch) -> Result<(Vec<RawWrite>, RecordCounts), Refusal> {
         let mut last = BTreeMap::new();
         for write in &batch.writes {
             match write {
@@ -98,35 +66,41 @@ impl SealedStore {
                 Write::Delete { tree, key } => last.insert((*tree, key), None),
             };
         }
+        let mut records = lock(&self.records).clone();
         let mut writes = Vec::new();
         for ((tree, key), value) in last {
-            self.remove_chunks(tree, key, &mut writes)?;
+            let raw_key = self.sealer.raw_key(tree, key);
+            let before = self.asking(|database| Ok(database.read(tree as u8, &raw_key)?))?;
+            let change = i64::from(value.is_some()) - i64::from(before.is_some());
+            let count = records.entry(tree as u8).or_default();
+            *count = count.saturating_add_signed(change);
+            writes.extend(self.removals_of_chunks(tree, &raw_key)?);
             match value {
                 Some(value) => writes.extend(self.sealer.seal(tree, key, value)),
-                None => {
-                    let key = self.sealer.raw_key(tree, key);
-                    writes.push(RawWrite { tree: tree as u8, key, value: None });
-                }
+                None => writes.push(RawWrite { tree: tree as u8, key: raw_key, value: None }),
+            }
+            if tree.is_ordered() || value.is_some_and(|value| value.len() > CHUNK_BYTES) {
+                self.note_cold_bytes(value.map_or(0, Vec::len));
             }
         }
-        writes.push(self.sealer.seal_commits(number));
-        Ok(writes)
+        let totals = Totals { commits: self.commits, records };
+        writes.push(self.sealer.seal_totals(&totals));
+        Ok((writes, totals.records))
     }
 
     /// Removes what an earlier value of the record left in the tree of chunks.
-    fn remove_chunks(
-        &self,
-        tree: Tree,
-        key: &[u8],
-        writes: &mut Vec<RawWrite>,
-    ) -> Result<(), Refusal> {
-        let prefix = self.sealer.chunk_prefix(tree, &self.sealer.raw_key(tree, key));
-        self.database()?.for_each(CHUNKS, &prefix, 1, |(raw_key, _)| {
-            let is_ours = raw_key.starts_with(&prefix);
-            if is_ours {
-                writes.push(RawWrite { tree: CHUNKS, key: raw_key.to_vec(), value: None });
-            }
-            Ok::<_, Refusal>(is_ours)
+    fn removals_of_chunks(&self, tree: Tree, raw_key: &[u8]) -> Result<Vec<RawWrite>, Refusal> {
+        let prefix = self.sealer.chunk_prefix(tree, raw_key);
+        self.asking(|database| {
+            let mut writes = Vec::new();
+            database.for_each(CHUNKS, &prefix, 1, |(raw_key, _)| {
+                let is_ours = raw_key.starts_with(&prefix);
+                if is_ours {
+                    writes.push(RawWrite { tree: CHUNKS, key: raw_key.to_vec(), value: None });
+                }
+                Ok::<_, Refusal>(is_ours)
+            })?;
+            Ok(writes)
         })
     }
 }

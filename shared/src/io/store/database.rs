@@ -39,9 +39,6 @@ pub(super) struct RawWrite {
     pub(super) value: Option<Vec<u8>>,
 }
 
-/// How many records each tree gained or lost.
-pub(super) type CountChanges = BTreeMap<u8, i64>;
-
 /// Why sled did not do what was asked.
 #[derive(Debug, Error)]
 pub(super) enum DatabaseError {
@@ -214,7 +211,7 @@ impl Database {
     }
 
     /// Makes all changes durable, or none: one transaction, then sled's flush, then the file's.
-    pub(super) fn apply(&self, writes: &[RawWrite]) -> Result<CountChanges, DatabaseError> {
+    pub(super) fn apply(&self, writes: &[RawWrite]) -> Result<(), DatabaseError> {
         let concerned = |number: u8| writes.iter().any(|write| write.tree == number);
         let concerned: Vec<_> =
             self.trees.iter().filter(|(number, _)| concerned(*number)).collect();
@@ -225,7 +222,7 @@ impl Database {
                 write_all(&views, writes)
             });
             match result {
-                Ok(changes) => self.make_durable().map(|()| changes),
+                Ok(()) => self.make_durable(),
                 Err(TransactionError::Storage(source) | TransactionError::Abort(source)) => {
                     Err(DatabaseError::Sled { attempted: "commit", source })
                 }
@@ -249,18 +246,15 @@ impl Database {
 fn write_all(
     views: &BTreeMap<u8, &TransactionalTree>,
     writes: &[RawWrite],
-) -> Result<CountChanges, ConflictableTransactionError<sled::Error>> {
-    let mut changes = CountChanges::new();
+) -> Result<(), ConflictableTransactionError<sled::Error>> {
     for RawWrite { tree, key, value } in writes {
         let Some(view) = views.get(tree) else { continue };
-        let before = match value {
+        match value {
             Some(value) => view.insert(key.as_slice(), value.as_slice())?,
             None => view.remove(key.as_slice())?,
         };
-        let change = i64::from(value.is_some()) - i64::from(before.is_some());
-        *changes.entry(*tree).or_default() += change;
     }
-    Ok(changes)
+    Ok(())
 }
 
 /// Turns a panic of sled into an error. What it leaves half done in memory is never used again: the

@@ -19,6 +19,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Opening writes a snapshot (3 bytes a record) and a segment of 512 KiB.
 const BALLAST_BYTES: u64 = 2 << 20;
@@ -28,6 +29,12 @@ const REASON_BYTES_MAX: usize = 1000;
 
 /// Each is as large as a store: one to look at, and one that came since.
 const QUARANTINED_MAX: usize = 2;
+
+/// A lock that was just released is still held by a child of this process between its fork and its exec.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Between two tries of a lock.
+pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 const WITNESS_MAGIC: &[u8; 4] = b"hlw1";
 const WITNESS_BYTES: usize = 24;
@@ -57,9 +64,15 @@ impl StoreFiles {
         self.folder.join("keyring")
     }
 
-    /// Whether sled has written something.
+    /// Whether sled has written something. A snapshot counts as well: without its database sled
+    /// panics.
     pub(super) fn has_database(&self) -> bool {
-        fs::symlink_metadata(self.folder.join("db")).is_ok_and(|db| db.len() > 0)
+        let is_written = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            let is_database = name == "db" && entry.metadata().is_ok_and(|db| db.len() > 0);
+            is_database || name.to_string_lossy().starts_with("snap.")
+        };
+        fs::read_dir(&self.folder).into_iter().flatten().flatten().any(|entry| is_written(&entry))
     }
 
     /// Takes the lock, or says who is in the way.
@@ -70,12 +83,18 @@ impl StoreFiles {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(&path).map_err(failed("open the lock", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(StoreLock { file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(OpenError::Locked { folder: self.folder.clone() })
+        let begin = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(StoreLock { file }),
+                Err(rustix::io::Errno::WOULDBLOCK) if begin.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(OpenError::Locked { folder: self.folder.clone() });
+                }
+                Err(error) => return Err(failed("lock", &path)(error.into())),
             }
-            Err(error) => Err(failed("lock", &path)(error.into())),
         }
     }
 

@@ -7,7 +7,7 @@
 //! that has the store.
 
 use super::database::{Database, DatabaseError, Remedy};
-use super::files::{StoreFiles, failed};
+use super::files::{LOCK_PATIENCE, LOCK_PAUSE, StoreFiles, failed};
 use super::probe::{Probed, probe};
 use super::{ALL_TREES, EAGER_TREES, OpenError, Opening};
 use crate::io::keys::write_secret;
@@ -15,7 +15,7 @@ use crate::trust::record::{Keyring, KeyringError, WrappingKey};
 use rand_chacha::ChaCha20Rng;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The two copies of the keyring lie this far apart, so that one bad sector leaves one.
 const COPY_BYTES: usize = 4096;
@@ -103,18 +103,14 @@ fn attempt(
 
 fn open_database(files: &StoreFiles, deadline: Duration) -> Result<Database, Ended> {
     // A marker needs a name on the disk; without it, a hang would meet every start anew.
-    if !files.suspect("") && !(files.release_ballast() && files.suspect("")) {
-        if let Probed::Unusable(reason) = probe(files, deadline) {
-            return Err(Ended::Damaged(reason));
-        }
+    let is_marked = files.suspect("") || (files.release_ballast() && files.suspect(""));
+    if !is_marked && let Probed::Unusable(reason) = probe(files, deadline) {
+        return Err(Ended::Damaged(reason));
     }
-    let try_open = || {
-        // Half a snapshot, of a kill or of a try that met a full disk, makes sled refuse a good store.
-        files.remove_unfinished_snapshots()?;
-        Ok::<_, OpenError>(Database::open(files.folder(), &ALL_TREES, &EAGER_TREES, deadline))
-    };
-    let opened = match try_open()? {
-        Err(error) if error.remedy() == Remedy::Room && files.release_ballast() => try_open()?,
+    let opened = match try_open(files, deadline)? {
+        Err(error) if error.remedy() == Remedy::Room && files.release_ballast() => {
+            try_open(files, deadline)?
+        }
         result => result,
     };
     let needs_new_process = |e: &DatabaseError| e.remedy() == Remedy::NewProcess;
@@ -122,6 +118,23 @@ fn open_database(files: &StoreFiles, deadline: Duration) -> Result<Database, End
         files.clear_suspicion();
     }
     opened.map_err(|error| ended(files, error))
+}
+
+fn try_open(
+    files: &StoreFiles,
+    deadline: Duration,
+) -> Result<Result<Database, DatabaseError>, OpenError> {
+    // Half a snapshot, of a kill or of a try that met a full disk, makes sled refuse a good store.
+    files.remove_unfinished_snapshots()?;
+    let begin = Instant::now();
+    loop {
+        match Database::open(files.folder(), &ALL_TREES, &EAGER_TREES, deadline) {
+            Err(error) if error.remedy() == Remedy::Unlock && begin.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            result => return Ok(result),
+        }
+    }
 }
 
 fn ended(files: &StoreFiles, error: DatabaseError) -> Ended {

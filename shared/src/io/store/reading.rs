@@ -2,7 +2,7 @@
 //!
 //! It changes nothing, and it never reads more of a tree at once than a few records.
 
-use super::database::{Database, DatabaseError};
+use super::database::Database;
 use super::sealer::{CHUNKS, OpenRecord};
 use super::{Refusal, SealedStore, lock};
 use crate::ports::{KeyValue, Tree};
@@ -12,11 +12,12 @@ const DAMAGED_NAMED_MAX: usize = 1024;
 
 impl SealedStore {
     pub(super) fn read_record(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
-        let database = self.database()?;
         let raw_key = self.sealer.raw_key(tree, key);
-        let Some(sealed) = database.read(tree as u8, &raw_key)? else { return Ok(None) };
-        let record = self.open_record(database, tree, &raw_key, &sealed)?;
-        Ok(record.filter(|record| record.key == key).map(|record| record.value))
+        self.asking(|database| {
+            let Some(sealed) = database.read(tree as u8, &raw_key)? else { return Ok(None) };
+            let record = self.open_record(database, tree, &raw_key, &sealed)?;
+            Ok(record.filter(|record| record.key == key).map(|record| record.value))
+        })
     }
 
     pub(super) fn scan_records(
@@ -28,17 +29,21 @@ impl SealedStore {
         if !tree.is_ordered() && !from.is_empty() {
             return Err(Refusal::NoOrder);
         }
-        let mut found = Vec::new();
         if count_max == 0 {
-            return Ok(found);
+            return Ok(Vec::new());
         }
-        let database = self.database()?;
-        database.for_each(tree as u8, from, count_max, |(raw_key, sealed)| {
-            let record = self.open_record(database, tree, &raw_key, &sealed)?;
-            found.extend(record.map(OpenRecord::into_pair));
-            Ok::<_, Refusal>(found.len() < count_max)
-        })?;
-        Ok(found)
+        self.asking(|database| {
+            let mut found = Vec::new();
+            database.for_each(tree as u8, from, count_max, |(raw_key, sealed)| {
+                if tree.is_ordered() {
+                    self.note_cold_bytes(sealed.len());
+                }
+                let record = self.open_record(database, tree, &raw_key, &sealed)?;
+                found.extend(record.map(OpenRecord::into_pair));
+                Ok::<_, Refusal>(found.len() < count_max)
+            })?;
+            Ok(found)
+        })
     }
 
     fn note_damaged(&self, tree: u8, raw_key: &[u8]) {
@@ -49,7 +54,7 @@ impl SealedStore {
     }
 
     /// A record with all its chunks; None, counted, when a seal is broken or a chunk is missing.
-    fn open_record(
+    pub(super) fn open_record(
         &self,
         database: &Database,
         tree: Tree,
@@ -66,21 +71,9 @@ impl SealedStore {
                 self.note_damaged(tree as u8, raw_key);
                 return Ok(None);
             };
+            self.note_cold_bytes(chunk.len());
             record.value.extend(chunk);
         }
         Ok(Some(record))
-    }
-
-    /// Reads a whole tree once, to know how many records it has.
-    pub(super) fn count(&self, tree: u8) -> Option<u64> {
-        let database = self.database().ok()?;
-        let mut count = 0;
-        let counted = database.for_each(tree, &[], usize::MAX, |_| {
-            count += 1;
-            Ok::<_, DatabaseError>(true)
-        });
-        counted.map_err(|error| self.failed("read", error.into())).ok()?;
-        lock(&self.counts).insert(tree, count);
-        Some(count)
     }
 }

@@ -11,6 +11,7 @@ use crate::ports::{KeyValue, Tree};
 use crate::trust::record::{HIDDEN_NAME_BYTES, Keyring, RecordPlace};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The tree of chunks. Like the numbers in [`Tree`]: never reused.
@@ -42,6 +43,15 @@ pub(super) struct OpenRecord {
     pub(super) key: Vec<u8>,
     pub(super) value: Vec<u8>,
     pub(super) rest: Vec<ChunkPlace>,
+}
+
+/// What there is after a commit: `commits ‖ records of each tree`, each 8 bytes, big endian.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Totals {
+    /// The number of the commit.
+    pub(super) commits: u64,
+    /// By the tree's number.
+    pub(super) records: BTreeMap<u8, u64>,
 }
 
 /// Where a chunk lies, and what its seal is bound to.
@@ -127,22 +137,30 @@ impl Sealer {
         self.keyring.open(place, sealed).ok()
     }
 
-    /// The raw record that says how many commits there were.
-    pub(super) fn seal_commits(&mut self, commits: u64) -> RawWrite {
-        let raw_key = self.commits_key();
-        self.seal_raw(OWN, raw_key.clone(), &raw_key, &commits.to_be_bytes())
+    /// The raw record of the totals.
+    pub(super) fn seal_totals(&mut self, totals: &Totals) -> RawWrite {
+        let raw_key = self.totals_key();
+        let counts = Tree::ALL.map(|tree| totals.records.get(&(tree as u8)).copied().unwrap_or(0));
+        let numbers = [totals.commits].into_iter().chain(counts);
+        let content: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
+        self.seal_raw(OWN, raw_key.clone(), &raw_key, &content)
     }
 
-    /// Where [`Self::seal_commits`] puts it.
-    pub(super) fn commits_key(&self) -> Vec<u8> {
-        self.name(OWN, b"commits").to_vec()
+    /// Where [`Self::seal_totals`] puts them.
+    pub(super) fn totals_key(&self) -> Vec<u8> {
+        self.name(OWN, b"totals").to_vec()
     }
 
-    /// What [`Self::seal_commits`] sealed. None when it is broken.
-    pub(super) fn open_commits(&self, sealed: &[u8]) -> Option<u64> {
-        let key = self.commits_key();
+    /// What [`Self::seal_totals`] sealed. None when it is broken.
+    pub(super) fn open_totals(&self, sealed: &[u8]) -> Option<Totals> {
+        let key = self.totals_key();
         let content = self.keyring.open(RecordPlace { tree: OWN, key: &key }, sealed).ok()?;
-        content.try_into().ok().map(u64::from_be_bytes)
+        let numbers = content.chunks_exact(8).filter_map(|number| number.try_into().ok());
+        let mut numbers = numbers.map(u64::from_be_bytes);
+        let commits = numbers.next()?;
+        // A tree that came with a later version has no number yet, and no records.
+        let records = Tree::ALL.iter().map(|tree| *tree as u8).zip(numbers).collect();
+        Some(Totals { commits, records })
     }
 
     fn seal_raw(&mut self, tree: u8, key: Vec<u8>, bound_to: &[u8], content: &[u8]) -> RawWrite {
