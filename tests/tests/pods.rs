@@ -475,10 +475,21 @@ fn a_process_that_has_the_number_of_a_dead_pod_is_left_alone() {
     agent.start_script(1, "exec sleep 1000");
     drop(agent);
     node.kill_everything();
-    let mut foreign = Command::new("sleep").arg("1000").spawn().unwrap();
+    // Found and ended with the node, should this test fail.
+    let mut foreign = Command::new("sleep")
+        .arg("1000")
+        .env("NODE", node.path(""))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     node.forge(|state| {
-        state["main"]["pid"] = foreign.id().into();
-        state["shim"]["pid"] = foreign.id().into();
+        for process in ["main", "shim"] {
+            // It may have been started within the same tick as the pod.
+            let ticks = state[process]["start_ticks"].as_u64().unwrap();
+            state[process]["start_ticks"] = (ticks - 1).into();
+            state[process]["pid"] = foreign.id().into();
+        }
     });
     let mut agent = Agent::new(&node);
     assert_eq!(agent.observe_one(), ObservedState::Lost);
