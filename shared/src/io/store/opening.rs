@@ -120,7 +120,8 @@ fn open_database(files: &StoreFiles, deadline: Duration) -> Result<Database, End
     opened.map_err(|error| ended(files, error))
 }
 
-fn try_open(
+/// Tries once, but for a lock that is about to be released.
+pub(super) fn try_open(
     files: &StoreFiles,
     deadline: Duration,
 ) -> Result<Result<Database, DatabaseError>, OpenError> {

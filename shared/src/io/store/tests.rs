@@ -38,7 +38,7 @@ impl Place {
 
     /// sled without seals, while no store is open.
     fn raw(&self) -> Database {
-        Database::open(&self.path(), &ALL_TREES, &[], DEADLINE).unwrap()
+        opening::try_open(&StoreFiles::new(self.path()), DEADLINE).unwrap().unwrap()
     }
 
     fn beside(&self, name: &str) -> bool {
