@@ -87,6 +87,7 @@ impl Node {
     fn kill_everything(&self) {
         let needle = format!("{}/", self.folder.path().display());
         let needle = needle.as_bytes();
+        let mut looks_in_vain = 0;
         loop {
             let found = every_pid().into_iter().filter(|pid| {
                 ["cmdline", "environ"].iter().any(|name| {
@@ -95,10 +96,13 @@ impl Node {
                 })
             });
             let found: Vec<i32> = found.filter(|pid| is_alive(*pid)).collect();
-            if found.is_empty() {
+            // A process in the middle of an `exec` shows no environment for a moment.
+            looks_in_vain = if found.is_empty() { looks_in_vain + 1 } else { 0 };
+            if looks_in_vain == 5 {
                 return;
             }
             found.into_iter().for_each(kill);
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
