@@ -562,9 +562,9 @@ fn orphans_of_a_pod_whose_shim_was_killed_are_ended_before_the_next_start() {
     let orphans = [read_pid(&holder), read_pid(&closer)];
     let main = node.pid("main");
     drop(agent);
-    kill(node.pid("shim"));
-    kill(main);
-    wait_until("the main process has ended", || !is_alive(main));
+    let shim = node.pid("shim");
+    [shim, main].into_iter().for_each(kill);
+    wait_until("both have ended", || !is_alive(shim) && !is_alive(main));
     let mut agent = Agent::new(&node);
     assert_eq!(agent.observe_one(), ObservedState::Lost);
     assert!(!orphans.into_iter().any(is_alive));
