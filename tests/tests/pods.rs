@@ -87,6 +87,7 @@ impl Node {
     fn kill_everything(&self) {
         let needle = format!("{}/", self.folder.path().display());
         let needle = needle.as_bytes();
+        let mut looks_in_vain = 0;
         loop {
             let found = every_pid().into_iter().filter(|pid| {
                 ["cmdline", "environ"].iter().any(|name| {
@@ -95,10 +96,13 @@ impl Node {
                 })
             });
             let found: Vec<i32> = found.filter(|pid| is_alive(*pid)).collect();
-            if found.is_empty() {
+            // A process in the middle of an `exec` shows no environment for a moment.
+            looks_in_vain = if found.is_empty() { looks_in_vain + 1 } else { 0 };
+            if looks_in_vain == 5 {
                 return;
             }
             found.into_iter().for_each(kill);
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
@@ -558,9 +562,9 @@ fn orphans_of_a_pod_whose_shim_was_killed_are_ended_before_the_next_start() {
     let orphans = [read_pid(&holder), read_pid(&closer)];
     let main = node.pid("main");
     drop(agent);
-    kill(node.pid("shim"));
-    kill(main);
-    wait_until("the main process has ended", || !is_alive(main));
+    let shim = node.pid("shim");
+    [shim, main].into_iter().for_each(kill);
+    wait_until("both have ended", || !is_alive(shim) && !is_alive(main));
     let mut agent = Agent::new(&node);
     assert_eq!(agent.observe_one(), ObservedState::Lost);
     assert!(!orphans.into_iter().any(is_alive));

@@ -101,13 +101,12 @@ fn is_being_started(folder: &PodFolder) -> bool {
 }
 
 fn end_orphans(folder: &PodFolder) {
-    let orphans = processes_of(folder);
-    if orphans.is_empty() {
-        return;
-    }
-    let pids: Vec<i32> = orphans.iter().map(|stat| stat.identity.pid).collect();
+    let pids: Vec<i32> = processes_of(folder).iter().map(|stat| stat.identity.pid).collect();
     let folder_shown = folder.path().display();
-    warn!(folder = %folder_shown, ?pids, "ending processes that an earlier start left behind");
+    if !pids.is_empty() {
+        warn!(folder = %folder_shown, ?pids, "ending processes that an earlier start left behind");
+    }
+    // Also when none was seen: it looks twice.
     if !kill_all(folder) {
         warn!(folder = %folder_shown, "some of them can't be ended; they are stuck in the kernel");
     }

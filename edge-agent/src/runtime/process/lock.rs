@@ -21,6 +21,10 @@ pub(super) const POD_FOLDER_VARIABLE: &str = "HINTERLAND_POD_FOLDER";
 /// Between two looks at processes that were killed; the kernel takes about this long.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
+/// A process that has shown nothing for this long is not in the middle of an `exec`: it has wiped
+/// its command line and environment.
+const EXEC_WAIT_MAX: Duration = Duration::from_millis(200);
+
 /// After SIGKILL a process is gone at once, unless it is stuck in the kernel (a broken disk or
 /// GPU), which this does not wait out.
 const KILL_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -53,24 +57,37 @@ pub(super) fn processes_of(folder: &PodFolder) -> Vec<ProcessStat> {
 /// Kills every process that belongs to the pod in `folder`, and waits until none is left.
 /// `false` when some can't be killed. Blocks for [`KILL_WAIT_MAX`] at most.
 pub(super) fn kill_all(folder: &PodFolder) -> bool {
-    let deadline = Instant::now() + KILL_WAIT_MAX;
-    // A process in the middle of an `exec` shows no environment for a moment.
+    let begin = Instant::now();
     let mut looks_in_vain = 0;
-    loop {
+    while looks_in_vain < 2 {
         let found = processes_of(folder);
-        looks_in_vain = if found.is_empty() { looks_in_vain + 1 } else { 0 };
-        if looks_in_vain >= 2 {
-            return true;
-        }
-        if Instant::now() >= deadline {
+        if found.is_empty() {
+            // Who it is that is just becoming a program shows in a moment.
+            let is_sure = begin.elapsed() >= EXEC_WAIT_MAX || !is_any_becoming_a_program();
+            looks_in_vain += u32::from(is_sure);
+        } else if begin.elapsed() >= KILL_WAIT_MAX {
             return false;
-        }
-        // First all are stopped, so that none makes another while its siblings are killed.
-        for signal in [Signal::STOP, Signal::KILL] {
-            found.iter().for_each(|stat| stat.identity.signal(signal));
+        } else {
+            looks_in_vain = 0;
+            // First all are stopped, so that none makes another while its siblings are killed.
+            for signal in [Signal::STOP, Signal::KILL] {
+                found.iter().for_each(|stat| stat.identity.signal(signal));
+            }
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+    true
+}
+
+/// Whether some process is in the middle of an `exec`: it has a program and shows neither command
+/// line nor environment yet.
+fn is_any_becoming_a_program() -> bool {
+    every_process().iter().filter(|stat| stat.runs()).any(|stat| {
+        let folder = format!("/proc/{}", stat.identity.pid);
+        let is_empty =
+            |name: &str| fs::read(format!("{folder}/{name}")).is_ok_and(|text| text.is_empty());
+        is_empty("cmdline") && is_empty("environ") && fs::read_link(format!("{folder}/exe")).is_ok()
+    })
 }
 
 fn marker_of(folder: &PodFolder) -> Vec<u8> {

@@ -6,6 +6,7 @@
 
 use super::files::PodFolder;
 use super::identity::{ProcessIdentity, ended};
+use super::lock::POD_FOLDER_VARIABLE;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use shared::model::{ExecAction, HttpGetAction, Probe, TcpSocketAction};
 use std::ffi::OsString;
@@ -16,10 +17,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// What is read of an answer: its status line stands first, and needs far less.
 const STATUS_LINE_BYTES_MAX: usize = 1024;
+
+/// The rest of an `exec` takes microseconds; a busy machine may stop it in between.
+const ENVIRONMENT_LOOKS: u32 = 20;
+const ENVIRONMENT_LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// The node itself, when a probe names no host.
 const DEFAULT_HOST: &str = "127.0.0.1";
@@ -68,7 +73,7 @@ impl Drop for Running {
 async fn check_by_command(exec: &ExecAction, probed: &Probed) -> Result<(), String> {
     let (program, arguments) = exec.command.split_first().ok_or("exec.command is empty")?;
     let failed = |error: std::io::Error| format!("`{program}` could not be run: {error}");
-    let environment = environment(probed).ok_or("the pod does not run")?;
+    let environment = settled_environment(probed).await.ok_or("the pod does not run")?;
     let working_dir = probed.folder.state().map(|state| state.working_dir);
     let child = Command::new(program)
         .args(arguments)
@@ -95,6 +100,20 @@ async fn check_by_command(exec: &ExecAction, probed: &Probed) -> Result<(), Stri
 
 fn judge(program: &str, status: ExitStatus) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("`{program}` ended with {status}")) }
+}
+
+/// The environment of the pod's main process, which shows none for a moment when it has just become
+/// its program.
+async fn settled_environment(probed: &Probed) -> Option<Vec<(OsString, OsString)>> {
+    for _ in 0..ENVIRONMENT_LOOKS {
+        let environment = environment(probed)?;
+        if environment.iter().any(|(name, _)| name == POD_FOLDER_VARIABLE) {
+            return Some(environment);
+        }
+        sleep(ENVIRONMENT_LOOK_AGAIN).await;
+    }
+    // It has changed its environment; so be it.
+    environment(probed)
 }
 
 /// The environment that the pod's main process was started with.
