@@ -3,6 +3,7 @@
 //! A call begins work and returns at once; the work ends as a [`RuntimeEvent`]. So an image pull or
 //! a slow stop never holds up the core.
 
+use crate::placement::Placement;
 use serde::{Deserialize, Serialize};
 use shared::model::{Container, PodId, Probe, Revision, UnixMs};
 use std::fmt;
@@ -51,6 +52,8 @@ pub struct Observation {
     pub revision: Revision,
     /// How it is.
     pub state: ObservedState,
+    /// What it was given, as its start was told; for when the store does not know.
+    pub placement: Placement,
 }
 
 /// How an observed start is.

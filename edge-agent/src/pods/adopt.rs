@@ -26,9 +26,9 @@ impl Pods {
     }
 
     fn adopt(&mut self, observation: Observation, record: Option<PodRecord>, now: Now) {
-        let Observation { pod: id, instance, revision, state } = observation;
+        let Observation { pod: id, instance, revision, state, placement: told } = observation;
         let own = record.as_ref().filter(|record| record.instance == instance);
-        let placement = own.map(|record| record.placement.clone()).unwrap_or_default();
+        let placement = own.map_or(told, |record| record.placement.clone());
         let known = own.is_some();
         let record = record.unwrap_or_else(|| PodRecord {
             pod: id.clone(),

@@ -61,7 +61,7 @@ fn scaled(
     let fraction_digits = u32::try_from(fraction.len()).map_err(|_| malformed())?;
     let divisor = denominator * 10_u128.pow(fraction_digits);
     let product = mantissa * numerator * per_unit;
-    if product % divisor != 0 {
+    if !product.is_multiple_of(divisor) {
         return Err(QuantityError::TooFine(shown(), finest));
     }
     i64::try_from(product / divisor)
@@ -104,7 +104,7 @@ impl FromStr for MemoryQuantity {
 
 impl fmt::Display for CpuQuantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.millicores % 1000 == 0 {
+        if self.millicores.is_multiple_of(1000) {
             write!(f, "{}", self.millicores / 1000)
         } else {
             write!(f, "{}m", self.millicores)

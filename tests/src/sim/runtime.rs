@@ -1,5 +1,6 @@
 //! Pods in memory. They outlive the agent's crashes; a power cut ends them.
 
+use edge_agent::placement::Placement;
 use edge_agent::ports::{
     InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
     StartRequest,
@@ -98,6 +99,7 @@ impl Runtime for Machine {
             instance: running.instance,
             revision: running.revision,
             state: running.state,
+            placement: Placement { gpus: running.gpus.clone(), gpu_memory_bytes: None },
         };
         Ok(inner.pods.iter().map(observation).collect())
     }

@@ -15,6 +15,7 @@
 
 use super::identity::ProcessIdentity;
 use super::layers::{Attempt, attempt};
+use crate::placement::Placement;
 use crate::ports::{InstanceId, RuntimeError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,9 @@ pub(super) struct StateFile {
     pub(super) main: Option<ProcessIdentity>,
     pub(super) started_at: UnixMs,
     pub(super) working_dir: PathBuf,
+    /// What the pod was given.
+    #[serde(default)]
+    pub(super) placement: Placement,
 }
 
 /// How a start ended.

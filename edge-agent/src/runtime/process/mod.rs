@@ -34,6 +34,7 @@ pub use log::tail_log;
 pub use shim::shim_if_asked;
 pub use usage::ProcessUsage;
 
+use crate::placement::Placement;
 use crate::ports::{
     InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
     StartRequest,
@@ -140,22 +141,24 @@ impl ProcessRuntime {
     }
 
     fn adopt(&self, pod: &PodId, finding: Finding) -> Option<Observation> {
-        let observation = |instance, revision, state| {
-            Some(Observation { pod: pod.clone(), instance, revision, state })
+        let observation = |instance, revision, state, placement| {
+            Some(Observation { pod: pod.clone(), instance, revision, state, placement })
+        };
+        // What has ended holds nothing.
+        let ended = |instance, revision, state| {
+            observation(instance, revision, state, Placement::default())
         };
         match finding {
             Finding::Nothing => None,
             Finding::Running { state, keeper } => {
-                let started_at = state.started_at;
                 self.watch(pod, state.instance, state.main, keeper);
-                observation(state.instance, state.revision, ObservedState::Running { started_at })
+                let running = ObservedState::Running { started_at: state.started_at };
+                observation(state.instance, state.revision, running, state.placement)
             }
             Finding::Exited { instance, revision, code } => {
-                observation(instance, revision, ObservedState::Exited { code })
+                ended(instance, revision, ObservedState::Exited { code })
             }
-            Finding::Lost { instance, revision } => {
-                observation(instance, revision, ObservedState::Lost)
-            }
+            Finding::Lost { instance, revision } => ended(instance, revision, ObservedState::Lost),
         }
     }
 

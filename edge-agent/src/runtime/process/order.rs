@@ -7,6 +7,7 @@
 use super::files::PodFolder;
 use super::identity::ProcessIdentity;
 use super::lock::POD_FOLDER_VARIABLE;
+use crate::placement::Placement;
 use crate::ports::{InstanceId, StartRequest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,7 @@ pub(super) struct RunOrder {
     pub(super) pod: PodId,
     pub(super) instance: InstanceId,
     pub(super) revision: Revision,
+    pub(super) placement: Placement,
     pub(super) log_max_bytes: u64,
     pub(super) log_max_files: u32,
     pub(super) limits: ResourceLimits,
@@ -114,6 +116,10 @@ impl RunOrder {
             pod: request.pod.clone(),
             instance: request.instance,
             revision: request.revision,
+            placement: Placement {
+                gpus: request.gpus.clone(),
+                gpu_memory_bytes: request.gpu_memory_bytes,
+            },
             log_max_bytes,
             log_max_files,
             limits: ResourceLimits {

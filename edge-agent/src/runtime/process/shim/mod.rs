@@ -165,6 +165,7 @@ fn state(order: &RunOrder) -> Attempt<StateFile> {
         main: None,
         started_at: now(),
         working_dir: order.launch.working_dir.clone(),
+        placement: order.placement.clone(),
     })
 }
 
