@@ -153,6 +153,7 @@ fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
         anyhow::ensure!(admin.ip().is_loopback(), "--admin: expected a loopback address");
         config.admin = admin;
     }
+    shell::settle_allocator();
     begin_log(config.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use shared::model::PodId;
-use shared::ports::{Store as _, Tree};
+use shared::ports::Tree;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -49,14 +49,13 @@ pub(super) fn print(bytes: &[u8]) -> anyhow::Result<()> {
 
 pub(super) fn verify_store(config: &Config) -> anyhow::Result<()> {
     let store = crate::shell::open_store_to_verify(config)?;
+    let damaged = store.verify().context("could not read the store")?;
     let mut text = String::new();
     for tree in Tree::ALL {
-        let records = store.scan(tree, &[], usize::MAX).context("could not read the store")?;
-        let bytes: usize = records.iter().map(|(key, value)| key.len() + value.len()).sum();
-        text.push_str(&format!("{tree:?}: {} records, {bytes} bytes\n", records.len()));
+        text.push_str(&format!("{tree:?}: {} records\n", store.record_count(tree)));
     }
-    let damaged = store.damaged_records();
-    text.push_str(&format!("records with a broken seal: {damaged}\n"));
+    text.push_str(&format!("bytes on disk: {}\n", store.size_bytes()));
+    text.push_str(&format!("records damaged or missing: {damaged}\n"));
     print(text.as_bytes())?;
     if damaged > 0 {
         bail!(

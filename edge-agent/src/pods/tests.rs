@@ -1,6 +1,7 @@
 //! Sentences about one pod, and a property over everything that can happen to some.
 
 use super::*;
+use crate::placement::Placement;
 use crate::ports::{Observation, ObservedState, ProbeKind, StartRequest};
 use proptest::prelude::*;
 use shared::model::{
@@ -257,6 +258,7 @@ fn a_pod_that_runs_when_the_agent_comes_back_is_adopted() {
         instance: request.instance,
         revision: request.revision,
         state: ObservedState::Running { started_at: UnixMs(1) },
+        placement: Placement::default(),
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![record.clone()], vec![running], at(0));
@@ -264,6 +266,27 @@ fn a_pod_that_runs_when_the_agent_comes_back_is_adopted() {
     pods.assign(&fleet(&[workload("ocr", 1, with_gpu(container()))]), at(0));
     assert!(actions(&mut pods).is_empty());
     assert_eq!(only_status(&pods).phase, PodPhase::Running);
+    assert_eq!(only_status(&pods).gpus, request.gpus);
+}
+
+#[test]
+fn a_pod_whose_record_is_lost_keeps_the_gpus_that_its_start_was_told() {
+    let mut first = pods_with(&[workload("ocr", 1, with_gpu(container()))]);
+    let request = started(&mut first);
+    let running = Observation {
+        pod: request.pod.clone(),
+        instance: request.instance,
+        revision: request.revision,
+        state: ObservedState::Running { started_at: UnixMs(1) },
+        placement: Placement { gpus: request.gpus.clone(), gpu_memory_bytes: None },
+    };
+    let mut pods = Pods::new(2);
+    pods.restore(vec![], vec![running], at(0));
+    pods.provide(node(), at(0));
+    pods.assign(&fleet(&[workload("ocr", 1, with_gpu(container()))]), at(0));
+    let restarted =
+        |action: &PodAction| matches!(action, PodAction::Stop { .. } | PodAction::Start(_));
+    assert!(!actions(&mut pods).iter().any(restarted));
     assert_eq!(only_status(&pods).gpus, request.gpus);
 }
 
@@ -286,6 +309,7 @@ fn a_pod_that_nobody_wants_any_more_is_stopped_when_the_agent_comes_back() {
         instance: InstanceId(9),
         revision: Revision(1),
         state: ObservedState::Running { started_at: UnixMs(1) },
+        placement: Placement::default(),
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![stray], at(0));
@@ -364,6 +388,7 @@ impl Machine {
             instance: request.instance,
             revision: request.revision,
             state: ObservedState::Running { started_at: UnixMs(1) },
+            placement: Placement::default(),
         };
         self.live.values().map(observation).collect()
     }

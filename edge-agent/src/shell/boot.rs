@@ -162,7 +162,7 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let (events, runtime_events) = mpsc::unbounded_channel();
     let mut runtime = ProcessRuntime::new(process_options(config), events)?;
     let observations = runtime.observe()?;
-    let notices = notices(&opening, &ledger);
+    let notices = notices(&opening, &ledger, &store);
     let fence = ledger.state().accepted;
     let restored = Restored { stored, fence, observations, notices };
     let capacity = Capacity {
@@ -194,7 +194,8 @@ fn process_options(config: &Config) -> ProcessOptions {
         folder: config.places().pods,
         log_max_bytes: config.pod_logs.max_size.bytes,
         log_max_files: config.pod_logs.max_files,
-        shim_program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
+        // Not by its path: after an update another program lies there.
+        shim_program: PathBuf::from("/proc/self/exe"),
     }
 }
 
@@ -221,7 +222,7 @@ fn core_options(
 }
 
 /// What the hub and the people behind it must hear of how this start went.
-fn notices(opening: &Opening, ledger: &Ledger) -> Vec<(String, String)> {
+fn notices(opening: &Opening, ledger: &Ledger, store: &SealedStore) -> Vec<(String, String)> {
     let mut notices = Vec::new();
     match opening {
         Opening::Created => info!("made a new store"),
@@ -234,6 +235,12 @@ fn notices(opening: &Opening, ledger: &Ledger) -> Vec<(String, String)> {
             warn!(message, "the store was quarantined");
             notices.push(("StoreQuarantined".to_owned(), message));
         }
+    }
+    if store.lost_commits() > 0 || store.damaged_records() > 0 {
+        let (commits, records) = (store.lost_commits(), store.damaged_records());
+        let message = format!("the disk lost {commits} commits and {records} records of the store");
+        warn!(message);
+        notices.push(("StoreDamaged".to_owned(), message));
     }
     if ledger.was_damaged() {
         let message = "a part of the ledger beside the store was damaged".to_owned();

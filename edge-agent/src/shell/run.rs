@@ -3,6 +3,7 @@
 //! Pods are started from the local store before the link is opened.
 
 use super::admin::{self, Query};
+use super::anew::begin_anew;
 use super::boot::{Booted, boot};
 use super::link::Link;
 use super::outside::Outside;
@@ -24,12 +25,6 @@ use tracing::{error, info, warn};
 
 /// Without any timer the loop looks around this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-
-/// Counts, over `exec`, how often this process began anew because opening the store broke it.
-const RESTARTS_VARIABLE: &str = "HINTERLAND_RESTARTS";
-
-/// A store that breaks so many processes is a fault of something else.
-const RESTARTS_MAX: u32 = 3;
 
 /// Runs the agent until a signal comes. Pods go on afterwards.
 ///
@@ -69,22 +64,6 @@ fn open_link(enrollment: &Enrollment, tls: Arc<rustls::ClientConfig>) -> Option<
             None
         }
     }
-}
-
-/// Replaces this process by a new one of the same program: what sled broke in it is gone then.
-fn begin_anew(reason: &str) -> anyhow::Result<()> {
-    use std::os::unix::process::CommandExt;
-    let restarts = std::env::var(RESTARTS_VARIABLE).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    anyhow::ensure!(restarts < RESTARTS_MAX, "the store broke {restarts} processes: {reason}");
-    warn!(reason, "opening the store broke this process; it begins anew");
-    let mut arguments = std::env::args_os();
-    let name = arguments.next().unwrap_or_default();
-    let failure = std::process::Command::new("/proc/self/exe")
-        .arg0(name)
-        .args(arguments)
-        .env(RESTARTS_VARIABLE, (restarts + 1).to_string())
-        .exec();
-    Err(failure).context("could not begin anew")
 }
 
 /// Where events come from.
