@@ -15,7 +15,7 @@ use shared::io::ledger::{Ledger, LedgerError};
 use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions};
 use shared::io::tls::{TlsError, client_config};
 use shared::model::{GpuInventory, UnixMs};
-use shared::ports::StoreError;
+use shared::ports::{Store as _, StoreError};
 use shared::sync::{OutboxQuota, newest_incarnation};
 use shared::telemetry::CborCodec;
 use shared::trust::certificate::{CertificateError, validity_of};

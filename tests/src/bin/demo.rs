@@ -144,12 +144,8 @@ fn leave_running(story: Story, folder: &Path) -> anyhow::Result<()> {
         words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
     };
     println!("\nLeft running. Try:");
-    say(&format!("{} --api http://{} nodes", line(&hub), story.hub.api));
-    say(&format!(
-        "{} --api http://{} why mast-17 default/file-classifier-0",
-        line(&hub),
-        story.hub.api
-    ));
+    say(&format!("{} nodes", line(&hub)));
+    say(&format!("{} why mast-17 default/file-classifier-0", line(&hub)));
     say(&format!("{} status", line(&agent)));
     say(&format!("{} logs default/file-classifier-0", line(&agent)));
     say(&format!("curl --data-binary @README.md http://{server}/v1/classify"));
