@@ -2,9 +2,10 @@
 
 use super::AgentCore;
 use serde::{Deserialize, Serialize};
-use shared::model::{NodeStatus, PodStatus};
+use shared::model::{NodeStatus, PodStatus, Workload, WorkloadKey};
 use shared::sync::StreamTotals;
 use shared::wire::Stream;
+use std::collections::BTreeMap;
 
 /// Everything that `edge-agent status --output json` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +90,12 @@ impl AgentCore {
             outbox: self.outbox_status(),
             link,
         }
+    }
+
+    /// The workloads of the desired state that is in force, as far as this agent can read them.
+    #[must_use]
+    pub fn workloads(&self) -> &BTreeMap<WorkloadKey, Workload> {
+        &self.workloads
     }
 
     fn sync_status(&self) -> SyncStatus {

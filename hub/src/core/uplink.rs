@@ -106,9 +106,7 @@ impl HubCore {
     }
 
     fn handle_message(&mut self, node: &NodeId, message: Message, now: Now) {
-        if let Some(state) = self.nodes.get_mut(node) {
-            state.record.last_seen = Some(now.wall);
-        }
+        self.hear(node, &message, now);
         match message {
             Message::Hello(hello) => self.handle_hello(node, hello, now),
             Message::MapAck(ack) => {
@@ -131,6 +129,20 @@ impl HubCore {
                 self.refused_payloads += 1;
                 debug!(node = %node, message = ?other, "a node sent what a hub sends");
             }
+        }
+    }
+
+    /// A node that speaks is there. One that was taken for gone (a forged will, a connection of the
+    /// hub's own that was lost) does not know it and must greet anew.
+    fn hear(&mut self, node: &NodeId, message: &Message, now: Now) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        state.record.last_seen = Some(now.wall);
+        if state.greeted || matches!(message, Message::Hello(_)) {
+            return;
+        }
+        if let Ok(Opened::Answer(payload)) = state.session.ask_to_greet(now.monotonic) {
+            info!(node = %node, "speaks, and was taken for gone: it is asked to greet anew");
+            self.effects.push_back(Effect::Send { node: node.clone(), payload });
         }
     }
 

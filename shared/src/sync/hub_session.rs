@@ -99,6 +99,14 @@ impl HubSession {
         }
     }
 
+    /// Asks the node to greet anew: it speaks, and this hub took it for gone.
+    ///
+    /// # Errors
+    /// Never for what is sent here; the signature is the codec's.
+    pub fn ask_to_greet(&mut self, now: MonotonicMs) -> Result<Opened, SessionFault> {
+        self.unknown(now)
+    }
+
     fn unknown(&mut self, now: MonotonicMs) -> Result<Opened, SessionFault> {
         if self.last_unknown.is_some_and(|last| now.since_ms(last) < UNKNOWN_INTERVAL_MS) {
             return Ok(Opened::Nothing);

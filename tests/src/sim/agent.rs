@@ -41,6 +41,8 @@ pub(super) struct SimAgent {
     pub(super) core: Option<AgentCore>,
     pub(super) connected: bool,
     gpus: GpuInventory,
+    /// The store was lost at some time: what it had counted is gone.
+    pub(super) store_was_lost: bool,
 }
 
 /// What one step handed to the outside.
@@ -106,6 +108,7 @@ impl SimAgent {
             core: None,
             connected: false,
             gpus,
+            store_was_lost: false,
         }
     }
 

@@ -23,6 +23,11 @@ impl Disk {
     pub(super) fn set_full(&self, full: bool) {
         self.inner.borrow_mut().full = full;
     }
+
+    /// Everything is gone, as after a quarantine.
+    pub(super) fn wipe(&self) {
+        self.inner.borrow_mut().records.clear();
+    }
 }
 
 impl Store for Disk {

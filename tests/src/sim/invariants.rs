@@ -26,10 +26,15 @@ impl Witness {
             return Err(format!("{node}: {pod} was started beside itself"));
         }
         check_gpus(agent)?;
+        check_stops(agent)?;
         let Some(status) = agent.status() else { return Ok(()) };
         let observed = &status.node_status;
         let version = (observed.observed_term, observed.observed_generation);
         let highest = self.accepted.entry(node.clone()).or_default();
+        // (0, 0): the store was lost and nothing is accepted yet; the ledger keeps the fence.
+        if version == (0, 0) {
+            return Ok(());
+        }
         if version < *highest {
             return Err(format!(
                 "{node}: the accepted version fell from {highest:?} to {version:?}"
@@ -37,7 +42,7 @@ impl Witness {
         }
         *highest = version;
         let whole = !observed.conditions.iter().any(|c| c.kind == "DesiredStateWhole");
-        if version != (0, 0) && whole {
+        if whole {
             let key = (node.clone(), version.0, version.1);
             let digest = status.sync.desired_digest.clone();
             let known = self.contents.entry(key).or_insert_with(|| digest.clone());
@@ -47,6 +52,24 @@ impl Witness {
         }
         Ok(())
     }
+}
+
+/// A pod that runs is stopped only because the desired state in force no longer wants it as it is,
+/// or because a pod of higher priority may need its place. Probes and GPUs do not fail here.
+fn check_stops(agent: &SimAgent) -> Result<(), String> {
+    let stops = agent.machine.take_stops();
+    let Some(core) = &agent.core else { return Ok(()) };
+    for (pod, revision) in stops {
+        let wanted = core.workloads().get(&pod.workload);
+        let wanted = wanted.filter(|w| w.revision == revision && pod.ordinal < w.replicas);
+        let Some(wanted) = wanted else { continue };
+        let outranked = core.workloads().values().any(|other| other.priority > wanted.priority);
+        if !outranked {
+            let node = &agent.identity.node;
+            return Err(format!("{node}: {pod} was stopped, and nothing wanted it gone"));
+        }
+    }
+    Ok(())
 }
 
 /// An exclusive GPU has one holder. The simulated pods ask for whole GPUs only.
@@ -124,7 +147,8 @@ fn check_pods(agent: &SimAgent, status: &edge_agent::core::AgentStatus) -> Resul
 /// Where the counts differ.
 pub(super) fn accounts(agents: &[SimAgent], hub: &SimHub) -> Result<(), String> {
     let hub = hub.core.as_ref().ok_or("the hub does not run")?;
-    for agent in agents {
+    // A store that was lost took its own accounts with it.
+    for agent in agents.iter().filter(|agent| !agent.store_was_lost) {
         let node = &agent.identity.node;
         let status = agent.status().ok_or_else(|| format!("{node}: the agent does not run"))?;
         let view = hub.node_view(node).ok_or_else(|| format!("{node}: unknown to the hub"))?;

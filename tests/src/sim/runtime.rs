@@ -23,6 +23,8 @@ struct Inner {
     events: Vec<RuntimeEvent>,
     starts: u64,
     doubled: Option<PodId>,
+    /// Stops that the agent asked for, not yet looked at.
+    stops: Vec<(PodId, Revision)>,
     wall: UnixMs,
 }
 
@@ -53,6 +55,11 @@ impl Machine {
     /// A pod that was started beside itself; must never be.
     pub(super) fn doubled(&self) -> Option<PodId> {
         self.inner.borrow().doubled.clone()
+    }
+
+    /// The stops of running pods that the agent asked for since the last call.
+    pub(super) fn take_stops(&self) -> Vec<(PodId, Revision)> {
+        std::mem::take(&mut self.inner.borrow_mut().stops)
     }
 
     /// What runs: pod, start, revision, GPUs.
@@ -127,9 +134,13 @@ impl Runtime for Machine {
     fn stop(&mut self, pod: &PodId, instance: InstanceId, _grace_ms: u64) {
         let mut inner = self.inner.borrow_mut();
         let code = 143;
+        let mut stopped = None;
         if let Some(running) = inner.pods.get_mut(pod).filter(|r| r.instance == instance) {
+            stopped =
+                matches!(running.state, ObservedState::Running { .. }).then_some(running.revision);
             running.state = ObservedState::Exited { code };
         }
+        inner.stops.extend(stopped.map(|revision| (pod.clone(), revision)));
         inner.events.push(RuntimeEvent::Exited { pod: pod.clone(), instance, code });
     }
 

@@ -81,6 +81,8 @@ pub struct World {
     /// When a process that is down comes up again.
     agent_up_at: Vec<MonotonicMs>,
     hub_up_at: MonotonicMs,
+    /// When the hub that runs gets to read the manifests.
+    manifests_at: Option<MonotonicMs>,
     faults: bool,
     next_fault: MonotonicMs,
     fleet: scene::Fleet,
@@ -157,6 +159,7 @@ impl World {
             connect_at: vec![now; count],
             agent_up_at: vec![now; count],
             hub_up_at: now,
+            manifests_at: None,
             faults: true,
             next_fault: now.plus_ms(5_000),
             fleet: scene::Fleet::default(),
@@ -240,6 +243,7 @@ impl World {
             self.fault();
         }
         self.bring_up();
+        self.read_manifests();
         self.connect();
         while let Some((way, payload)) = self.link.take_arrived(self.now) {
             self.deliver(way, payload);
@@ -260,7 +264,7 @@ impl World {
             None => Some(self.hub_up_at),
         };
         let fault = self.faults.then_some(self.next_fault);
-        let others = [self.link.next_arrival(), hub, fault];
+        let others = [self.link.next_arrival(), hub, fault, self.manifests_at];
         let due = agents.chain(others).flatten().min();
         // A timer in the past is due now; nothing due at all is a second of silence.
         due.unwrap_or(self.now.plus_ms(1_000)).max(self.now.plus_ms(1))
@@ -286,8 +290,20 @@ impl World {
         let (seed, now) = (key(&mut self.random), self.present());
         self.hub.start(seed, now);
         self.note("the hub starts".to_owned());
-        let manifests = self.fleet.manifests();
-        self.step_hub([HubEvent::Manifests(manifests)]);
+        // Sometimes they can't be read at first: nobody must be told to run nothing.
+        let late = self.faults && chance(&mut self.random, 250);
+        let wait = if late { u64::from(self.random.next_u32() % 20_000) } else { 0 };
+        self.manifests_at = Some(self.now.plus_ms(wait));
+        self.read_manifests();
+    }
+
+    /// Hands the manifests to the hub when their time has come.
+    fn read_manifests(&mut self) {
+        if self.manifests_at.is_some_and(|at| at <= self.now) {
+            self.manifests_at = None;
+            let manifests = self.fleet.manifests();
+            self.step_hub([HubEvent::Manifests(manifests)]);
+        }
     }
 
     fn connect(&mut self) {
@@ -424,7 +440,7 @@ impl World {
     fn fault(&mut self) {
         let count = self.agents.len().max(1);
         let index = usize::try_from(self.random.next_u32()).unwrap_or(0) % count;
-        match self.random.next_u32() % 12 {
+        match self.random.next_u32() % 14 {
             0..=2 => self.change_fleet(),
             3 => self.toggle_cut(index),
             4 => self.disconnect(index),
@@ -434,6 +450,8 @@ impl World {
             8 => self.toggle_full(index),
             9 => self.end_a_pod(index),
             10 => self.forge(index),
+            11 => self.pretend_gone(index),
+            12 if chance(&mut self.random, 300) => self.lose_store(index),
             _ => self.replay(),
         }
     }
@@ -441,8 +459,10 @@ impl World {
     fn change_fleet(&mut self) {
         let change = self.fleet.change(&mut self.random);
         self.note(change);
-        let manifests = self.fleet.manifests();
-        self.step_hub([HubEvent::Manifests(manifests)]);
+        if self.manifests_at.is_none() {
+            self.manifests_at = Some(self.now);
+            self.read_manifests();
+        }
     }
 
     fn toggle_cut(&mut self, index: usize) {
@@ -480,6 +500,23 @@ impl World {
         agent.machine.exit(pod, 1);
         self.note(format!("agent {index}: {pod} ends with status 1"));
         self.step_agent(index, []);
+    }
+
+    /// The hub is told that a node is gone which is not: a forged will, or its own connection to the
+    /// broker that was lost. The node notices nothing.
+    fn pretend_gone(&mut self, index: usize) {
+        let node = scene::node(index);
+        self.note(format!("the hub is told that {node} is gone"));
+        self.step_hub([HubEvent::Disconnected { node }]);
+    }
+
+    /// The store is quarantined: the agent begins with an empty one, and with the ledger beside it.
+    fn lose_store(&mut self, index: usize) {
+        self.agent_died(index, "and its store is lost");
+        if let Some(agent) = self.agents.get_mut(index) {
+            agent.disk.wipe();
+            agent.store_was_lost = true;
+        }
     }
 
     /// The broker's owner makes something up.
