@@ -556,10 +556,7 @@ impl World {
         self.cut.iter_mut().for_each(|cut| *cut = false);
         self.hub.disk.set_full(false);
         self.agents.iter().for_each(|agent| agent.disk.set_full(false));
-        // A broken TCP connection is noticed within a keep-alive: the hub hears of the rest.
-        for index in 0..self.agents.len() {
-            self.disconnect(index);
-        }
+        // Links that are up stay up: what the two sides believe of each other must heal by itself.
     }
 
     /// The seed of this world.
