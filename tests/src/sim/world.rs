@@ -249,7 +249,7 @@ impl World {
             self.deliver(way, payload);
         }
         self.time_out();
-        self.witness.check(&self.agents)
+        self.witness.check(&self.agents, &self.fleet)
     }
 
     fn next_moment(&self) -> MonotonicMs {
