@@ -102,6 +102,14 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Failure>> {
     })
 }
 
+/// Runs one world and returns its event log as well.
+#[must_use]
+pub fn run_seed_with_log(seed: u64, options: Options) -> (Result<Report, String>, Vec<String>) {
+    let mut world = World::new(seed, options);
+    let outcome = world.run();
+    (outcome, world.log.into())
+}
+
 /// Runs every seed, on as many threads as there are cores; the failures, by seed.
 #[must_use]
 pub fn run_seeds(seeds: std::ops::Range<u64>, options: Options) -> Vec<Failure> {
