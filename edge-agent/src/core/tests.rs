@@ -340,7 +340,7 @@ fn samples_become_a_record_that_is_read_from_the_store_and_sent() {
         _ => None,
     });
     let read: LogRead = reads.last().unwrap();
-    bench.tell(Event::RecordsRead { read, records: vec![(read.first, vec![1, 2, 3])] });
+    bench.tell(Event::RecordsRead { read, records: Ok(vec![(read.first, vec![1, 2, 3])]) });
     let sent = bench.received.iter().any(|message| matches!(message, Message::LogBatch(_)));
     assert!(sent, "{:?}", bench.received);
 }

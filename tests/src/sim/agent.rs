@@ -81,8 +81,11 @@ impl AgentPorts for Ports<'_> {
         self.machine
     }
 
-    fn read_records(&mut self, read: &LogRead) -> Vec<(SequenceNumber, Vec<u8>)> {
-        read_log(self.disk, read).unwrap_or_default()
+    fn read_records(
+        &mut self,
+        read: &LogRead,
+    ) -> Result<Vec<(SequenceNumber, Vec<u8>)>, StoreError> {
+        read_log(self.disk, read)
     }
 
     fn answer_call(&mut self, request: CallRequest) {
