@@ -3,6 +3,9 @@
 # makes its test fail.
 set -euo pipefail
 
+# Debian has mosquitto in /usr/sbin and ip in /sbin, which are not in everybody's PATH.
+PATH="$PATH:/usr/sbin:/sbin"
+
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing+=("$2")
 }

@@ -152,7 +152,7 @@ impl Agent {
     /// When it does not stop in time.
     pub fn terminate(&mut self) -> anyhow::Result<()> {
         match self.process.take() {
-            Some(mut process) => process.terminate(Duration::from_secs(10)),
+            Some(mut process) => process.terminate(Duration::from_secs(10)).map(drop),
             None => Ok(()),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::binaries::binary;
 use super::http::{Answer, request};
-use super::process::{Process, free_port, wait_until};
+use super::process::{Process, free_port, log_at, wait_until};
 use anyhow::Context;
 use std::fs;
 use std::net::SocketAddr;
@@ -12,6 +12,9 @@ use std::time::Duration;
 
 /// A hub answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A hub starts and stops in a second; a busy machine needs longer.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A hub with a folder of its own.
 #[derive(Debug)]
@@ -81,14 +84,41 @@ impl Hub {
     /// # Errors
     /// When it is not ready in time.
     pub fn start(&mut self) -> anyhow::Result<()> {
+        self.begin()?;
+        self.wait_for_status("/readyz", 200)
+    }
+
+    /// Starts the process; does not wait.
+    ///
+    /// # Errors
+    /// When the program can't be started.
+    pub fn begin(&mut self) -> anyhow::Result<()> {
         let mut command = self.command(&["run"])?;
-        self.process = Some(Process::start(&mut command, &self.folder.join("hub.log"))?);
+        self.process = Some(Process::start(&mut command, &self.log_path())?);
+        Ok(())
+    }
+
+    /// Waits until the API answers a question with this status.
+    ///
+    /// # Errors
+    /// When it does not in time, or the process has ended.
+    pub fn wait_for_status(&mut self, path: &str, status: u16) -> anyhow::Result<()> {
         let (api, process) = (self.api, self.process.as_mut());
-        let process = process.context("the hub was just started")?;
-        wait_until("the hub is ready", Duration::from_secs(20), || {
-            anyhow::ensure!(process.runs(), "it has ended: {}", process.log());
-            Ok(request(api, "GET", "/readyz", &[], ANSWER_TIMEOUT)?.status == 200)
+        let process = process.context("the hub was not started")?;
+        wait_until(&format!("{path} says {status}"), START_TIMEOUT, || {
+            anyhow::ensure!(process.runs(), "the hub has ended: {}", process.log());
+            Ok(request(api, "GET", path, &[], ANSWER_TIMEOUT)?.status == status)
         })
+    }
+
+    /// Stops the process as a service manager does; its exit status, if it was no signal that ended
+    /// it.
+    ///
+    /// # Errors
+    /// When it does not run or does not stop in time.
+    pub fn terminate(&mut self) -> anyhow::Result<Option<i32>> {
+        let mut process = self.process.take().context("the hub was not started")?;
+        process.terminate(START_TIMEOUT).with_context(|| process.log())
     }
 
     /// Kills the process with signal 9.
@@ -102,10 +132,20 @@ impl Hub {
         self.process.as_ref().map(Process::id)
     }
 
-    /// What the process has printed.
+    /// What its processes have printed, also those that have ended.
     #[must_use]
     pub fn log(&self) -> String {
-        self.process.as_ref().map(Process::log).unwrap_or_default()
+        log_at(&self.log_path())
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.join("hub.log")
+    }
+
+    /// The folder of keys and store.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
     }
 
     /// Puts a manifest into the folder, whole or not at all.

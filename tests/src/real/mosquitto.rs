@@ -2,9 +2,10 @@
 //! loopback, in a temporary folder. Stopped on drop; its log stands in the folder and is printed by
 //! a failing start.
 
+use super::process::free_port;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,7 +50,7 @@ impl Mosquitto {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_with_acl(folder: &Path, files: &ListenerFiles, acl: &str) -> Result<Self> {
-        let address = free_address()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         fs::write(folder.join("acl"), acl)?;
         // mosquitto warns about an ACL that others may read.
         let configuration = configuration(folder, files, address.port())?;
@@ -137,8 +138,4 @@ fn configuration(folder: &Path, files: &ListenerFiles, port: u16) -> Result<Stri
         lines.push("user root".to_owned());
     }
     Ok(lines.join("\n"))
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

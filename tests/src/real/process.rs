@@ -2,9 +2,16 @@
 
 use anyhow::Context;
 use std::fs::{File, OpenOptions};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// What a person reads of a failure's log.
+const LOG_BYTES_SHOWN_MAX: usize = 20_000;
 
 /// A process with its output in a file.
 #[derive(Debug)]
@@ -46,22 +53,29 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Asks it to stop, and waits.
+    /// Asks it to stop, and waits; its exit status, if it was no signal that ended it.
     ///
     /// # Errors
     /// When it does not stop in time.
-    pub fn terminate(&mut self, timeout: Duration) -> anyhow::Result<()> {
+    pub fn terminate(&mut self, timeout: Duration) -> anyhow::Result<Option<i32>> {
         signal(self.id(), rustix::process::Signal::TERM);
-        wait_until("the process stops", timeout, || Ok(!self.runs()))
+        wait_until("the process stops", timeout, || Ok(!self.runs()))?;
+        Ok(self.child.wait()?.code())
     }
 
     /// What it has printed, or the last of it.
     #[must_use]
     pub fn log(&self) -> String {
-        let text = std::fs::read(&self.log).unwrap_or_default();
-        let from = text.len().saturating_sub(20_000);
-        String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned()
+        log_at(&self.log)
     }
+}
+
+/// What a process has printed into `log`, or the last of it.
+#[must_use]
+pub fn log_at(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let from = text.len().saturating_sub(LOG_BYTES_SHOWN_MAX);
+    String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned()
 }
 
 impl Drop for Process {
@@ -141,13 +155,49 @@ pub fn kill_all_of(folder: &Path) {
     }
 }
 
-/// A port that is free now.
+/// Where ports begin that [`free_port`] gives.
+const PORT_FIRST: u16 = 20_000;
+
+/// How many there are: all lie below 30000, and so below those that systems give to outgoing
+/// connections (Linux: from 32768 on), which would take the port of a hub while it is down.
+const PORT_COUNT: u16 = 10_000;
+
+/// What this process has been given: how many ports were tried, and what keeps the good ones its own.
+static PORTS: Mutex<(u16, Vec<UnixListener>)> = Mutex::new((0, Vec::new()));
+
+/// A port of loopback that is free now, and that no other call gets, here or in a test process beside
+/// this one, as long as this process lives.
 ///
 /// # Errors
-/// When the system gives none.
+/// When none is left.
 pub fn free_port() -> anyhow::Result<u16> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    Ok(listener.local_addr()?.port())
+    let mut ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (tried, claims) = &mut *ports;
+    while *tried < PORT_COUNT {
+        let port = nth_port(*tried);
+        *tried += 1;
+        let Some(claim) = claim_port(port) else { continue };
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            claims.push(claim);
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("no port between {PORT_FIRST} and {} is left", PORT_FIRST + PORT_COUNT - 1)
+}
+
+/// Processes that run at the same time begin far apart.
+fn nth_port(number: u16) -> u16 {
+    let begin = u64::from(std::process::id()) * 101;
+    let offset = (begin + u64::from(number)) % u64::from(PORT_COUNT);
+    PORT_FIRST + u16::try_from(offset).unwrap_or(0)
+}
+
+/// A socket with a name but without a file: the kernel gives one name to one process at a time, takes
+/// it back when the process ends however it ends, and keeps names apart by network as it does ports.
+fn claim_port(port: u16) -> Option<UnixListener> {
+    let name = format!("hinterland-port-{port}");
+    let address = SocketAddr::from_abstract_name(name).ok()?;
+    UnixListener::bind_addr(&address).ok()
 }
 
 /// Proportional memory of a process in KiB (`Pss` of `smaps_rollup`).
@@ -159,4 +209,39 @@ pub fn pss_kib(id: u32) -> anyhow::Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
     let words = line.context("smaps_rollup has no Pss")?;
     Ok(words.trim().trim_end_matches("kB").trim().parse()?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ports_are_given_once_and_are_not_those_of_outgoing_connections() {
+        let ports: BTreeSet<u16> = (0..200).map(|_| free_port().unwrap()).collect();
+        assert_eq!(ports.len(), 200);
+        assert!(ports.iter().all(|port| (20_000..30_000).contains(port)), "{ports:?}");
+    }
+
+    #[test]
+    fn a_port_that_is_claimed_or_in_use_is_given_to_nobody_else() {
+        let port = free_port().unwrap();
+        assert!(claim_port(port).is_none(), "another process could claim it");
+        // What a process beside this one did: one port claimed, one in use by something else.
+        let next = PORTS.lock().unwrap_or_else(PoisonError::into_inner).0;
+        let claimed = (next..PORT_COUNT).find_map(|number| {
+            let port = nth_port(number);
+            Some((port, claim_port(port)?))
+        });
+        let (claimed, _claim) = claimed.unwrap();
+        let used = (next..PORT_COUNT).find_map(|number| {
+            let port = nth_port(number);
+            (port != claimed).then(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())?
+        });
+        let used = used.unwrap();
+        let given: Vec<u16> = (0..20).map(|_| free_port().unwrap()).collect();
+        assert!(!given.contains(&claimed), "{claimed} in {given:?}");
+        assert!(!given.contains(&used.local_addr().unwrap().port()), "{used:?} in {given:?}");
+    }
 }
