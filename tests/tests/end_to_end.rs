@@ -1,5 +1,10 @@
 //! Hub, broker, agents, shims and models as processes: the demo's story, and what can go wrong.
 
+// Helpers of tests are tests as well.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+// The seed must be seen when a run fails.
+#![allow(clippy::print_stderr)]
+
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;

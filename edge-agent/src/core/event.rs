@@ -45,6 +45,7 @@ pub enum Event {
 }
 
 /// Something to do, in order.
+#[expect(clippy::large_enum_variant, reason = "a few at a time, and most of them are starts")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Make this durable; answered by `Persisted` or `PersistFailed` before the next effect.

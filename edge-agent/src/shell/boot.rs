@@ -213,7 +213,7 @@ fn core_options(
         seed: fresh_seed(),
         session_key: read_session_key(&config.places())?,
         hub_session_key: enrollment.hub_session_key,
-        hub_signing_key: enrollment.hub_signing_key.clone(),
+        hub_signing_key: enrollment.hub_signing_key,
         capacity,
         reserved: config.reserved(),
         recorder: config.recorder(),

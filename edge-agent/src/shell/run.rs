@@ -8,7 +8,7 @@ use super::link::Link;
 use super::outside::Outside;
 use super::perform::perform;
 use crate::config::Config;
-use crate::core::{AgentCore, Event, LinkStatus};
+use crate::core::{AgentCore, Event};
 use crate::ports::RuntimeEvent;
 use anyhow::Context;
 use shared::io::anew::begin_anew;
@@ -146,7 +146,7 @@ impl Agent {
             Query::Status(reply) => {
                 let link = self.outside.link.as_ref().map(Link::status);
                 // Whoever asked may be gone.
-                let _ = reply.send(self.core.status(link.unwrap_or_else(LinkStatus::default)));
+                let _ = reply.send(self.core.status(link.unwrap_or_default()));
             }
             Query::TailLog { pod, lines, reply } => {
                 self.outside.tail_for_query(pod, lines, reply);

@@ -129,7 +129,7 @@ impl SimAgent {
             seed,
             session_key: SessionPrivateKey::from_bytes(self.identity.session_key),
             hub_session_key: self.identity.hub_session_key,
-            hub_signing_key: self.identity.hub_signing_key.clone(),
+            hub_signing_key: self.identity.hub_signing_key,
             capacity: Capacity {
                 cpu_millicores: 4000,
                 memory_bytes: 8 << 30,

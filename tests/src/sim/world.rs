@@ -103,7 +103,6 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Failure>> {
 }
 
 /// Runs one world and returns its event log as well.
-#[must_use]
 pub fn run_seed_with_log(seed: u64, options: Options) -> (Result<Report, String>, Vec<String>) {
     let mut world = World::new(seed, options);
     let outcome = world.run();
@@ -150,7 +149,7 @@ impl World {
                 node: scene::node(index),
                 session_key: key(&mut random),
                 hub_session_key: hub_public,
-                hub_signing_key: verifying.clone(),
+                hub_signing_key: verifying,
             };
             SimAgent::new(identity, scene::gpus(index))
         });
