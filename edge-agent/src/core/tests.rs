@@ -4,13 +4,14 @@ use super::{
     AgentCore, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions, Reserved,
     Restored,
 };
-use crate::ports::RuntimeEvent;
+use crate::placement::Placement;
+use crate::ports::{Observation, ObservedState, RuntimeEvent, StartRequest};
 use serde_bytes::ByteBuf;
 use shared::model::{
     Container, GpuInventory, MonotonicMs, NodeId, Now, PodMetadata, PodSpec, PodTemplate, Revision,
     UnixMs, Workload, WorkloadKey,
 };
-use shared::ports::WriteBatch;
+use shared::ports::{Tree, Write, WriteBatch};
 use shared::sync::{HubSession, LogRead, MapContent, Opened, OutboxQuota};
 use shared::telemetry::{CborCodec, Sample, Series};
 use shared::trust::session::SessionPrivateKey;
@@ -67,6 +68,10 @@ fn content(workloads: &[Workload]) -> MapContent {
 
 impl Bench {
     fn new() -> Self {
+        Self::starting_with(Restored::default())
+    }
+
+    fn starting_with(restored: Restored) -> Self {
         let node = NodeId::new("mast-17").unwrap();
         let (hub_key, signing) =
             (SessionPrivateKey::generate([1; 32]), SigningKey::generate([2; 32]));
@@ -90,7 +95,7 @@ impl Bench {
             quota: OutboxQuota::default(),
         };
         let now = MonotonicMs(1);
-        let core = AgentCore::new(options, Restored::default(), at(now));
+        let core = AgentCore::new(options, restored, at(now));
         let session = HubSession::new(node.clone(), node_key.public());
         let (persisted, others, received) = (vec![], vec![], vec![]);
         let full = false;
@@ -208,12 +213,23 @@ impl Bench {
         })
     }
 
-    fn run_the_only_pod(&mut self) {
+    fn the_only_start(&self) -> StartRequest {
         let start = self.others.iter().find_map(|effect| match effect {
-            Effect::Start(request) => Some((request.pod.clone(), request.instance)),
+            Effect::Start(request) => Some(request.clone()),
             _ => None,
         });
-        let (pod, instance) = start.unwrap();
+        start.unwrap()
+    }
+
+    /// The only pod, as a runtime finds it when the agent comes back.
+    fn observed(&self) -> Vec<Observation> {
+        let StartRequest { pod, instance, revision, .. } = self.the_only_start();
+        let state = ObservedState::Running { started_at: UnixMs(7) };
+        vec![Observation { pod, instance, revision, state, placement: Placement::default() }]
+    }
+
+    fn run_the_only_pod(&mut self) {
+        let StartRequest { pod, instance, .. } = self.the_only_start();
         let started_at = UnixMs(7);
         self.tell(Event::Runtime(RuntimeEvent::Started { pod, instance, started_at }));
     }
@@ -380,4 +396,60 @@ fn desired_state_that_overtakes_the_reply_to_the_greeting_is_acknowledged_after_
     let reply = HelloReply { desired, reported: None, watermarks: vec![] };
     bench.hub_sends(&Message::HelloReply(reply));
     assert!(bench.acknowledged(), "the hub would wait for it and repeat");
+}
+
+#[test]
+fn records_of_a_store_that_cannot_be_read_are_not_passed_off_as_lost() {
+    let mut bench = Bench::new();
+    bench.join();
+    bench.tell(Event::Sampled(sample()));
+    bench.tell(Event::Sampled(sample()));
+    let read = last_read(&bench).unwrap();
+    bench.others.clear();
+    bench.tell(Event::RecordsRead { read, records: Err("i/o error".to_owned()) });
+    assert!(last_read(&bench).is_none(), "asked again at once");
+    let sent = bench.received.iter().any(|message| matches!(message, Message::LogBatch(_)));
+    assert!(!sent, "{:?}", bench.received);
+    bench.wait(6 * SECOND_MS);
+    assert_eq!(last_read(&bench).map(|again| again.first), Some(read.first));
+}
+
+fn last_read(bench: &Bench) -> Option<LogRead> {
+    let reads = bench.others.iter().filter_map(|effect| match effect {
+        Effect::ReadRecords(read) => Some(*read),
+        _ => None,
+    });
+    reads.max_by_key(|read| read.first)
+}
+
+#[test]
+fn what_is_written_while_the_disk_is_tried_again_becomes_durable_as_well() {
+    let mut bench = Bench::new();
+    bench.join();
+    bench.full = true;
+    bench.desire(&[workload("ocr", 1)], version(1, 2));
+    bench.tell(Event::Sampled(sample()));
+    bench.tell(Event::Sampled(sample()));
+    bench.full = false;
+    bench.persisted.clear();
+    bench.wait(6 * SECOND_MS);
+    bench.desire(&[workload("ocr", 1)], version(1, 2));
+    assert_eq!(bench.started(), ["default/ocr-0"]);
+    let pods = |batch: &WriteBatch| {
+        let put = |write: &Write| matches!(write, Write::Put { tree: Tree::Pods, .. });
+        batch.writes.iter().any(put)
+    };
+    assert!(bench.persisted.iter().any(pods), "{:?}", bench.persisted);
+}
+
+#[test]
+fn a_node_that_has_no_memory_of_its_desired_state_stops_nothing() {
+    let mut bench = Bench::new();
+    bench.join();
+    bench.desire(&[workload("ocr", 1)], version(1, 2));
+    bench.run_the_only_pod();
+    let running = bench.observed();
+    let mut again = Bench::starting_with(Restored { observations: running, ..Restored::default() });
+    again.wait(3600 * SECOND_MS);
+    assert_eq!(again.stopped(), 0);
 }

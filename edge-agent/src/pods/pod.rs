@@ -1,13 +1,15 @@
 //! One pod: what is wanted of it, how it is, and what follows when either changes.
 
+mod ending;
+mod status;
+
 use super::backoff::Backoff;
 use super::probes::Probes;
 use super::record::{PodAction, PodRecord};
 use crate::placement::{Decision, Placement, PodDemand};
 use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent, StartRequest};
 use shared::model::{
-    Container, MonotonicMs, PodId, PodPhase, PodStatus, PodTemplate, RestartPolicy, Revision,
-    Toleration, UnixMs, Workload,
+    Container, MonotonicMs, PodId, PodTemplate, Revision, Toleration, UnixMs, Workload,
 };
 use std::collections::VecDeque;
 
@@ -432,136 +434,6 @@ impl Pod {
         }
     }
 
-    fn failed_to_start(
-        &mut self,
-        reason: &str,
-        message: &str,
-        now: MonotonicMs,
-        actions: &mut VecDeque<PodAction>,
-    ) {
-        if let State::Stopping { cause, .. } = &self.state {
-            let cause = cause.clone();
-            return self.stopped(cause, self.last_exit_code.unwrap_or(0), now, actions);
-        }
-        let wait_ms = self.backoff.ended(None, now).max(FAILED_START_WAIT_MS);
-        self.restarts = self.restarts.saturating_add(1);
-        self.retire(None, actions);
-        let (reason, message) = (reason.to_owned(), message.to_owned());
-        self.state = State::BackingOff { until: now.plus_ms(wait_ms), reason, message };
-    }
-
-    fn exited(&mut self, code: i32, now: MonotonicMs, actions: &mut VecDeque<PodAction>) {
-        match &self.state {
-            State::Stopping { cause, .. } => {
-                let cause = cause.clone();
-                self.stopped(cause, code, now, actions);
-            }
-            State::Starting { .. } => self.ended(code, None, now, actions),
-            State::Running { since, .. } => {
-                let since = *since;
-                self.ended(code, Some(since), now, actions);
-            }
-            _ => {}
-        }
-    }
-
-    /// It ended because it was asked to.
-    fn stopped(
-        &mut self,
-        cause: Cause,
-        code: i32,
-        now: MonotonicMs,
-        actions: &mut VecDeque<PodAction>,
-    ) {
-        match cause {
-            Cause::Unhealthy(why) => {
-                self.last_exit_code = Some(code);
-                self.restart_or_finish(false, &why, None, now, actions);
-            }
-            _ if self.wanted.is_none() => self.leave(actions),
-            Cause::Unwanted | Cause::Replaced => {
-                self.retire(None, actions);
-                self.state = pending("", "");
-            }
-            Cause::Displaced { reason, message } => {
-                self.retire(None, actions);
-                self.state = pending(&reason, &message);
-            }
-        }
-    }
-
-    /// It ended by itself.
-    fn ended(
-        &mut self,
-        code: i32,
-        since: Option<MonotonicMs>,
-        now: MonotonicMs,
-        actions: &mut VecDeque<PodAction>,
-    ) {
-        self.last_exit_code = Some(code);
-        let message = match code {
-            0 => "ended with status 0".to_owned(),
-            137 => "killed with signal 9: out of memory, or by hand".to_owned(),
-            code if code > 128 => format!("killed by signal {}", code - 128),
-            code => format!("ended with status {code}: see its log"),
-        };
-        self.restart_or_finish(code == 0, &message, since, now, actions);
-    }
-
-    /// Whether a start is of another revision than the wanted one.
-    fn runs_another(&self, live: &Live) -> bool {
-        self.wanted.as_ref().is_some_and(|wanted| wanted.revision != live.revision)
-    }
-
-    fn restart_or_finish(
-        &mut self,
-        success: bool,
-        message: &str,
-        since: Option<MonotonicMs>,
-        now: MonotonicMs,
-        actions: &mut VecDeque<PodAction>,
-    ) {
-        let policy = self.wanted.as_ref().map(|wanted| wanted.template.spec.restart_policy);
-        if self.live.as_ref().is_some_and(|live| self.runs_another(live)) {
-            // What should run has not run yet: the end of what did says nothing of it.
-            self.retire(None, actions);
-            self.state = pending("", "");
-            return;
-        }
-        let again = match policy {
-            // Let go of as soon as it is sure that nothing is wanted of it.
-            None => {
-                self.live = None;
-                self.state = State::Found { code: self.last_exit_code };
-                return;
-            }
-            Some(RestartPolicy::Always) => true,
-            Some(RestartPolicy::OnFailure) => !success,
-            Some(RestartPolicy::Never) => false,
-        };
-        if !again {
-            self.retire(Some(success), actions);
-            self.state = State::Done { success, message: message.to_owned() };
-            return;
-        }
-        let wait_ms = self.backoff.ended(since, now);
-        self.restarts = self.restarts.saturating_add(1);
-        self.retire(None, actions);
-        let message = format!("{message}; is started again after {} s", wait_ms / 1000);
-        let reason = if self.backoff.level > 1 { "CrashLoopBackOff" } else { "Restarting" };
-        let (until, reason) = (now.plus_ms(wait_ms), reason.to_owned());
-        self.state = State::BackingOff { until, reason, message };
-    }
-
-    /// The present start has ended: its end is recorded, then the runtime forgets it.
-    fn retire(&mut self, completed: Option<bool>, actions: &mut VecDeque<PodAction>) {
-        actions.extend(self.record(completed).map(PodAction::Record));
-        if let Some(live) = self.live.take() {
-            let (pod, instance) = (self.id.clone(), live.instance);
-            actions.push_back(PodAction::Remove { pod, instance, keep_logs: true });
-        }
-    }
-
     /// A deadline may have passed, a probe may be due.
     pub(super) fn handle_timeout(&mut self, now: MonotonicMs, actions: &mut VecDeque<PodAction>) {
         let Some(live) = &self.live else { return };
@@ -595,60 +467,6 @@ impl Pod {
             _ => None,
         }
     }
-
-    pub(super) fn status(&self) -> PodStatus {
-        let (phase, ready, reason, message) = self.phase();
-        let started_at = match &self.state {
-            State::Running { started_at, .. } => Some(*started_at),
-            _ => None,
-        };
-        PodStatus {
-            pod: self.id.clone(),
-            revision: self.shown_revision(),
-            phase,
-            ready,
-            reason,
-            message,
-            restarts: self.restarts,
-            started_at,
-            last_exit_code: self.last_exit_code,
-            gpus: self.live.as_ref().map(|live| live.placement.gpus.clone()).unwrap_or_default(),
-        }
-    }
-
-    /// What runs, else what should.
-    fn shown_revision(&self) -> Revision {
-        let live = self.live.as_ref().map(|live| live.revision);
-        live.or(self.current_revision()).unwrap_or_default()
-    }
-
-    fn phase(&self) -> (PodPhase, bool, String, String) {
-        let words = |reason: &str, message: &str| (reason.to_owned(), message.to_owned());
-        let (phase, ready, (reason, message)) = match &self.state {
-            State::Pending { reason, message } => {
-                (PodPhase::Pending, false, words(reason, message))
-            }
-            State::Found { .. } | State::Gone => (PodPhase::Pending, false, words("", "")),
-            State::Starting { .. } => (PodPhase::Starting, false, words("", "")),
-            State::Running { probes, .. } if probes.is_ready() => {
-                (PodPhase::Running, true, words("", ""))
-            }
-            State::Running { probes, .. } => {
-                (PodPhase::Running, false, words("NotReady", &probes.unready_message()))
-            }
-            State::Stopping { cause, .. } => (PodPhase::Stopping, false, cause.words()),
-            State::BackingOff { reason, message, .. } => {
-                (PodPhase::BackingOff, false, words(reason, message))
-            }
-            State::Done { success: true, message } => {
-                (PodPhase::Succeeded, false, words("Completed", message))
-            }
-            State::Done { success: false, message } => {
-                (PodPhase::Failed, false, words("Error", message))
-            }
-        };
-        (phase, ready, reason, message)
-    }
 }
 
 /// The grace period of Kubernetes, for an adopted start whose own is not known yet.
@@ -656,18 +474,6 @@ const DEFAULT_GRACE_MS: u64 = 30_000;
 
 /// A program that is not there is not tried in a tight loop.
 const FAILED_START_WAIT_MS: u64 = 10_000;
-
-impl Cause {
-    fn words(&self) -> (String, String) {
-        let (reason, message) = match self {
-            Self::Unwanted => ("Removed", "is no longer wanted here"),
-            Self::Replaced => ("Replaced", "makes place for another revision"),
-            Self::Displaced { reason, message } => (reason.as_str(), message.as_str()),
-            Self::Unhealthy(why) => ("Unhealthy", why.as_str()),
-        };
-        (reason.to_owned(), message.to_owned())
-    }
-}
 
 fn pending(reason: &str, message: &str) -> State {
     State::Pending { reason: reason.to_owned(), message: message.to_owned() }

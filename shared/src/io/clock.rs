@@ -219,6 +219,9 @@ mod tests {
     fn a_hub_that_says_2100_moves_the_clock_by_a_year_at_most() {
         let time = TrustedTime::new(RELEASE);
         assert!(time.raise(UnixMs(4_102_444_800_000)));
+        for _ in 0..100 {
+            time.raise(UnixMs(4_102_444_800_000));
+        }
         assert!(time.now() < UnixMs(RELEASE.0 + 367 * DAY_MS));
     }
 }

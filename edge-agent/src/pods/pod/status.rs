@@ -1,0 +1,72 @@
+//! What a pod's state is called, and the words for it.
+
+use super::{Cause, Pod, State};
+use shared::model::{PodPhase, PodStatus, Revision};
+
+impl Pod {
+    pub(in crate::pods) fn status(&self) -> PodStatus {
+        let (phase, ready, reason, message) = self.phase();
+        let started_at = match &self.state {
+            State::Running { started_at, .. } => Some(*started_at),
+            _ => None,
+        };
+        PodStatus {
+            pod: self.id.clone(),
+            revision: self.shown_revision(),
+            phase,
+            ready,
+            reason,
+            message,
+            restarts: self.restarts,
+            started_at,
+            last_exit_code: self.last_exit_code,
+            gpus: self.live.as_ref().map(|live| live.placement.gpus.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// What runs, else what should.
+    fn shown_revision(&self) -> Revision {
+        let live = self.live.as_ref().map(|live| live.revision);
+        live.or(self.current_revision()).unwrap_or_default()
+    }
+
+    fn phase(&self) -> (PodPhase, bool, String, String) {
+        let words = |reason: &str, message: &str| (reason.to_owned(), message.to_owned());
+        let (phase, ready, (reason, message)) = match &self.state {
+            State::Pending { reason, message } => {
+                (PodPhase::Pending, false, words(reason, message))
+            }
+            State::Found { .. } | State::Gone => (PodPhase::Pending, false, words("", "")),
+            State::Starting { .. } => (PodPhase::Starting, false, words("", "")),
+            State::Running { probes, .. } if probes.is_ready() => {
+                (PodPhase::Running, true, words("", ""))
+            }
+            State::Running { probes, .. } => {
+                (PodPhase::Running, false, words("NotReady", &probes.unready_message()))
+            }
+            State::Stopping { cause, .. } => (PodPhase::Stopping, false, cause.words()),
+            State::BackingOff { reason, message, .. } => {
+                (PodPhase::BackingOff, false, words(reason, message))
+            }
+            State::Done { success: true, message } => {
+                (PodPhase::Succeeded, false, words("Completed", message))
+            }
+            State::Done { success: false, message } => {
+                (PodPhase::Failed, false, words("Error", message))
+            }
+        };
+        (phase, ready, reason, message)
+    }
+}
+
+impl Cause {
+    fn words(&self) -> (String, String) {
+        let (reason, message) = match self {
+            Self::Unwanted => ("Removed", "is no longer wanted here"),
+            Self::Replaced => ("Replaced", "makes place for another revision"),
+            Self::Displaced { reason, message } => (reason.as_str(), message.as_str()),
+            Self::Unhealthy(why) => ("Unhealthy", why.as_str()),
+        };
+        (reason.to_owned(), message.to_owned())
+    }
+}
