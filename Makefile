@@ -3,6 +3,9 @@
 CARGO ?= cargo
 SEEDS ?= 2000
 export CARGO_TERM_COLOR ?= auto
+# Always the same packages, so that all targets share what was built.
+RELEASE = $(CARGO) build --release -p hub -p edge-agent -p file-classifier -p tests
+BUILT = $${CARGO_TARGET_DIR:-target}/release
 
 .PHONY: help demo test check bench sim install-test-needs format
 
@@ -10,8 +13,8 @@ help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 demo: ## Run the main job on this machine; KEEP=1 leaves it running
-	$(CARGO) build --release -p hub -p edge-agent -p file-classifier -p tests --bin hub --bin edge-agent --bin file-classifier --bin demo
-	KEEP=$(KEEP) target/release/demo
+	$(RELEASE) --bin hub --bin edge-agent --bin file-classifier --bin demo
+	KEEP=$(KEEP) $(BUILT)/demo
 
 test: install-test-needs ## Install what the tests need and run them all
 	$(CARGO) build --workspace --bins
@@ -21,11 +24,12 @@ check: ## Format, lints, the pure core without tokio, advisories, documents
 	tests/check.sh
 
 bench: ## Print every figure as `figure: NAME VALUE UNIT`
-	$(CARGO) build --release -p hub -p edge-agent -p file-classifier -p tests --bins
-	target/release/bench
+	$(RELEASE) --bins
+	$(BUILT)/bench
 
 sim: ## Run the simulated world: SEEDS=n many seeds, or SEED=x one with its event log
-	$(CARGO) run --release -p tests --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	$(RELEASE) --bin sim
+	$(BUILT)/sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 install-test-needs:
 	tests/install.sh

@@ -1,5 +1,10 @@
 //! Hub, broker, agents, shims and models as processes: the demo's story, and what can go wrong.
 
+// Helpers of tests are tests as well.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+// The seed must be seen when a run fails.
+#![allow(clippy::print_stderr)]
+
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -132,6 +137,32 @@ fn disturb(kill: Kill, story: &mut Story) -> Result<()> {
     Ok(())
 }
 
+/// A change of what should run, and kills at random moments around it; ends when all has settled.
+fn one_round(
+    story: &mut Story,
+    kill: Kill,
+    [first, second, third]: [Duration; 3],
+    offline: bool,
+) -> Result<()> {
+    if offline {
+        story.hub.kill();
+    }
+    let revision = story.change()?;
+    std::thread::sleep(first);
+    if offline {
+        match kill {
+            Kill::Pod => disturb(Kill::Pod, story)?,
+            Kill::Power => disturb(Kill::Power, story)?,
+            Kill::Agent | Kill::Hub | Kill::AgentAndHub => disturb(Kill::Agent, story)?,
+        }
+        std::thread::sleep(second);
+        story.hub.start()?;
+        std::thread::sleep(third);
+    }
+    disturb(kill, story)?;
+    story.settle(revision)
+}
+
 #[test]
 fn whatever_is_killed_when_one_right_copy_runs_and_nothing_is_lost_or_doubled() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
@@ -143,19 +174,17 @@ fn whatever_is_killed_when_one_right_copy_runs_and_nothing_is_lost_or_doubled() 
     let mut story = Story::new(folder.path(), "mast-17").unwrap();
     story.join().unwrap();
     story.deploy().unwrap();
+    let kinds = [Kill::Agent, Kill::Power, Kill::Pod, Kill::AgentAndHub, Kill::Hub];
+    let phase = random.next_u32();
     for round in 0..ROUNDS {
-        let kills = [Kill::Agent, Kill::Hub, Kill::Pod, Kill::Power, Kill::AgentAndHub];
-        let kill = kills[random.next_u32() as usize % kills.len()];
-        let pause = Duration::from_millis(u64::from(random.next_u32() % 400));
-        let settled = story.change().and_then(|revision| {
-            std::thread::sleep(pause);
-            disturb(kill, &mut story)?;
-            story.settle(revision)
-        });
-        settled
-            .with_context(|| format!("SEED={seed} round {round}: {kill:?} after {pause:?}"))
-            .unwrap();
-        assert_eq!(count_programs(&story.agent, "file-classifier"), 1, "SEED={seed} round {round}");
+        let kill = kinds[(phase.wrapping_add(round) as usize) % kinds.len()];
+        let mut pause = || Duration::from_millis(u64::from(random.next_u32() % 400));
+        let pauses = [pause(), pause(), pause()];
+        // Every other round the change is made, and the first kill falls, while the hub is away.
+        let offline = round % 2 == 1;
+        let told = format!("SEED={seed} round {round}: {kill:?}, {pauses:?}, offline: {offline}");
+        one_round(&mut story, kill, pauses, offline).context(told.clone()).unwrap();
+        assert_eq!(count_programs(&story.agent, "file-classifier"), 1, "{told}");
     }
     story.compare_accounts().unwrap();
 }

@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use shared::model::{NodeId, PodId};
 use std::path::PathBuf;
+use tracing::warn;
 
 /// Keeps inference pods running on this node, with or without a network.
 #[derive(Debug, Parser)]
@@ -153,8 +154,14 @@ fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
         anyhow::ensure!(admin.ip().is_loopback(), "--admin: expected a loopback address");
         config.admin = admin;
     }
-    shell::settle_allocator();
+    let settled = shared::io::anew::settle_allocator();
     begin_log(config.log_format);
+    if let Err(error) = settled {
+        warn!(
+            error = shared::in_words(&error),
+            "the allocator is not set up: more memory is taken"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

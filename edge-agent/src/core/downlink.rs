@@ -172,12 +172,12 @@ impl AgentCore {
         self.pods.assign(&self.workloads, now);
     }
 
-    /// Whether pods must stay as they are: the store can't be written, the driver has not said which
-    /// GPUs there are, or part of what the node should run is unreadable, so that what is missing
-    /// from it must not be taken for deleted.
+    /// Whether pods must stay as they are: the store can't be written, nothing was ever accepted (or
+    /// all memory of it is lost), or part of what the node should run is unreadable, so that what is
+    /// missing from it must not be taken for deleted.
     pub(super) fn must_hold(&self) -> bool {
         self.is_read_only()
-            || !self.gpus_known
+            || self.desired.position().is_none()
             || !self.desired.is_whole()
             || !self.undecodable.is_empty()
     }

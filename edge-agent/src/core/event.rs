@@ -22,12 +22,12 @@ pub enum Event {
     Inventory(GpuInventory),
     /// Answers [`Effect::Sample`].
     Sampled(Sample),
-    /// Answers [`Effect::ReadRecords`]; empty when the store can't be read.
+    /// Answers [`Effect::ReadRecords`].
     RecordsRead {
         /// What was asked for.
         read: LogRead,
-        /// The records that the store holds, by number.
-        records: Vec<(SequenceNumber, Vec<u8>)>,
+        /// The records that the store holds, by number; or why it can't be read.
+        records: Result<Vec<(SequenceNumber, Vec<u8>)>, String>,
     },
     /// Answers [`Effect::AnswerCall`].
     CallAnswered(CallResponse),
@@ -45,6 +45,7 @@ pub enum Event {
 }
 
 /// Something to do, in order.
+#[expect(clippy::large_enum_variant, reason = "a few at a time, and most of them are starts")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Make this durable; answered by `Persisted` or `PersistFailed` before the next effect.

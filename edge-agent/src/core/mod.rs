@@ -148,8 +148,8 @@ impl AgentCore {
     fn handle_inventory(&mut self, gpus: GpuInventory, now: Now) {
         if self.capacity.gpus != gpus || !self.gpus_known {
             (self.capacity.gpus, self.gpus_known) = (gpus, true);
-            self.pods.hold(self.must_hold());
             self.provide(now);
+            self.assign(now);
             self.schedule_report(now.monotonic);
         }
     }

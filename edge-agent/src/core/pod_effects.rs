@@ -22,7 +22,7 @@ impl AgentCore {
             gpus: self.capacity.gpus.devices.clone(),
             gpu_taints: BTreeMap::new(),
         };
-        self.pods.provide(resources, now);
+        self.pods.provide(resources, self.gpus_known, now);
     }
 
     /// Turns what the pods want done into effects, in order, and tells what changed.
@@ -52,6 +52,8 @@ impl AgentCore {
                 info!(node = %self.node, pod = %pod, instance = %instance, grace_ms, "stopping");
                 self.effects.push_back(Effect::Stop { pod, instance, grace_ms });
             }
+            // The end is not recorded: the runtime keeps it until the pod's next start.
+            PodAction::Remove { keep_logs: true, .. } if self.is_read_only() => {}
             PodAction::Remove { pod, instance, keep_logs } => {
                 self.effects.push_back(Effect::Forget { pod, instance, keep_logs });
             }

@@ -1,10 +1,10 @@
 //! What the core is at boot, from the local store alone.
 
-use super::AgentCore;
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
 use super::recorder::{Recorder, RecorderOptions, SAMPLES_KEY};
 use super::storage::Storage;
 use super::uplink::empty_report;
+use super::{AgentCore, Effect};
 use crate::pods::{PodRecord, Pods};
 use crate::ports::Observation;
 use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX};
@@ -181,6 +181,8 @@ impl AgentCore {
         self.provide(now);
         self.assign(now);
         let version = self.desired.position().map(|position| position.version);
+        // The agent may have been killed before the ledger was told.
+        self.effects.extend(version.map(Effect::NoteAccepted));
         info!(node = %self.node, incarnation = self.incarnation,
             generation = version.map(|version| version.to_string()),
             workloads = self.workloads.len(), "restored from the local store");

@@ -49,6 +49,14 @@ impl Storage {
 }
 
 impl Failed {
+    /// A batch that failed again: what came since is newer.
+    fn add_older(&mut self, batch: WriteBatch) {
+        for write in batch.writes {
+            let (Write::Put { tree, key, .. } | Write::Delete { tree, key }) = &write;
+            self.writes.entry((*tree, key.clone())).or_insert(write);
+        }
+    }
+
     /// A later write of the same key replaces an earlier one, so that this does not grow.
     fn add(&mut self, batch: WriteBatch) {
         for write in batch.writes {
@@ -83,8 +91,7 @@ impl AgentCore {
         match self.storage.waiting.pop_front() {
             Some(After::Accept(update)) => self.accept_desired(*update, now),
             Some(After::Recover) => {
-                self.storage.failed = None;
-                self.pods.hold(self.must_hold());
+                self.recover(now);
                 self.schedule_report(now.monotonic);
                 // A greeting that was answered meanwhile freed nothing: it is answered again.
                 if !self.outbox.is_listening() {
@@ -94,6 +101,17 @@ impl AgentCore {
             }
             Some(After::Nothing) | None => {}
         }
+    }
+
+    /// The store can be written again: what came during the attempt is made durable as well, and the
+    /// desired state takes effect.
+    fn recover(&mut self, now: Now) {
+        let gathered = self.storage.failed.take().map(|failed| failed.writes).unwrap_or_default();
+        if !gathered.is_empty() {
+            let writes = gathered.into_values().collect();
+            self.persist(WriteBatch { writes }, After::Nothing);
+        }
+        self.assign(now);
     }
 
     pub(super) fn handle_persist_failed(&mut self, batch: WriteBatch, error: String, now: Now) {
@@ -108,7 +126,7 @@ impl AgentCore {
         (failed.error, failed.retry_at) = (error, retry_at);
         // An update that did not become durable was never received: the hub sends it again.
         if !matches!(after, Some(After::Accept(_))) {
-            failed.add(batch);
+            failed.add_older(batch);
         }
         if first {
             self.drop_unsafe_effects();
@@ -117,11 +135,12 @@ impl AgentCore {
         }
     }
 
-    /// What was to follow a write that failed: sends are lost packets, later batches join it.
+    /// What was to follow a write that failed: sends are lost packets, later batches join it, and the
+    /// runtime keeps the ends of pods that are not recorded. An accepted version is durable already.
     fn drop_unsafe_effects(&mut self) {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
-                Effect::Send(_) | Effect::NoteAccepted(_) => {}
+                Effect::Send(_) | Effect::Forget { keep_logs: true, .. } => {}
                 Effect::Persist(batch) => {
                     let after = self.storage.waiting.pop_front();
                     if let Some(failed) = &mut self.storage.failed
@@ -141,7 +160,7 @@ impl AgentCore {
             return;
         }
         failed.retry_at = now.plus_ms(RETRY_INTERVAL_MS);
-        let writes = failed.writes.values().cloned().collect();
+        let writes = std::mem::take(&mut failed.writes).into_values().collect();
         self.storage.waiting.push_back(After::Recover);
         self.effects.push_back(Effect::Persist(WriteBatch { writes }));
     }

@@ -339,8 +339,8 @@ fn samples_become_a_record_that_is_read_from_the_store_and_sent() {
         Effect::ReadRecords(read) => Some(*read),
         _ => None,
     });
-    let read: LogRead = reads.last().unwrap();
-    bench.tell(Event::RecordsRead { read, records: vec![(read.first, vec![1, 2, 3])] });
+    let read: LogRead = reads.max_by_key(|read| read.first).unwrap();
+    bench.tell(Event::RecordsRead { read, records: Ok(vec![(read.first, vec![1, 2, 3])]) });
     let sent = bench.received.iter().any(|message| matches!(message, Message::LogBatch(_)));
     assert!(sent, "{:?}", bench.received);
 }

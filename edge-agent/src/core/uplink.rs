@@ -181,10 +181,17 @@ impl AgentCore {
     pub(super) fn handle_records(
         &mut self,
         read: &LogRead,
-        records: Vec<(SequenceNumber, Vec<u8>)>,
+        records: Result<Vec<(SequenceNumber, Vec<u8>)>, String>,
         now: Now,
     ) {
         self.reading = None;
+        let records = match records {
+            Ok(records) => records,
+            Err(error) => {
+                warn!(node = %self.node, error, "could not read the outbox; it is tried again");
+                return self.outbox.handle_unreadable(read, now.monotonic);
+            }
+        };
         // Records whose write failed are not in the store and must not be taken for lost.
         if self.is_read_only() || !self.session.is_established() {
             return;

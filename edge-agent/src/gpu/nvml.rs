@@ -8,11 +8,15 @@ use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use shared::model::{GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource};
+use std::collections::BTreeMap;
 use std::fmt;
 use tracing::{info, warn};
 
 /// More than any machine has; a driver that counts wrongly must not keep the agent busy.
 const DEVICES_MAX: u32 = 64;
+
+/// Looks in a row, 30 s apart, after which a device that can't be read counts as ill.
+const FAILED_LOOKS_MAX: u32 = 3;
 
 /// A mebibyte in bytes, in DCGM's unit of memory.
 const MIB: u64 = 1024 * 1024;
@@ -25,15 +29,18 @@ pub struct NvmlGpus {
     nvml: Option<Nvml>,
     /// Whether it was said that there is none.
     absence_told: bool,
-    /// Whether it was ever there.
+    /// Whether there is a driver, as far as was ever seen: then its silence is not absence.
     was_present: bool,
+    /// Each device as it was read last, and in how many looks in a row it could not be read since.
+    seen: BTreeMap<u32, (GpuDevice, u32)>,
 }
 
 impl NvmlGpus {
     /// Looks for NVML. Where there is none this is a source without GPUs, until a driver comes.
     #[must_use]
     pub fn open() -> Self {
-        let mut gpus = Self { nvml: None, absence_told: false, was_present: false };
+        let mut gpus =
+            Self { nvml: None, absence_told: false, was_present: false, seen: BTreeMap::new() };
         gpus.look();
         gpus
     }
@@ -57,11 +64,17 @@ impl NvmlGpus {
                 (self.nvml, self.absence_told) = (Some(nvml), false);
                 self.was_present = true;
             }
-            Err(error) if !self.absence_told => {
+            Err(error) => {
+                let is_absent = matches!(error, NvmlError::LibloadingError(_));
+                // The library is there: a driver that is being updated, say.
+                self.was_present |= !is_absent;
+                if is_absent && !self.absence_told {
+                    info!(%error, "no NVML on this machine: a node without GPUs");
+                } else if !self.absence_told {
+                    warn!(%error, "NVML is here and does not answer: the GPUs are unknown");
+                }
                 self.absence_told = true;
-                info!(%error, "no NVML on this machine: a node without GPUs");
             }
-            Err(_) => {}
         }
     }
 }
@@ -72,7 +85,7 @@ impl GpuSource for NvmlGpus {
             self.look();
         }
         let Some(nvml) = &self.nvml else { return self.without_driver() };
-        match devices(nvml) {
+        match devices(nvml, &mut self.seen) {
             Ok(devices) => Some(GpuInventory { source: InventorySource::Nvml, devices }),
             Err(error) => {
                 // A driver that was unloaded or updated: the next inventory loads it anew.
@@ -106,27 +119,48 @@ fn load() -> Result<Nvml, NvmlError> {
     })
 }
 
-fn devices(nvml: &Nvml) -> Result<Vec<GpuDevice>, NvmlError> {
+fn devices(
+    nvml: &Nvml,
+    seen: &mut BTreeMap<u32, (GpuDevice, u32)>,
+) -> Result<Vec<GpuDevice>, NvmlError> {
     let count = nvml.device_count()?.min(DEVICES_MAX);
-    Ok((0..count).map(|index| device(nvml, index)).collect())
+    Ok((0..count).map(|index| device(nvml, index, seen)).collect())
 }
 
-/// A device that can't be read is there all the same: its pods need to be told why.
-fn device(nvml: &Nvml, index: u32) -> GpuDevice {
-    let read = || -> Result<GpuDevice, NvmlError> {
-        let device = nvml.device_by_index(index)?;
-        Ok(GpuDevice {
-            uuid: device.uuid()?,
-            name: device.name()?,
-            memory_bytes: memory_bytes(&device)?,
-            health: health(&device),
-        })
+/// A device that can't be read is there all the same: its pods need to be told why. One failed look
+/// is not an ill device: it stays as it was read last until a few have failed in a row.
+fn device(nvml: &Nvml, index: u32, seen: &mut BTreeMap<u32, (GpuDevice, u32)>) -> GpuDevice {
+    let error = match read_device(nvml, index) {
+        Ok(device) => {
+            seen.insert(index, (device.clone(), 0));
+            return device;
+        }
+        Err(error) => error,
     };
-    read().unwrap_or_else(|error| GpuDevice {
-        uuid: uuid_if_readable(nvml, index),
-        name: "unknown".to_owned(),
-        memory_bytes: 0,
-        health: GpuHealth::Unhealthy(format!("can't be read: {error}")),
+    let known = seen.get_mut(&index).map(|(device, failed)| {
+        *failed = failed.saturating_add(1);
+        (device.clone(), *failed)
+    });
+    let health = GpuHealth::Unhealthy(format!("can't be read: {error}"));
+    match known {
+        Some((device, failed)) if failed < FAILED_LOOKS_MAX => device,
+        Some((device, _)) => GpuDevice { health, ..device },
+        None => GpuDevice {
+            uuid: format!("GPU-unreadable-{index}"),
+            name: "unknown".to_owned(),
+            memory_bytes: 0,
+            health,
+        },
+    }
+}
+
+fn read_device(nvml: &Nvml, index: u32) -> Result<GpuDevice, NvmlError> {
+    let device = nvml.device_by_index(index)?;
+    Ok(GpuDevice {
+        uuid: device.uuid()?,
+        name: device.name()?,
+        memory_bytes: memory_bytes(&device)?,
+        health: health(&device),
     })
 }
 
@@ -142,11 +176,6 @@ fn main_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-fn uuid_if_readable(nvml: &Nvml, index: u32) -> String {
-    let uuid = nvml.device_by_index(index).and_then(|device| device.uuid());
-    uuid.unwrap_or_else(|_| format!("GPU-unreadable-{index}"))
 }
 
 /// Whole devices in MIG mode can't be given to a pod; their instances are not offered yet.

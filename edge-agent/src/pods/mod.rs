@@ -34,6 +34,8 @@ pub struct Pods {
     pods: BTreeMap<PodId, Pod>,
     node: Option<NodeResources>,
     held: bool,
+    /// Whether the driver lists GPUs.
+    gpus_listed: bool,
     /// Whether it is known what should run. Before, nothing is stopped or started.
     assigned: bool,
     actions: VecDeque<PodAction>,
@@ -52,6 +54,7 @@ impl Pods {
             pods: BTreeMap::new(),
             node: None,
             held: false,
+            gpus_listed: false,
             assigned: false,
             actions: VecDeque::new(),
             statuses: BTreeMap::new(),
@@ -80,8 +83,11 @@ impl Pods {
         self.settle(now);
     }
 
-    /// What pods may have of the node.
-    pub fn provide(&mut self, node: NodeResources, now: Now) {
+    /// What pods may have of the node. Until `gpus_known` a pod that holds a GPU keeps it: what the
+    /// driver does not say is not absent.
+    pub fn provide(&mut self, node: NodeResources, gpus_known: bool, now: Now) {
+        // A driver that lists none at all is being replaced, or broken; what runs on it may go on.
+        self.gpus_listed = gpus_known && !node.gpus.is_empty();
         self.node = Some(node);
         self.settle(now);
     }
@@ -133,7 +139,9 @@ impl Pods {
         let decisions = self.decide();
         if !self.held {
             for (id, pod) in &mut self.pods {
-                pod.stop_if_unwanted(decisions.get(id), now.monotonic, &mut self.actions);
+                let keeps = !self.gpus_listed && pod.holds_gpus();
+                let decision = decisions.get(id).filter(|_| !keeps);
+                pod.stop_if_unwanted(decision, now.monotonic, &mut self.actions);
             }
         }
         let ids: Vec<PodId> = self.pods.keys().cloned().collect();

@@ -238,6 +238,10 @@ impl Pod {
         self.live.as_ref().map(|live| &live.placement)
     }
 
+    pub(super) fn holds_gpus(&self) -> bool {
+        self.placement().is_some_and(|placement| !placement.gpus.is_empty())
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         matches!(self.state, State::Stopping { .. })
     }
@@ -504,6 +508,11 @@ impl Pod {
         self.restart_or_finish(code == 0, &message, since, now, actions);
     }
 
+    /// Whether a start is of another revision than the wanted one.
+    fn runs_another(&self, live: &Live) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.revision != live.revision)
+    }
+
     fn restart_or_finish(
         &mut self,
         success: bool,
@@ -513,8 +522,19 @@ impl Pod {
         actions: &mut VecDeque<PodAction>,
     ) {
         let policy = self.wanted.as_ref().map(|wanted| wanted.template.spec.restart_policy);
+        if self.live.as_ref().is_some_and(|live| self.runs_another(live)) {
+            // What should run has not run yet: the end of what did says nothing of it.
+            self.retire(None, actions);
+            self.state = pending("", "");
+            return;
+        }
         let again = match policy {
-            None => return self.leave(actions),
+            // Let go of as soon as it is sure that nothing is wanted of it.
+            None => {
+                self.live = None;
+                self.state = State::Found { code: self.last_exit_code };
+                return;
+            }
             Some(RestartPolicy::Always) => true,
             Some(RestartPolicy::OnFailure) => !success,
             Some(RestartPolicy::Never) => false,

@@ -29,6 +29,7 @@ pub struct PodRecord {
 }
 
 /// Something to do, in order.
+#[expect(clippy::large_enum_variant, reason = "a few at a time, and most of them are starts")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodAction {
     /// Make this durable.

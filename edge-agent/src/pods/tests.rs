@@ -73,7 +73,7 @@ fn node() -> NodeResources {
 
 fn pods_with(workloads: &[Workload]) -> Pods {
     let mut pods = Pods::new(1);
-    pods.provide(node(), at(0));
+    pods.provide(node(), true, at(0));
     pods.assign(&fleet(workloads), at(0));
     pods
 }
@@ -262,7 +262,7 @@ fn a_pod_that_runs_when_the_agent_comes_back_is_adopted() {
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![record.clone()], vec![running], at(0));
-    pods.provide(node(), at(0));
+    pods.provide(node(), true, at(0));
     pods.assign(&fleet(&[workload("ocr", 1, with_gpu(container()))]), at(0));
     assert!(actions(&mut pods).is_empty());
     assert_eq!(only_status(&pods).phase, PodPhase::Running);
@@ -282,7 +282,7 @@ fn a_pod_whose_record_is_lost_keeps_the_gpus_that_its_start_was_told() {
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![running], at(0));
-    pods.provide(node(), at(0));
+    pods.provide(node(), true, at(0));
     pods.assign(&fleet(&[workload("ocr", 1, with_gpu(container()))]), at(0));
     let restarted =
         |action: &PodAction| matches!(action, PodAction::Stop { .. } | PodAction::Start(_));
@@ -297,7 +297,7 @@ fn a_pod_lost_in_a_power_cut_starts_at_once() {
     let [PodAction::Record(record), _] = &made[..] else { panic!() };
     let mut pods = Pods::new(2);
     pods.restore(vec![PodRecord { backoff_level: 6, ..record.clone() }], vec![], at(0));
-    pods.provide(node(), at(0));
+    pods.provide(node(), true, at(0));
     pods.assign(&fleet(&[workload("ocr", 1, container())]), at(0));
     started(&mut pods);
 }
@@ -313,7 +313,7 @@ fn a_pod_that_nobody_wants_any_more_is_stopped_when_the_agent_comes_back() {
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![stray], at(0));
-    pods.provide(node(), at(0));
+    pods.provide(node(), true, at(0));
     pods.assign(&BTreeMap::new(), at(0));
     assert!(actions(&mut pods).iter().any(|action| matches!(action, PodAction::Stop { .. })));
 }
@@ -333,7 +333,7 @@ fn a_pod_waits_until_the_one_that_leaves_its_gpu_has_ended() {
     let mut small = node();
     small.gpus.truncate(1);
     let mut pods = Pods::new(1);
-    pods.provide(small, at(0));
+    pods.provide(small, true, at(0));
     pods.assign(&fleet(&[workload("old", 1, with_gpu(container()))]), at(0));
     let old = started(&mut pods);
     runs(&mut pods, &old, at(1));
@@ -413,7 +413,7 @@ proptest! {
         let mut pods = Pods::new(1);
         let (mut seconds, mut incarnation) = (0, 1);
         let mut wanted = BTreeMap::new();
-        pods.provide(node(), at(0));
+        pods.provide(node(), true, at(0));
         pods.assign(&wanted, at(0));
         for (kind, byte, fleet) in steps {
             match kind {
@@ -450,7 +450,7 @@ proptest! {
                     pods = Pods::new(incarnation);
                     let records = machine.recorded.values().cloned().collect();
                     pods.restore(records, machine.observations(), at(seconds));
-                    pods.provide(node(), at(seconds));
+                    pods.provide(node(), true, at(seconds));
                     pods.assign(&wanted, at(seconds));
                 }
                 _ => {

@@ -149,14 +149,15 @@ fn tls_config(
 pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let (places, clock) = (config.places(), SystemClock::new());
     let enrollment = read_enrollment(&places)?;
-    let mut ledger = Ledger::open(&places.ledger)?;
-    let trusted_time = TrustedTime::new(time_floor(&ledger, &enrollment)?);
-    let tls = tls_config(&places, &enrollment, Arc::clone(&trusted_time))?;
     // A driver that is there answers while the store is opened.
     let (changes, gpu_changes) = mpsc::unbounded_channel();
     let sample_interval = Duration::from_millis(config.telemetry.sample_interval_ms);
     let gpus = Gpus::open(config.simulate_gpus.as_deref(), sample_interval, changes)?;
     let (store, opening) = open_store(&places)?;
+    // Under the store's lock: no other agent writes the ledger.
+    let mut ledger = Ledger::open(&places.ledger)?;
+    let trusted_time = TrustedTime::new(time_floor(&ledger, &enrollment)?);
+    let tls = tls_config(&places, &enrollment, Arc::clone(&trusted_time))?;
     let stored = read_stored_state(&store)?;
     let incarnation = ledger.begin_incarnation(newest_incarnation(&stored.meta) + 1)?;
     let (events, runtime_events) = mpsc::unbounded_channel();
@@ -212,7 +213,7 @@ fn core_options(
         seed: fresh_seed(),
         session_key: read_session_key(&config.places())?,
         hub_session_key: enrollment.hub_session_key,
-        hub_signing_key: enrollment.hub_signing_key.clone(),
+        hub_signing_key: enrollment.hub_signing_key,
         capacity,
         reserved: config.reserved(),
         recorder: config.recorder(),

@@ -6,7 +6,6 @@
 //! | file | what it does |
 //! |---|---|
 //! | `boot.rs` | keys, ledger, store, runtime: from files to a core, with no network |
-//! | `anew.rs` | a new process in the place of this one |
 //! | `run.rs` | the loop |
 //! | `perform.rs` | performs one effect; the simulation compiles the same |
 //! | `outside.rs` | the ports of `perform` on real things |
@@ -15,7 +14,6 @@
 //! | `system.rs` | what the operating system says of this node |
 
 mod admin;
-mod anew;
 mod boot;
 mod link;
 mod outside;
@@ -24,7 +22,6 @@ mod run;
 mod system;
 
 pub use admin::Query;
-pub use anew::settle_allocator;
 pub use boot::{BootError, open_store_to_verify, read_session_key};
 pub use perform::{AgentPorts, perform};
 pub use run::run;

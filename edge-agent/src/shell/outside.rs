@@ -106,11 +106,11 @@ impl AgentPorts for Outside {
         &mut self.runtime
     }
 
-    fn read_records(&mut self, read: &LogRead) -> Vec<(SequenceNumber, Vec<u8>)> {
-        read_log(&self.store, read).unwrap_or_else(|error| {
-            warn!(error = shared::in_words(&error), "could not read the outbox");
-            vec![]
-        })
+    fn read_records(
+        &mut self,
+        read: &LogRead,
+    ) -> Result<Vec<(SequenceNumber, Vec<u8>)>, StoreError> {
+        read_log(&self.store, read)
     }
 
     fn answer_call(&mut self, request: CallRequest) {

@@ -22,8 +22,14 @@ pub trait AgentPorts {
     fn send(&mut self, payload: Vec<u8>);
     /// Runs pods.
     fn runtime(&mut self) -> &mut dyn Runtime;
-    /// Records of the outbox; empty when the store can't be read.
-    fn read_records(&mut self, read: &LogRead) -> Vec<(SequenceNumber, Vec<u8>)>;
+    /// Records of the outbox.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    fn read_records(
+        &mut self,
+        read: &LogRead,
+    ) -> Result<Vec<(SequenceNumber, Vec<u8>)>, StoreError>;
     /// Begins to answer a call; ends as [`Event::CallAnswered`].
     fn answer_call(&mut self, request: CallRequest);
     /// Takes a sample.
@@ -42,7 +48,7 @@ pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
             });
         }
         Effect::ReadRecords(read) => {
-            let records = ports.read_records(&read);
+            let records = ports.read_records(&read).map_err(|error| in_words(&error));
             return Some(Event::RecordsRead { read, records });
         }
         Effect::Sample => return Some(Event::Sampled(ports.sample())),

@@ -3,15 +3,15 @@
 //! Pods are started from the local store before the link is opened.
 
 use super::admin::{self, Query};
-use super::anew::begin_anew;
 use super::boot::{Booted, boot};
 use super::link::Link;
 use super::outside::Outside;
 use super::perform::perform;
 use crate::config::Config;
-use crate::core::{AgentCore, Event, LinkStatus};
+use crate::core::{AgentCore, Event};
 use crate::ports::RuntimeEvent;
 use anyhow::Context;
+use shared::io::anew::begin_anew;
 use shared::io::keys::fresh_seed;
 use shared::io::store::OpenError;
 use shared::model::{GpuInventory, MonotonicMs};
@@ -32,7 +32,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// What keeps the agent from starting, in words.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let booted = match boot(config) {
-        Err(super::BootError::Open(OpenError::Restart { reason })) => return begin_anew(&reason),
+        Err(super::BootError::Open(OpenError::Restart { reason })) => {
+            return Err(begin_anew(reason).into());
+        }
         other => other.context("the agent can't start")?,
     };
     let Booted { core, outside, enrollment, tls, runtime_events, gpu_changes, answers } = booted;
@@ -111,10 +113,9 @@ impl Agent {
         self.perform_effects();
         if self.outside.store.must_restart() {
             error!("the store is damaged: the agent begins anew, pods go on");
-            if let Err(error) = begin_anew("records could not be read") {
-                error!(error = format!("{error:#}"), "could not begin anew");
-                return false;
-            }
+            let failure = begin_anew("records could not be read".to_owned());
+            error!(error = shared::in_words(&failure), "could not begin anew");
+            return false;
         }
         true
     }
@@ -145,7 +146,7 @@ impl Agent {
             Query::Status(reply) => {
                 let link = self.outside.link.as_ref().map(Link::status);
                 // Whoever asked may be gone.
-                let _ = reply.send(self.core.status(link.unwrap_or_else(LinkStatus::default)));
+                let _ = reply.send(self.core.status(link.unwrap_or_default()));
             }
             Query::TailLog { pod, lines, reply } => {
                 self.outside.tail_for_query(pod, lines, reply);

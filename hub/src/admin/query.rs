@@ -1,9 +1,10 @@
 //! What the API asks the loop, and what comes back.
 
+pub use crate::core::NodeSummary;
 use crate::core::{HubView, NodeView, PodView, WorkloadView};
 use crate::shell::SignError;
 use serde::{Deserialize, Serialize};
-use shared::model::{NodeId, PodId, UnixMs, WorkloadKey};
+use shared::model::{NodeId, PodId, WorkloadKey};
 use shared::trust::enrollment::Enrollment;
 use shared::wire::CallOutcome;
 use tokio::sync::oneshot;
@@ -92,43 +93,4 @@ pub struct ManifestsStatus {
     pub folder: String,
     /// What is wrong with the newest reading; the last valid one stays in force.
     pub problems: Vec<String>,
-}
-
-/// One node in short: a list of thousands must stay small.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeSummary {
-    /// Its name.
-    pub node: String,
-    /// `Online`, `Offline`, `NeverSeen` or `Revoked`.
-    pub state: String,
-    /// When something genuine was last heard of it, as of the last commit.
-    pub last_seen: Option<UnixMs>,
-    /// The agent's version, as it greeted.
-    pub agent_version: String,
-    /// The (term, generation) that it should run, as `term.generation`.
-    pub desired_version: String,
-    /// Whether it is known to have what it should run.
-    pub in_sync: bool,
-    /// Workloads that are assigned to it.
-    pub workloads: u64,
-    /// Pods that it reports.
-    pub pods: u64,
-    /// Of those, pods that are ready.
-    pub pods_ready: u64,
-}
-
-impl From<NodeView> for NodeSummary {
-    fn from(view: NodeView) -> Self {
-        Self {
-            workloads: view.workloads.len() as u64,
-            pods: view.pods.len() as u64,
-            pods_ready: view.pods.iter().filter(|pod| pod.ready).count() as u64,
-            node: view.node,
-            state: view.state,
-            last_seen: view.last_seen,
-            agent_version: view.agent_version,
-            desired_version: view.desired_version,
-            in_sync: view.in_sync,
-        }
-    }
 }

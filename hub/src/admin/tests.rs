@@ -172,6 +172,23 @@ async fn nothing_is_signed_or_promised_while_the_store_is_full() {
 }
 
 #[tokio::test]
+async fn a_revocation_that_only_the_store_took_outlives_a_restart() {
+    let store = Memory::default();
+    let hub = TestHub::start(store.clone(), None).await;
+    let (status, body) = post(&hub, "/v1/nodes/sign", &csr("mast-17", 1)).await;
+    assert_eq!(status, 200, "{body}");
+    hub.break_registry();
+    let (status, body) = post(&hub, "/v1/nodes/mast-17/revoke", "").await;
+    assert_eq!(status, 200, "{body}");
+    hub.mend_registry();
+    let hub = hub.restart(store).await;
+    assert!(get(&hub, "/v1/nodes/mast-17").await.1.contains("Revoked"), "let in again");
+    let hub = hub.restart(Memory::default()).await;
+    let (_, body) = get(&hub, "/v1/nodes/mast-17").await;
+    assert!(body.contains("Revoked"), "let in again when the store was lost as well: {body}");
+}
+
+#[tokio::test]
 async fn every_error_is_json_with_words() {
     let hub = ready_hub().await;
     let long = "x".repeat(9_000);

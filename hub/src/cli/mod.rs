@@ -14,6 +14,7 @@ use shared::model::{NodeId, PodId};
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use tracing::warn;
 
 /// Holds what the fleet should run, and learns how it is doing.
 #[derive(Debug, Parser)]
@@ -215,7 +216,14 @@ fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
     config.broker = broker.or(config.broker);
     config.api = api.unwrap_or(config.api);
     config.check()?;
+    let settled = shared::io::anew::settle_allocator();
     begin_log(config.log_format);
+    if let Err(error) = settled {
+        warn!(
+            error = shared::in_words(&error),
+            "the allocator is not set up: more memory is taken"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

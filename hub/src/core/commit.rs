@@ -11,13 +11,17 @@ const GATHER_MS: u64 = 10;
 /// Between two attempts to write to a disk that refused.
 const RETRY_INTERVAL_MS: u64 = 2_000;
 
+/// By node, and each node's in the order in which they came: whether one waits for a node is asked
+/// with every repeat, also while thousands wait.
+type Acknowledgements = BTreeMap<NodeId, Vec<Message>>;
+
 /// Writes on their way to the disk.
 #[derive(Debug, Default)]
 pub(super) struct GroupCommit {
     writes: BTreeMap<(Tree, Vec<u8>), Write>,
-    acknowledgements: Vec<(NodeId, Message)>,
+    acknowledgements: Acknowledgements,
     due: Option<MonotonicMs>,
-    in_flight: Option<Vec<(NodeId, Message)>>,
+    in_flight: Option<Acknowledgements>,
     term_waits: bool,
     term_in_flight: bool,
     error: Option<String>,
@@ -27,7 +31,7 @@ pub(super) struct GroupCommit {
 #[derive(Debug, Default)]
 pub(super) struct Committed {
     /// To send now.
-    pub(super) acknowledgements: Vec<(NodeId, Message)>,
+    pub(super) acknowledgements: Acknowledgements,
     /// Whether the term has become durable by it.
     pub(super) term: bool,
 }
@@ -45,13 +49,13 @@ impl GroupCommit {
 
     /// Sends `message` once everything put so far is durable.
     pub(super) fn acknowledge(&mut self, node: NodeId, message: Message) {
-        self.acknowledgements.push((node, message));
+        self.acknowledgements.entry(node).or_default().push(message);
     }
 
     /// Whether an acknowledgement for `node` waits: what it acknowledges is not durable yet.
     pub(super) fn is_pending_for(&self, node: &NodeId) -> bool {
-        let waiting = self.acknowledgements.iter().chain(self.in_flight.iter().flatten());
-        waiting.into_iter().any(|(waiting, _)| waiting == node)
+        let in_flight = self.in_flight.as_ref().is_some_and(|sent| sent.contains_key(node));
+        in_flight || self.acknowledgements.contains_key(node)
     }
 
     /// There is something to commit soon.
@@ -111,7 +115,9 @@ impl GroupCommit {
             self.writes.entry((*tree, key.clone())).or_insert(write);
         }
         let mut acknowledgements = self.in_flight.take().unwrap_or_default();
-        acknowledgements.append(&mut self.acknowledgements);
+        for (node, messages) in std::mem::take(&mut self.acknowledgements) {
+            acknowledgements.entry(node).or_default().extend(messages);
+        }
         self.acknowledgements = acknowledgements;
         self.term_waits |= std::mem::take(&mut self.term_in_flight);
         self.error = Some(error);

@@ -42,8 +42,9 @@ impl HubCore {
         let Some(manifests) = &self.manifests else { return };
         self.assignment = fleet::assign(manifests, &nodes);
         let ids: Vec<NodeId> = self.nodes.keys().cloned().collect();
+        let mut encoded = EncodedWorkloads::default();
         for id in &ids {
-            self.publish(id, now);
+            self.publish(id, &mut encoded, now);
             self.reply_and_transmit(id, now);
         }
     }
@@ -76,9 +77,9 @@ impl HubCore {
     }
 
     /// Signs what `id` should run, if that has changed.
-    fn publish(&mut self, id: &NodeId, now: Now) {
+    fn publish(&mut self, id: &NodeId, encoded: &mut EncodedWorkloads, now: Now) {
         let assigned = self.assignment.per_node.get(id);
-        let content = match assigned.map_or(Ok(MapContent::default()), content_of) {
+        let content = match assigned.map_or(Ok(MapContent::default()), |all| encoded.content(all)) {
             Ok(content) => content,
             Err(error) => return error!(node = %id, error = %error, "can't be told what to run"),
         };
@@ -128,6 +129,7 @@ impl HubCore {
         for chunk in chunks {
             self.send(id, &Message::MapChunk(chunk));
         }
+        self.note_deadline(id);
     }
 
     /// Answers a greeting once the term is durable and what the node should run is known, and sends
@@ -152,11 +154,31 @@ impl HubCore {
     }
 }
 
-fn content_of(workloads: &BTreeMap<WorkloadKey, Arc<Workload>>) -> Result<MapContent, EncodeError> {
-    let item = |(key, workload): (&WorkloadKey, &Arc<Workload>)| {
-        Ok((key.to_string(), encode("workload", workload.as_ref())?))
-    };
-    Ok(MapContent::new(workloads.iter().map(item).collect::<Result<_, _>>()?))
+/// What one assignment's workloads are on the wire: each is encoded once, however many nodes share
+/// it. An entry keeps its workload, so that no other can come to lie at the same address.
+#[derive(Default)]
+struct EncodedWorkloads(BTreeMap<*const Workload, (Arc<Workload>, Vec<u8>)>);
+
+impl EncodedWorkloads {
+    fn content(
+        &mut self,
+        workloads: &BTreeMap<WorkloadKey, Arc<Workload>>,
+    ) -> Result<MapContent, EncodeError> {
+        let item = |(key, workload): (&WorkloadKey, &Arc<Workload>)| {
+            Ok((key.to_string(), self.bytes_of(workload)?))
+        };
+        Ok(MapContent::new(workloads.iter().map(item).collect::<Result<_, _>>()?))
+    }
+
+    fn bytes_of(&mut self, workload: &Arc<Workload>) -> Result<Vec<u8>, EncodeError> {
+        let address = Arc::as_ptr(workload);
+        if let Some((_, bytes)) = self.0.get(&address) {
+            return Ok(bytes.clone());
+        }
+        let bytes = encode("workload", workload.as_ref())?;
+        self.0.insert(address, (Arc::clone(workload), bytes.clone()));
+        Ok(bytes)
+    }
 }
 
 #[cfg(test)]
@@ -226,6 +248,24 @@ spec:
         assert_eq!(holders(&core), ["b"]);
         core.reassign(Now::default());
         assert_eq!(holders(&core), ["b"], "nor does it move later");
+    }
+
+    #[test]
+    fn a_workload_that_many_nodes_share_is_encoded_once_and_arrives_whole_at_each() {
+        let nodes = ["a", "b", "c"].map(|name| (node(name), record(None)));
+        let stored = StoredState { term: 1, nodes: nodes.into(), ..StoredState::default() };
+        let mut core = started(stored);
+        let everywhere = OCR.replace("replicas: 1", "replicasPerNode: 1");
+        let manifests = parse_documents("ocr.yaml", &everywhere).unwrap();
+        core.handle_event(Event::Manifests(manifests), Now::default());
+        let mut encoded = EncodedWorkloads::default();
+        for (id, workloads) in &core.assignment.per_node {
+            let content = encoded.content(workloads).unwrap();
+            let bytes = encode("workload", workloads.values().next().unwrap().as_ref()).unwrap();
+            assert_eq!(content.items().values().collect::<Vec<_>>(), [&bytes]);
+            assert_eq!(core.desired_digest(id), Some(content.digest()));
+        }
+        assert_eq!((core.assignment.per_node.len(), encoded.0.len()), (3, 1));
     }
 
     #[test]

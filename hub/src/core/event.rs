@@ -63,6 +63,21 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whom it is about, where it is about one node.
+    pub(super) fn node(&self) -> Option<&NodeId> {
+        match self {
+            Self::Connected { node }
+            | Self::Disconnected { node }
+            | Self::Payload { node, .. }
+            | Self::Enrolled { node, .. }
+            | Self::Revoked { node }
+            | Self::Call { node, .. } => Some(node),
+            Self::Manifests(_) | Self::Persisted | Self::PersistFailed { .. } => None,
+        }
+    }
+}
+
 /// Something to do, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {

@@ -9,6 +9,7 @@
 //! | manifests to desired state, signed | `desired.rs` |
 //! | what nodes send | `uplink.rs` |
 //! | writes that become durable together | `commit.rs` |
+//! | whose timer is due | `deadlines.rs` |
 //! | what the API shows | `view.rs` |
 //!
 //! **Persist before acknowledge.** What nodes send is gathered for a few milliseconds, made durable
@@ -23,6 +24,7 @@
 //! empty desired state, signed under a new term, would stop every pod of the fleet.
 
 mod commit;
+mod deadlines;
 mod desired;
 mod event;
 mod node;
@@ -33,11 +35,12 @@ mod view;
 
 pub use event::{Effect, Event};
 pub use node::NodeRecord;
-pub use view::{HubView, NodeView, PodView, WorkloadView};
+pub use view::{HubView, NodeSummary, NodeView, PodView, WorkloadView};
 
 use crate::fleet::Assignment;
 use crate::manifests::Manifests;
 use commit::GroupCommit;
+use deadlines::Deadlines;
 use node::NodeState;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -90,6 +93,8 @@ pub struct HubCore {
     assignment: Assignment,
     reassign_due: Option<MonotonicMs>,
     commit: GroupCommit,
+    /// Of every node's timers; see [`Self::note_deadline`].
+    deadlines: Deadlines,
     effects: VecDeque<Effect>,
     refused_payloads: u64,
 }
@@ -131,6 +136,7 @@ impl HubCore {
             assignment: Assignment::default(),
             reassign_due: None,
             commit: GroupCommit::default(),
+            deadlines: Deadlines::default(),
             effects: VecDeque::new(),
             refused_payloads: 0,
         };
@@ -164,6 +170,7 @@ impl HubCore {
 
     /// Something happened. Effects are due afterwards.
     pub fn handle_event(&mut self, event: Event, now: Now) {
+        let touched = event.node().cloned();
         match event {
             Event::Manifests(manifests) => self.handle_manifests(manifests, now),
             Event::Connected { node } => self.handle_connected(&node, now),
@@ -179,35 +186,45 @@ impl HubCore {
                 self.commit.handle_failed(batch, error, now.monotonic);
             }
         }
+        touched.iter().for_each(|node| self.note_deadline(node));
         self.advance(now);
     }
 
     /// The moment of [`Self::poll_timeout`] has come. Harmless when called early.
     pub fn handle_timeout(&mut self, now: Now) {
-        let mut due = Vec::new();
-        for (id, node) in &mut self.nodes {
-            let ended = node.calls.handle_timeout(now.monotonic);
-            self.effects.extend(ended.into_iter().map(Effect::EndCall));
-            if node.desired.poll_timeout().is_some_and(|at| at <= now.monotonic) {
-                node.desired.handle_timeout(now.monotonic);
-                due.push(id.clone());
-            }
+        for id in self.deadlines.due(now.monotonic) {
+            self.handle_timeout_of(&id, now);
         }
-        due.iter().for_each(|node| self.transmit(node, now));
         if self.reassign_due.take_if(|due| *due <= now.monotonic).is_some() {
             self.reassign(now);
         }
         self.advance(now);
     }
 
+    fn handle_timeout_of(&mut self, id: &NodeId, now: Now) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let ended = node.calls.handle_timeout(now.monotonic);
+        self.effects.extend(ended.into_iter().map(Effect::EndCall));
+        if node.desired.poll_timeout().is_some_and(|at| at <= now.monotonic) {
+            node.desired.handle_timeout(now.monotonic);
+            self.transmit(id, now);
+        }
+        self.note_deadline(id);
+    }
+
     /// When [`Self::handle_timeout`] is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<MonotonicMs> {
-        let nodes = self.nodes.values();
-        let nodes = nodes.filter_map(|node| {
-            [node.desired.poll_timeout(), node.calls.poll_timeout()].into_iter().flatten().min()
-        });
-        nodes.chain(self.commit.due()).chain(self.reassign_due).min()
+        [self.deadlines.earliest(), self.commit.due(), self.reassign_due]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// To be called whenever a timer of `node` may have changed: by every event for its own node,
+    /// and by whatever sends to a node.
+    fn note_deadline(&mut self, node: &NodeId) {
+        self.deadlines.set(node, self.nodes.get(node).and_then(NodeState::poll_timeout));
     }
 
     /// The next effect to perform.
@@ -221,8 +238,8 @@ impl HubCore {
 
     fn handle_persisted(&mut self, now: Now) {
         let committed = self.commit.handle_persisted();
-        for (node, message) in committed.acknowledgements {
-            self.send(&node, &message);
+        for (node, messages) in committed.acknowledgements {
+            messages.iter().for_each(|message| self.send(&node, message));
         }
         if committed.term {
             let nodes: Vec<NodeId> = self.nodes.keys().cloned().collect();

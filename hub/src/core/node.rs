@@ -1,7 +1,7 @@
 //! What the hub knows of one node.
 
 use serde::{Deserialize, Serialize};
-use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs};
+use shared::model::{MonotonicMs, NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs};
 use shared::sync::{Calls, HubSession, LogReceiver, MapContent, MapPublisher, MapReceiver};
 use shared::telemetry::Sample;
 use shared::trust::session::SessionPublicKey;
@@ -127,6 +127,11 @@ impl NodeState {
     /// Whether the node is there and in session.
     pub(super) fn is_online(&self) -> bool {
         self.greeted && !self.record.revoked
+    }
+
+    /// When the first of its timers is due.
+    pub(super) fn poll_timeout(&self) -> Option<MonotonicMs> {
+        [self.desired.poll_timeout(), self.calls.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The node's and its pods' state, from the items as they are now.

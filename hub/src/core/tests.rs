@@ -1,5 +1,8 @@
 //! The hub's core against one node: a real session, a store in memory, no sockets.
 
+mod departures;
+mod timers;
+
 use super::*;
 use shared::model::UnixMs;
 use shared::ports::{KeyValue, Write, WriteBatch};

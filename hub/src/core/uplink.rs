@@ -1,5 +1,6 @@
 //! What nodes send: greetings, acknowledgements, reported state, records.
 
+use super::commit::GroupCommit;
 use super::node::reported_key;
 use super::{Effect, HubCore, NodeRecord, NodeState};
 use serde_bytes::ByteBuf;
@@ -46,11 +47,11 @@ impl HubCore {
         info!(node = %node, "enrolled");
         self.admit(&node, &record);
         let state = NodeState::restore(node.clone(), record, Default::default());
-        // What an earlier holder of this name reported is not this one's.
-        if let Some(before) = self.nodes.insert(node.clone(), state) {
-            for item in before.reported.content().items().keys() {
-                self.commit.delete(Tree::Reported, reported_key(&node, item));
-            }
+        // What an earlier holder of this name reported is not this one's, nor are calls to it.
+        if let Some(mut before) = self.nodes.insert(node.clone(), state) {
+            delete_reported(&mut self.commit, &node, &before);
+            let ended = before.calls.handle_disconnect();
+            self.effects.extend(ended.into_iter().map(Effect::EndCall));
         }
         self.store_record(&node, now);
         let content = Default::default();
@@ -70,6 +71,8 @@ impl HubCore {
         state.record.revoked = true;
         state.greeted = false;
         state.desired.pause();
+        let ended = state.calls.handle_disconnect();
+        self.effects.extend(ended.into_iter().map(Effect::EndCall));
         self.commit.schedule_at_once(now.monotonic);
         warn!(node = %node, "revoked: it is thrown out and kept out");
         self.effects.push_back(Effect::Expel { node: node.clone() });
@@ -155,7 +158,10 @@ impl HubCore {
         if hello.incarnation < state.record.incarnation {
             warn!(node = %node, "its counters went back: it begins anew");
             state.record.logs = Default::default();
+            delete_reported(&mut self.commit, node, state);
+            state.record.reported_header = None;
             state.reported = shared::sync::MapReceiver::new(MapName::Reported);
+            state.decode_reported();
         }
         if state.record.incarnation == 0 {
             // Until now it may have been passed over, or replicas wait at a node that never came.
@@ -266,6 +272,14 @@ impl HubCore {
         } else if !self.commit.is_pending_for(node) {
             self.send(node, &Message::LogAck(ack));
         }
+    }
+}
+
+/// Items of another life of `node`, under a later header, would make the state that a restart finds
+/// one that nobody reported.
+fn delete_reported(commit: &mut GroupCommit, node: &NodeId, state: &NodeState) {
+    for item in state.reported.content().items().keys() {
+        commit.delete(Tree::Reported, reported_key(node, item));
     }
 }
 

@@ -56,6 +56,29 @@ pub struct NodeView {
     pub records_lost: u64,
 }
 
+/// One node in short: a list of thousands must stay small.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// Its name.
+    pub node: String,
+    /// `Online`, `Offline`, `NeverSeen` or `Revoked`.
+    pub state: String,
+    /// When something genuine was last heard of it, as of the last commit.
+    pub last_seen: Option<UnixMs>,
+    /// The agent's version, as it greeted.
+    pub agent_version: String,
+    /// The (term, generation) that it should run, as `term.generation`.
+    pub desired_version: String,
+    /// Whether it is known to have what it should run.
+    pub in_sync: bool,
+    /// Workloads that are assigned to it.
+    pub workloads: u64,
+    /// Pods that it reports.
+    pub pods: u64,
+    /// Of those, pods that are ready.
+    pub pods_ready: u64,
+}
+
 /// One pod of one node, with the reason why it is as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodView {
@@ -101,9 +124,14 @@ impl HubCore {
         }
     }
 
-    /// Every node, by name.
-    pub fn node_views(&self) -> impl Iterator<Item = NodeView> + '_ {
-        self.nodes.iter().map(|(id, node)| self.view_of(id, node))
+    /// Every node in short, by name; copies nothing of what nodes report.
+    pub fn node_summaries(&self) -> impl Iterator<Item = NodeSummary> + '_ {
+        self.nodes.iter().map(|(id, node)| summary_of(id, node))
+    }
+
+    /// Nodes in session, by name.
+    pub fn nodes_online(&self) -> impl Iterator<Item = &NodeId> {
+        self.nodes.iter().filter(|(_, node)| node.is_online()).map(|(id, _)| id)
     }
 
     /// One node.
@@ -207,6 +235,20 @@ impl HubCore {
     /// The newest sample of each node's telemetry.
     pub fn latest_samples(&self) -> impl Iterator<Item = (&NodeId, &Sample)> {
         self.nodes.iter().filter_map(|(id, node)| Some((id, node.latest.as_ref()?)))
+    }
+}
+
+fn summary_of(id: &NodeId, node: &NodeState) -> NodeSummary {
+    NodeSummary {
+        node: id.to_string(),
+        state: state_word(node).to_owned(),
+        last_seen: node.record.last_seen,
+        agent_version: node.agent_version.clone(),
+        desired_version: node.desired.position().version.to_string(),
+        in_sync: node.desired.is_in_sync(),
+        workloads: node.desired.content().items().len() as u64,
+        pods: node.pods.len() as u64,
+        pods_ready: node.pods.values().filter(|pod| pod.ready).count() as u64,
     }
 }
 

@@ -8,13 +8,13 @@ use super::brokers::{BrokerError, EVENTS_MAX, Way};
 use super::hub::{Ended, Hub, Inputs};
 use super::keys::{self, KeysError};
 use super::registry::Registry;
-use super::restart::{RestartError, restart};
 use super::signing::Signer;
 use super::world::World;
 use crate::admin::{self, BrokerStatus, ManifestsStatus, Token, TokenError};
 use crate::config::{BrokerUrl, Config};
 use crate::core::{HubCore, read_stored_state};
 use crate::manifests::Watcher;
+use shared::io::anew::{AnewError, begin_anew};
 use shared::io::clock::SystemClock;
 use shared::io::keys::{KeyError, fresh_seed, load_store_key};
 use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions};
@@ -71,7 +71,7 @@ pub enum BootError {
     Signals(#[source] std::io::Error),
     /// The process needed to be executed anew, and could not.
     #[error("the store needs a new process")]
-    Restart(#[from] RestartError),
+    Restart(#[from] AnewError),
 }
 
 /// Runs the hub until a signal asks it to stop.
@@ -100,7 +100,7 @@ pub async fn run(config: &Config) -> Result<(), BootError> {
     info!("the hub has stopped: nodes go on without it");
     match ended {
         Ended::Stopped => Ok(()),
-        Ended::MustRestart => Err(restart("the store was found damaged".to_owned()).into()),
+        Ended::MustRestart => Err(begin_anew("the store was found damaged".to_owned()).into()),
     }
 }
 
@@ -145,7 +145,7 @@ fn open_store(config: &Config) -> Result<SealedStore, BootError> {
             tell(&opening);
             Ok(store)
         }
-        Err(OpenError::Restart { reason }) => Err(restart(reason).into()),
+        Err(OpenError::Restart { reason }) => Err(begin_anew(reason).into()),
         Err(error) => Err(error.into()),
     }
 }

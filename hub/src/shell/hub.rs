@@ -5,7 +5,7 @@
 use super::registry::Registry;
 use super::signing::{SignError, Signer};
 use super::world::{HubStore, World};
-use crate::admin::{BrokerStatus, HubStatus, ManifestsStatus, NodeSummary, Query, Revoked};
+use crate::admin::{BrokerStatus, HubStatus, ManifestsStatus, Query, Revoked};
 use crate::broker::BrokerEvent;
 use crate::core::{Event, HubCore, NodeRecord};
 use crate::export;
@@ -134,8 +134,7 @@ impl<S: HubStore> Hub<S> {
         warn!(reason, "the broker can't be reached: every node counts as offline");
         self.broker.up = false;
         self.broker.problem = Some(reason);
-        let online = self.core.node_views().filter(|view| view.state == "Online");
-        let online: Vec<NodeId> = online.filter_map(|view| view.node.parse().ok()).collect();
+        let online: Vec<NodeId> = self.core.nodes_online().cloned().collect();
         for node in online {
             self.handle(Event::Disconnected { node });
         }
@@ -171,7 +170,7 @@ impl<S: HubStore> Hub<S> {
         match query {
             Query::Hub(reply) => drop(reply.send(self.status())),
             Query::Nodes(reply) => {
-                drop(reply.send(self.core.node_views().map(NodeSummary::from).collect()));
+                drop(reply.send(self.core.node_summaries().collect()));
             }
             Query::Node(node, reply) => {
                 drop(reply.send(self.core.node_view(&node).map(Box::new)));
@@ -229,11 +228,16 @@ impl<S: HubStore> Hub<S> {
         let noted = self.registry.note(&node, &NodeRecord { revoked: true, ..record.clone() });
         self.handle(Event::Revoked { node });
         self.settle();
-        // Either suffices at the next start.
-        let (Some(store), Err(registry)) = (self.core.view().store_error, noted) else {
-            return Revoked::Durably;
-        };
-        Revoked::ForNow(format!("{store}; {}", shared::in_words(&registry)))
+        let Err(registry) = noted else { return Revoked::Durably };
+        let registry = shared::in_words(&registry);
+        match self.core.view().store_error {
+            Some(store) => Revoked::ForNow(format!("{store}; {registry}")),
+            // Either suffices at the next start, which then notes it beside the store.
+            None => {
+                warn!(registry, "a revocation was not noted beside the store, only in it");
+                Revoked::Durably
+            }
+        }
     }
 
     fn status(&self) -> HubStatus {
@@ -248,7 +252,7 @@ impl<S: HubStore> Hub<S> {
 
     fn metrics(&self) -> String {
         let counters = self.world.broker.as_ref().map(|broker| broker.counters());
-        let nodes = self.core.node_views().map(NodeSummary::from).collect::<Vec<_>>();
+        let nodes = self.core.node_summaries().collect::<Vec<_>>();
         let samples = self.core.latest_samples();
         export::exposition(&self.status(), &nodes, counters.unwrap_or_default(), samples)
     }

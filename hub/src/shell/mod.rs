@@ -10,7 +10,6 @@
 //! | `keys` | the CA and the hub's keys in files |
 //! | `admission` | whom the broker lets in |
 //! | `registry` | who is enrolled, beside the store |
-//! | `restart` | executes the process anew |
 
 mod admission;
 mod boot;
@@ -18,7 +17,6 @@ mod brokers;
 mod hub;
 pub(crate) mod keys;
 mod registry;
-mod restart;
 mod signing;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -26,5 +24,4 @@ mod world;
 
 pub use boot::{BootError, run};
 pub use keys::KeysError;
-pub use restart::RestartError;
 pub use signing::SignError;

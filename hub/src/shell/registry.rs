@@ -1,8 +1,9 @@
 //! Who is enrolled, beside the store: one small file a node.
 //!
 //! A store that is lost or was rolled back comes back from the nodes themselves, all but this: without
-//! it every node would be locked out, and a revoked one let in again. Where file and store differ,
-//! the file is believed. It holds no secret.
+//! it every node would be locked out, and a revoked one let in again. Where file and store differ on
+//! who holds a name, the file is believed. Of the same enrolment a revocation is believed wherever
+//! it is written: either may have been unwritable when it was made. It holds no secret.
 
 use crate::core::{NodeRecord, StoredState};
 use serde::{Deserialize, Serialize};
@@ -60,10 +61,9 @@ impl Registry {
         for (node, entry) in self.entries() {
             let known = stored.nodes.get_mut(&node);
             match known.filter(|record| record.session_key == entry.session_key) {
-                Some(record) if record.revoked == entry.revoked => {}
                 Some(record) => {
-                    record.revoked = entry.revoked;
-                    restored += 1;
+                    restored += u64::from(entry.put_right(record));
+                    self.make_up_for(&node, record, &entry);
                 }
                 None => {
                     stored.reported.remove(&node);
@@ -74,6 +74,17 @@ impl Registry {
         }
         if restored > 0 {
             warn!(restored, "enrolments that the store did not have were taken from their files");
+        }
+    }
+
+    /// A revocation that only the store has is written here as well, lest it be lost with the store.
+    fn make_up_for(&self, node: &NodeId, record: &NodeRecord, entry: &Entry) {
+        if record.revoked == entry.revoked {
+            return;
+        }
+        if let Err(error) = self.note(node, record) {
+            let error = in_words(&error);
+            error!(node = %node, error, "a revocation can't be noted beside the store");
         }
     }
 
@@ -98,6 +109,26 @@ impl Entry {
     fn into_record(self) -> NodeRecord {
         let Self { session_key, certificate_serial, enrolled_at, revoked } = self;
         NodeRecord { revoked, ..NodeRecord::new(session_key, certificate_serial, enrolled_at) }
+    }
+
+    /// Puts right the stored `record` of the same key; whether there was need to. Only an enrolment
+    /// that the store missed lets a revoked node in again.
+    fn put_right(&self, record: &mut NodeRecord) -> bool {
+        let newer = self.is_newer_than(record);
+        let revoked = if newer { self.revoked } else { record.revoked || self.revoked };
+        let changed = newer || revoked != record.revoked;
+        record.revoked = revoked;
+        if newer {
+            record.certificate_serial.clone_from(&self.certificate_serial);
+            record.enrolled_at = self.enrolled_at;
+        }
+        changed
+    }
+
+    /// Serial numbers rise with every enrolment.
+    fn is_newer_than(&self, record: &NodeRecord) -> bool {
+        let number = |serial: &str| u64::from_str_radix(serial, 16).ok();
+        number(&self.certificate_serial) > number(&record.certificate_serial)
     }
 }
 
@@ -154,6 +185,31 @@ mod tests {
         assert_eq!(restored(&registry, Some(record(1))), Some(revoked), "readmitted");
         registry.note(&node(), &record(2)).unwrap();
         assert_eq!(restored(&registry, Some(record(1))), Some(record(2)), "the earlier holder");
+    }
+
+    #[test]
+    fn a_revocation_that_only_the_store_has_holds_and_is_made_up_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::new(folder.path().join("enrolled"));
+        registry.note(&node(), &record(1)).unwrap();
+        let revoked = NodeRecord { revoked: true, ..record(1) };
+        assert_eq!(restored(&registry, Some(revoked.clone())), Some(revoked.clone()), "let in");
+        assert_eq!(restored(&registry, None), Some(revoked), "lost with the store");
+    }
+
+    #[test]
+    fn an_enrolment_that_the_store_missed_lets_a_revoked_node_in_with_its_new_certificate_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::new(folder.path().join("enrolled"));
+        // As numbers "ff" < "100"; as text it is the other way round.
+        let enrolled = |serial: &str, revoked| {
+            let certificate_serial = serial.to_owned();
+            NodeRecord { certificate_serial, revoked, ..record(1) }
+        };
+        registry.note(&node(), &enrolled("100", false)).unwrap();
+        let after = |known| restored(&registry, Some(known)).unwrap();
+        assert_eq!(after(enrolled("ff", true)), enrolled("100", false));
+        assert_eq!(after(enrolled("101", true)), enrolled("101", true), "an older file let it in");
     }
 
     #[test]

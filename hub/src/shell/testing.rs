@@ -83,12 +83,23 @@ pub(crate) struct TestHub {
     running: JoinHandle<Ended>,
     served: JoinHandle<()>,
     /// Of the enrolments.
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
 }
 
 impl TestHub {
-    /// A hub on `store`, with one set of keys for all of a process's hubs.
+    /// A hub on `store`, with one set of keys for all of a process's hubs and no enrolments.
     pub(crate) async fn start(store: Memory, token: Option<Token>) -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), store, token).await
+    }
+
+    /// Stops, and starts again on `store` with the same enrolments.
+    pub(crate) async fn restart(self, store: Memory) -> Self {
+        let folder = Arc::clone(&self.folder);
+        self.stop().await;
+        Self::start_in(folder, store, None).await
+    }
+
+    async fn start_in(folder: Arc<tempfile::TempDir>, store: Memory, token: Option<Token>) -> Self {
         let clock = SystemClock::new();
         let keys = HubKeys {
             session: SessionPrivateKey::generate([1; 32]),
@@ -98,12 +109,12 @@ impl TestHub {
         let authority = CertificateAuthority::create("test", now.wall).unwrap();
         let url: BrokerUrl = "mqtts://hub.example:8883".parse().unwrap();
         let signer = Signer::new(authority, &keys, url, &store).unwrap();
-        let stored = read_stored_state(&store).unwrap();
+        let mut stored = read_stored_state(&store).unwrap();
+        let registry = Registry::new(folder.path().join("enrolled"));
+        registry.restore(&mut stored);
         let core = HubCore::new(keys, [3; 32], stored, now);
         let (world, status) = (World::new(store), BrokerStatus::default());
         let manifests = ManifestsStatus::default();
-        let folder = tempfile::tempdir().unwrap();
-        let registry = Registry::new(folder.path().join("enrolled"));
         let mut hub = Hub { core, world, signer, registry, clock, broker: status, manifests };
         hub.begin();
         let (broker, broker_events) = mpsc::channel(16);
@@ -126,12 +137,19 @@ impl TestHub {
         self.broker.send(BrokerEvent::BrokerUp).await.unwrap();
     }
 
-    /// Enrolments can't be written any more.
+    /// Enrolments can't be written any more, until [`Self::mend_registry`].
     pub(crate) fn break_registry(&self) {
         // A file where the folder should be: also root can't write into that.
         let enrolled = self.folder.path().join("enrolled");
-        drop(std::fs::remove_dir_all(&enrolled));
+        std::fs::rename(&enrolled, self.folder.path().join("aside")).unwrap();
         std::fs::write(enrolled, "").unwrap();
+    }
+
+    /// Enrolments are what they were when they broke, and can be written again.
+    pub(crate) fn mend_registry(&self) {
+        let enrolled = self.folder.path().join("enrolled");
+        std::fs::remove_file(&enrolled).unwrap();
+        std::fs::rename(self.folder.path().join("aside"), enrolled).unwrap();
     }
 
     /// Manifests with a problem.

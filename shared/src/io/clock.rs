@@ -79,6 +79,8 @@ struct Floor {
     at: MonotonicMs,
     /// The time when the last `true` was returned: what the ledger knows.
     noted: UnixMs,
+    /// Where the clock began, and when.
+    began: (UnixMs, MonotonicMs),
 }
 
 impl Floor {
@@ -88,7 +90,10 @@ impl Floor {
 
     fn raise(&mut self, time: UnixMs, now: MonotonicMs) -> bool {
         let present = self.time_at(now);
-        let time = time.min(UnixMs(present.0.saturating_add(RAISE_MS_MAX)));
+        // One step a start of the program, whatever comes how often.
+        let elapsed = now.since_ms(self.began.1);
+        let highest = self.began.0.0.saturating_add(elapsed).saturating_add(RAISE_MS_MAX);
+        let time = time.min(UnixMs(highest));
         if time > present {
             (self.time, self.at) = (time, now);
         }
@@ -105,11 +110,12 @@ impl TrustedTime {
     #[must_use]
     pub fn new(floor: UnixMs) -> Arc<Self> {
         let time = floor.max(RELEASE);
-        Arc::new(Self(Mutex::new(Floor { time, at: since_boot(), noted: time })))
+        let at = since_boot();
+        Arc::new(Self(Mutex::new(Floor { time, at, noted: time, began: (time, at) })))
     }
 
     /// Takes a time that the hub signed; an earlier one than the present changes nothing, a later one
-    /// moves the clock by a year at most. True when the clock is more than a day past the start or
+    /// moves the clock, by a year at most beyond where it would be by itself since its start. True when the clock is more than a day past the start or
     /// the last `true`: worth noting in the ledger.
     pub fn raise(&self, time: UnixMs) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).raise(time, since_boot())
@@ -200,7 +206,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_only_runs_is_noted_once_a_day() {
-        let mut floor = Floor { time: RELEASE, at: MonotonicMs(0), noted: RELEASE };
+        let began = (RELEASE, MonotonicMs(0));
+        let mut floor = Floor { time: RELEASE, at: MonotonicMs(0), noted: RELEASE, began };
         let raised = |floor: &mut Floor, at| floor.raise(UnixMs(0), MonotonicMs(at));
         assert!(!raised(&mut floor, DAY_MS));
         assert!(raised(&mut floor, DAY_MS + 1));

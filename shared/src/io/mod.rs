@@ -1,6 +1,7 @@
 //! The adapters that agent and hub share: everything in this crate that touches a socket, a file,
 //! the clock or the system's entropy.
 
+pub mod anew;
 pub mod clock;
 pub mod keys;
 pub mod ledger;

@@ -300,11 +300,24 @@ impl Outbox {
         Some(LogBatch { log: read.log, oldest: log.meta.oldest, first: read.first, records })
     }
 
+    /// The store could not be read: nothing is known of the records, least of all that they are lost.
+    /// The log waits until its retry is due.
+    pub fn handle_unreadable(&mut self, read: &LogRead, now: MonotonicMs) {
+        if let Some(log) = self.logs.get_mut(&(read.log.stream, read.log.incarnation)) {
+            log.unreadable(now);
+        }
+    }
+
     /// The receiver has committed everything up to the watermark.
     pub fn handle_ack(&mut self, ack: LogAck, now: MonotonicMs, writes: &mut WriteBatch) {
         let key = (ack.log.stream, ack.log.incarnation);
         let Some(log) = self.logs.get_mut(&key) else { return };
-        let released = log.acknowledged(ack.watermark, now);
+        // An ended start makes no more records: where its disk lost the last of them, what the receiver
+        // has beyond is all the same everything.
+        let ended = ack.log.incarnation < self.incarnation;
+        let last = log.meta.next.saturating_sub(1);
+        let watermark = if ended { ack.watermark.min(last) } else { ack.watermark };
+        let released = log.acknowledged(watermark, now);
         let changed = !released.is_empty();
         released.for_each(|sequence| writes.delete(Tree::Outbox, outbox_key(ack.log, sequence)));
         let ended = ack.log.incarnation < self.incarnation

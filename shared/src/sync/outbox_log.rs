@@ -62,6 +62,8 @@ pub(super) struct OutboxLog {
     /// The receiver must hear of it even if there is no record to send: records were dropped.
     pub(super) announce: bool,
     pub(super) retry: Retry,
+    /// The store could not be read; not before the retry is due.
+    unreadable: bool,
 }
 
 impl OutboxLog {
@@ -79,12 +81,21 @@ impl OutboxLog {
     pub(super) fn rewind(&mut self) {
         self.cursor = self.meta.oldest;
         self.in_flight.clear();
+        self.unreadable = false;
+    }
+
+    pub(super) fn unreadable(&mut self, now: MonotonicMs) {
+        self.unreadable = true;
+        self.retry.arm(now);
     }
 
     /// The records to read for the next batch: (first, how many at most).
     pub(super) fn due(&self) -> Option<(SequenceNumber, usize)> {
         let waits = self.retry.attempts() > 0 && self.retry.deadline().is_some();
-        if self.in_flight.len() >= WINDOW_BATCHES || (waits && !self.in_flight.is_empty()) {
+        if self.unreadable
+            || self.in_flight.len() >= WINDOW_BATCHES
+            || (waits && !self.in_flight.is_empty())
+        {
             return None;
         }
         let cursor = self.cursor.max(self.meta.oldest);
@@ -120,7 +131,7 @@ impl OutboxLog {
         if !released.is_empty() || self.in_flight.is_empty() {
             self.retry.clear();
         }
-        if !self.in_flight.is_empty() {
+        if !self.in_flight.is_empty() || self.unreadable {
             self.retry.arm(now);
         }
         released

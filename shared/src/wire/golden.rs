@@ -10,11 +10,17 @@ fn position() -> MapPosition {
 }
 
 fn one_of_each() -> Vec<(&'static str, Message)> {
-    let log = LogId { incarnation: 5, stream: Stream::Backfill };
-    let pod: PodId = "default/ocr-1".parse().unwrap();
+    [greetings_and_maps(), logs_and_calls()].concat()
+}
+
+fn log() -> LogId {
+    LogId { incarnation: 5, stream: Stream::Backfill }
+}
+
+fn greetings_and_maps() -> Vec<(&'static str, Message)> {
     let header = MapHeader { position: position(), issued_at_ms: 1_700_000_000_000 };
     let header = ByteBuf::from(encode("header", &header).unwrap());
-    let ack = LogAck { log, watermark: 41 };
+    let ack = LogAck { log: log(), watermark: 41 };
     vec![
         (
             "hello",
@@ -65,10 +71,17 @@ fn one_of_each() -> Vec<(&'static str, Message)> {
                 accepted: Some(header),
             }),
         ),
+    ]
+}
+
+fn logs_and_calls() -> Vec<(&'static str, Message)> {
+    let pod: PodId = "default/ocr-1".parse().unwrap();
+    let ack = LogAck { log: log(), watermark: 41 };
+    vec![
         (
             "log-batch",
             Message::LogBatch(LogBatch {
-                log,
+                log: log(),
                 oldest: 40,
                 first: 42,
                 records: vec![ByteBuf::from(vec![9; 4])],

@@ -92,8 +92,8 @@ fn tell(story: &mut Story) -> anyhow::Result<Figures> {
         ms(reunited.settled)
     ));
     say(&format!(
-        "samples recorded by the node {}, taken by the hub {}: none lost, none doubled",
-        reunited.samples_recorded, reunited.samples_received
+        "samples recorded by the node {}, taken by the hub {} ({} of them backfilled): none lost, none doubled",
+        reunited.samples_recorded, reunited.samples_received, reunited.backfilled_samples
     ));
     say(&format!(
         "payloads since the agent's start: {} bytes in {} messages, both ways",

@@ -5,7 +5,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Instant;
-use tests::sim::{Failure, Options, run_seed};
+use tests::sim::{Options, run_seed_with_log};
 
 /// Runs the simulated world.
 #[derive(Debug, Parser)]
@@ -34,13 +34,15 @@ fn main() -> ExitCode {
 }
 
 fn one(seed: u64, options: Options) -> ExitCode {
-    match run_seed(seed, options) {
+    let (outcome, log) = run_seed_with_log(seed, options);
+    log.iter().for_each(|line| println!("{line}"));
+    match outcome {
         Ok(report) => {
             println!("seed {seed}: {report:?}");
             ExitCode::SUCCESS
         }
-        Err(failure) => {
-            show(&failure);
+        Err(problem) => {
+            println!("seed {seed}: {problem}");
             ExitCode::FAILURE
         }
     }
@@ -61,9 +63,4 @@ fn many(first: u64, seeds: u64, options: Options) -> ExitCode {
     let rate = seeds as f64 / seconds;
     println!("{seeds} seeds, {} failures, {rate:.1} seeds/s", failures.len());
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn show(failure: &Failure) {
-    failure.log.iter().for_each(|line| println!("{line}"));
-    println!("seed {}: {}", failure.seed, failure.problem);
 }

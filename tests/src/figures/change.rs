@@ -27,6 +27,7 @@ pub(super) fn change_to_start() -> anyhow::Result<Vec<Figure>> {
         wait_until("the pod has started", PATIENCE, || Ok(!marks.starts(&name)?.is_empty()))?;
         let starts = marks.starts(&name)?;
         let start = starts.first().context("no mark")?;
+        // A mark has the time of the last clock tick, up to 4 ms before.
         took.push(start.duration_since(begin).unwrap_or_default().as_millis());
         // The next change begins from rest, with about as many pods as this one.
         story.hub.withdraw(&file)?;

@@ -59,7 +59,8 @@ pub(super) fn ten_pods() -> anyhow::Result<Vec<Figure>> {
     for _ in 0..RESTARTS {
         story.agent.cut_power();
         marks.clear()?;
-        let (begin, wall) = (story.agent.start()?, SystemTime::now());
+        let wall = SystemTime::now();
+        let begin = story.agent.start()?;
         let offline = |status: &serde_json::Value| all_ready(status) && !in_session(status);
         story.agent.wait_for("ten pods are ready again", PATIENCE, offline)?;
         all.push(begin.elapsed().as_millis());
@@ -68,7 +69,7 @@ pub(super) fn ten_pods() -> anyhow::Result<Vec<Figure>> {
         })?;
         let starts = marks.starts("ten")?;
         let earliest = starts.first().context("no pod has marked its start")?;
-        first.push(earliest.duration_since(wall).unwrap_or_default().as_millis());
+        first.push(earliest.duration_since(wall).context("a mark before the start")?.as_millis());
     }
     let how = format!(
         "median of {RESTARTS}: all killed with -9, store of {bytes} bytes with {records} records; from \

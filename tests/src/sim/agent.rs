@@ -81,8 +81,11 @@ impl AgentPorts for Ports<'_> {
         self.machine
     }
 
-    fn read_records(&mut self, read: &LogRead) -> Vec<(SequenceNumber, Vec<u8>)> {
-        read_log(self.disk, read).unwrap_or_default()
+    fn read_records(
+        &mut self,
+        read: &LogRead,
+    ) -> Result<Vec<(SequenceNumber, Vec<u8>)>, StoreError> {
+        read_log(self.disk, read)
     }
 
     fn answer_call(&mut self, request: CallRequest) {
@@ -126,7 +129,7 @@ impl SimAgent {
             seed,
             session_key: SessionPrivateKey::from_bytes(self.identity.session_key),
             hub_session_key: self.identity.hub_session_key,
-            hub_signing_key: self.identity.hub_signing_key.clone(),
+            hub_signing_key: self.identity.hub_signing_key,
             capacity: Capacity {
                 cpu_millicores: 4000,
                 memory_bytes: 8 << 30,

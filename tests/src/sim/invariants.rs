@@ -2,6 +2,7 @@
 
 use super::agent::SimAgent;
 use super::hub::SimHub;
+use super::scene::Fleet;
 use shared::model::NodeId;
 use std::collections::BTreeMap;
 
@@ -16,17 +17,17 @@ pub(super) struct Witness {
 
 impl Witness {
     /// Checks what must hold after every event.
-    pub(super) fn check(&mut self, agents: &[SimAgent]) -> Result<(), String> {
-        agents.iter().try_for_each(|agent| self.check_agent(agent))
+    pub(super) fn check(&mut self, agents: &[SimAgent], fleet: &Fleet) -> Result<(), String> {
+        agents.iter().try_for_each(|agent| self.check_agent(agent, fleet))
     }
 
-    fn check_agent(&mut self, agent: &SimAgent) -> Result<(), String> {
+    fn check_agent(&mut self, agent: &SimAgent, fleet: &Fleet) -> Result<(), String> {
         let node = &agent.identity.node;
         if let Some(pod) = agent.machine.doubled() {
             return Err(format!("{node}: {pod} was started beside itself"));
         }
         check_gpus(agent)?;
-        check_stops(agent)?;
+        check_stops(agent, fleet)?;
         let Some(status) = agent.status() else { return Ok(()) };
         let observed = &status.node_status;
         let version = (observed.observed_term, observed.observed_generation);
@@ -54,19 +55,22 @@ impl Witness {
     }
 }
 
-/// A pod that runs is stopped only because the desired state in force no longer wants it as it is,
-/// or because a pod of higher priority may need its place. Probes and GPUs do not fail here.
-fn check_stops(agent: &SimAgent) -> Result<(), String> {
+/// A pod that runs is stopped only because the fleet no longer wants it as it is, or because one of
+/// higher priority may need its place; and never while the node does not know what it should run.
+/// Probes and GPUs do not fail here.
+fn check_stops(agent: &SimAgent, fleet: &Fleet) -> Result<(), String> {
     let stops = agent.machine.take_stops();
-    let Some(core) = &agent.core else { return Ok(()) };
+    let (Some(core), Some(status)) = (&agent.core, agent.status()) else { return Ok(()) };
+    let node = &agent.identity.node;
+    let blind = status.node_status.conditions.iter().any(|c| c.kind == "DesiredStateWhole");
     for (pod, revision) in stops {
-        let wanted = core.workloads().get(&pod.workload);
-        let wanted = wanted.filter(|w| w.revision == revision && pod.ordinal < w.replicas);
-        let Some(wanted) = wanted else { continue };
-        let outranked = core.workloads().values().any(|other| other.priority > wanted.priority);
+        if blind {
+            return Err(format!("{node}: {pod} was stopped by a node that lost its desired state"));
+        }
+        let Some(priority) = fleet.priority_of(&pod, revision) else { continue };
+        let outranked = core.workloads().values().any(|other| other.priority > priority);
         if !outranked {
-            let node = &agent.identity.node;
-            return Err(format!("{node}: {pod} was stopped, and nothing wanted it gone"));
+            return Err(format!("{node}: {pod} was stopped, and the fleet wants it as it was"));
         }
     }
     Ok(())

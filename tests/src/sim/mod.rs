@@ -25,4 +25,4 @@ mod runtime;
 mod scene;
 mod world;
 
-pub use world::{Failure, Options, Report, World, run_seed, run_seeds};
+pub use world::{Failure, Options, Report, World, run_seed, run_seed_with_log, run_seeds};

@@ -6,8 +6,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 use shared::model::{
     Container, CpuQuantity, GpuDevice, GpuHealth, GpuInventory, GpuSource, MemoryQuantity, NodeId,
-    Now, PodMetadata, PodSpec, PodTemplate, ResourceList, ResourceRequirements, RestartPolicy,
-    Revision, WorkloadKey,
+    Now, PodId, PodMetadata, PodSpec, PodTemplate, ResourceList, ResourceRequirements,
+    RestartPolicy, Revision, WorkloadKey,
 };
 use shared::telemetry::{Sample, Series};
 use std::collections::BTreeMap;
@@ -91,6 +91,14 @@ impl Fleet {
         let change = format!("{name} becomes {wanted:?}");
         self.workloads.insert(name, wanted);
         change
+    }
+
+    /// The priority of a pod that the fleet wants just so; `None` when it does not. A revision is
+    /// never used twice, so one that is wanted was wanted ever since it was first.
+    pub(super) fn priority_of(&self, pod: &PodId, revision: Revision) -> Option<i32> {
+        let wanted = self.workloads.get(pod.workload.name())?;
+        let same = Revision(wanted.revision) == revision && pod.ordinal < wanted.replicas;
+        same.then_some(wanted.priority)
     }
 
     /// The manifests that say so.

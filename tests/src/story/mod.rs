@@ -73,7 +73,7 @@ pub struct Recovered {
 pub struct Reunited {
     /// From the hub's start to everything's being delivered and in force.
     pub settled: Duration,
-    /// Samples that were taken without a hub.
+    /// Samples that waited in the outbox when the hub came back.
     pub backfilled_samples: u64,
     /// Samples that the node ever put into its outbox.
     pub samples_recorded: u64,
@@ -209,6 +209,7 @@ impl Story {
         let old_revision = revision(&before);
         let begin = Instant::now();
         self.hub.start()?;
+        let taken = number(&self.hub.node(&self.agent.node)?, "/samples_received");
         self.agent.wait_for("the changed pod is ready", PATIENCE, |status| {
             in_session(status) && pod_is_ready(status) && revision(status) != old_revision
         })?;
@@ -219,7 +220,7 @@ impl Story {
         let link = |name: &str| number(&status, &format!("/link/{name}"));
         Ok(Reunited {
             settled,
-            backfilled_samples: number(&before, "/outbox/samples_recorded"),
+            backfilled_samples: number(&before, "/outbox/samples_recorded").saturating_sub(taken),
             samples_recorded: recorded,
             samples_received: received,
             link_bytes: link("sent_bytes") + link("received_bytes"),

@@ -54,6 +54,10 @@ pub(super) fn examine(folder: &PodFolder, boot_id: &str) -> Attempt<Finding> {
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+    if folder.state_is_unreadable() {
+        let why = io::Error::other("the state of a pod that runs can't be read; it is let be");
+        return Err(attempt(format!("look at {}", folder.path().display()))(why));
+    }
     end_orphans(folder);
     let Some(_lock) = take(folder)? else {
         let why = io::Error::other("processes of an earlier start can't be ended");

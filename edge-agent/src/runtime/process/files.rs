@@ -133,6 +133,11 @@ impl PodFolder {
         read(&self.path.join("state.json"))
     }
 
+    /// Whether there is a state that can't be read: the disk is at fault, not the pod.
+    pub(super) fn state_is_unreadable(&self) -> bool {
+        self.path.join("state.json").exists() && self.state().is_none()
+    }
+
     pub(super) fn write_state(&self, state: &StateFile) -> Attempt<()> {
         let path = self.path.join("state.json");
         let writing = format!("write {}", path.display());

@@ -56,17 +56,21 @@ pub(super) async fn run(probe: &Probe, probed: &Probed) -> Result<(), String> {
 /// A command that runs; dropping it kills its process group.
 #[derive(Debug)]
 struct Running {
-    child: Child,
+    child: Option<Child>,
     group: Option<Pid>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
         // Not waited for yet, so the number is still that of its group.
         if let Some(group) = self.group {
             let _ = kill_process_group(group, Signal::KILL);
         }
-        let _ = self.child.wait();
+        if !matches!(child.try_wait(), Ok(Some(_))) {
+            // Stuck in the kernel, perhaps for ever: the agent does not wait for that.
+            std::thread::spawn(move || child.wait());
+        }
     }
 }
 
@@ -87,14 +91,14 @@ async fn check_by_command(exec: &ExecAction, probed: &Probed) -> Result<(), Stri
         .spawn()
         .map_err(failed)?;
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let mut running = Running { child, group };
+    let mut running = Running { child: Some(child), group };
     let group = group.ok_or_else(|| format!("`{program}` has no number"))?;
     let end = pidfd_open(group, PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
     ended(&end).await.map_err(failed)?;
     let _ = kill_process_group(group, Signal::KILL);
-    let status = running.child.wait().map_err(failed)?;
-    // It has been waited for: from now on the number may be another's.
-    running.group = None;
+    // It has ended, so this does not block; from now on the number may be another's.
+    let mut child = running.child.take().ok_or_else(|| format!("`{program}` is gone"))?;
+    let status = child.wait().map_err(failed)?;
     judge(program, status)
 }
 
