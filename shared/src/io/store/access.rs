@@ -25,7 +25,9 @@ impl SealedStore {
         ask: impl Fn(&Database) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         self.ensure_open()?;
-        match ask(self.open_database().as_ref().ok_or(Refusal::Closed)?) {
+        // A statement of its own: the guard must be gone before the database is opened again.
+        let answer = ask(self.open_database().as_ref().ok_or(Refusal::Closed)?);
+        match answer {
             Err(Refusal::Database(error)) if error.remedy() == Remedy::Room => {
                 self.files.release_ballast();
                 self.reopen(&error.in_words())?;
