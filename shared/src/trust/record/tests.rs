@@ -1,3 +1,5 @@
+//! Records sealed, opened, and refused when anything about them is another.
+
 use super::*;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
