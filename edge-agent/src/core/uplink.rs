@@ -175,6 +175,8 @@ impl AgentCore {
             incarnation: self.incarnation,
             oldest_incarnation: self.outbox.oldest_incarnation(),
             agent_version: self.agent_version.clone(),
+            clock: None,
+            earlier_clocks: vec![],
         }
     }
 

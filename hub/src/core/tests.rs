@@ -192,6 +192,8 @@ fn hello(desired: Option<Vec<u8>>) -> Message {
         incarnation: 1,
         oldest_incarnation: 1,
         agent_version: "0".to_owned(),
+        clock: None,
+        earlier_clocks: vec![],
     })
 }
 

@@ -258,7 +258,9 @@ impl HubCore {
         state.record.records_lost += received.lost_records;
         for (_, record) in &received.records {
             let taken = match stream {
-                Stream::Events => state.take_event(record),
+                Stream::Alarms | Stream::Events => state.take_event(record),
+                // Without a sink they are only counted.
+                Stream::Results(_) => true,
                 Stream::Telemetry | Stream::Backfill => state.take_telemetry(record),
             };
             if !taken {

@@ -6,7 +6,9 @@ mod event;
 mod gpu;
 mod ids;
 mod pod;
+mod policy;
 mod quantity;
+mod result;
 mod status;
 mod time;
 mod workload;
@@ -19,9 +21,11 @@ pub use pod::{
     PodTemplate, PortProtocol, Probe, ResourceList, ResourceRequirements, RestartPolicy,
     TcpSocketAction, UriScheme,
 };
+pub use policy::{LinkBudget, NODE_POLICY_KEY, NodePolicy};
 pub use quantity::{CpuQuantity, MemoryQuantity, QuantityError};
+pub use result::{PodResult, ResultFormat, SinkId};
 pub use status::{Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus};
-pub use time::{ClockQuality, MonotonicMs, Now, UnixMs};
+pub use time::{BootClock, ClockQuality, MonotonicMs, Now, UnixMs};
 pub use workload::{
     GpuRequest, InvalidWorkload, PodResources, Taint, TaintEffect, Toleration, TolerationOperator,
     Workload,

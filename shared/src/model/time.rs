@@ -47,3 +47,16 @@ pub struct Now {
     /// How far `wall` can be believed.
     pub quality: ClockQuality,
 }
+
+/// One boot of a node and its wall clock: what turns a time since the boot into a time of day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootClock {
+    /// The boot: the first 8 bytes of the kernel's boot id.
+    pub boot: u64,
+    /// Milliseconds from the boot until now, sleep included.
+    pub since_boot_ms: u64,
+    /// Milliseconds from 1970 to the boot, by the wall clock as it stands now.
+    pub offset_ms: i64,
+    /// How far `offset_ms` can be believed.
+    pub quality: ClockQuality,
+}

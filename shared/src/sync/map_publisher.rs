@@ -52,6 +52,8 @@ struct Transfer {
     acknowledged: u32,
     /// The next chunk to send.
     next: u32,
+    /// Chunks that may be on their way.
+    window: u32,
 }
 
 impl MapPublisher {
@@ -159,12 +161,13 @@ impl MapPublisher {
             chunks: encoded.chunks(MAP_CHUNK_BYTES_MAX).map(<[u8]>::to_vec).collect(),
             acknowledged: 0,
             next: 0,
+            window: WINDOW_CHUNKS,
         })
     }
 
     fn next_chunk(&mut self, now: MonotonicMs) -> Option<MapChunk> {
         let transfer = self.transfer.as_mut()?;
-        if transfer.next >= transfer.acknowledged + WINDOW_CHUNKS {
+        if transfer.next >= transfer.acknowledged.saturating_add(transfer.window) {
             return None;
         }
         let body = transfer.chunks.get(usize::try_from(transfer.next).ok()?)?;
@@ -183,17 +186,31 @@ impl MapPublisher {
     /// The peer says how far it is.
     pub fn handle_ack(&mut self, ack: &MapAck, now: MonotonicMs) {
         match ack {
-            MapAck::Partial { version, next, .. } => self.handle_partial(*version, *next, now),
+            MapAck::Partial { version, next, window, .. } => {
+                self.handle_partial(*version, *next, *window, now);
+            }
             MapAck::Applied { position, .. } => self.handle_applied(*position),
         }
     }
 
-    fn handle_partial(&mut self, version: Version, next: u32, now: MonotonicMs) {
+    fn handle_partial(
+        &mut self,
+        version: Version,
+        next: u32,
+        window: Option<u32>,
+        now: MonotonicMs,
+    ) {
         let Some(transfer) = &mut self.transfer else { return };
         let plausible = transfer.position.version == version && next <= transfer.next;
-        if plausible && next > transfer.acknowledged {
-            transfer.acknowledged = next;
-            self.retry.clear();
+        let moved = next > transfer.acknowledged;
+        if !plausible || next < transfer.acknowledged || (!moved && window.is_none()) {
+            return;
+        }
+        transfer.acknowledged = next;
+        transfer.window = window.unwrap_or(WINDOW_CHUNKS).min(WINDOW_CHUNKS);
+        self.retry.clear();
+        // A peer that can afford no more now says when it can; nothing is overdue until then.
+        if transfer.next > next || transfer.window > 0 {
             self.retry.arm(now);
         }
     }

@@ -190,7 +190,7 @@ impl MapReceiver {
             }
             Ok(Assembled::Partial(next)) => {
                 let version = position.version;
-                Received::Ack(MapAck::Partial { map: self.map, version, next })
+                Received::Ack(MapAck::Partial { map: self.map, version, next, window: None })
             }
             Ok(Assembled::Whole(bytes)) => self.prepare(&bytes, position, chunk.header.to_vec()),
         }

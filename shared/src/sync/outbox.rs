@@ -8,17 +8,19 @@
 
 use super::outbox_log::{LogMeta, OutboxLog};
 use crate::limits::{LOG_BATCH_RECORDS_MAX, LOG_RECORD_BYTES_MAX};
-use crate::model::MonotonicMs;
+use crate::model::{MonotonicMs, SinkId};
 use crate::ports::{Store, StoreError, Tree, WriteBatch};
 use crate::wire::{
-    EncodeError, Incarnation, LogAck, LogBatch, LogId, SequenceNumber, Stream, decode, encode,
+    EncodeError, Incarnation, LogAck, LogBatch, LogHold, LogId, SequenceNumber, Stream, decode,
+    encode,
 };
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
-/// Records that go at once when a quota is full: few writes, and few gaps.
-const DROP_RUN_RECORDS: u64 = 64;
+/// Records that go at once when a quota is full: few writes, and few gaps. Runs begin at the numbers
+/// 1, 61, 121, …: there a telemetry log has its keyframes, so that what stays can be decoded.
+pub const RUN_RECORDS: u64 = 60;
 
 /// Bytes of records in one batch: with keys and seal it fits one MQTT payload.
 const BATCH_BYTES_MAX: usize = LOG_RECORD_BYTES_MAX + 1024;
@@ -26,17 +28,45 @@ const BATCH_BYTES_MAX: usize = LOG_RECORD_BYTES_MAX + 1024;
 /// How many bytes of records a class may keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutboxQuota {
+    /// Bytes of alarms.
+    pub alarms_bytes: u64,
     /// Bytes of events.
     pub events_bytes: u64,
+    /// Bytes of results, those for all sinks together.
+    pub results_bytes: u64,
     /// Bytes of telemetry, live and backfill together.
     pub telemetry_bytes: u64,
 }
 
 impl Default for OutboxQuota {
-    /// 4 MiB of events and 48 MiB of telemetry: with the store's own overhead below
-    /// [`crate::limits::STORE_BYTES_MAX`].
+    /// 52 MiB in all: with the store's own overhead below [`crate::limits::STORE_BYTES_MAX`].
     fn default() -> Self {
-        Self { events_bytes: 4 << 20, telemetry_bytes: 48 << 20 }
+        Self {
+            alarms_bytes: 1 << 20,
+            events_bytes: 3 << 20,
+            results_bytes: 16 << 20,
+            telemetry_bytes: 32 << 20,
+        }
+    }
+}
+
+/// Streams that share a quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Alarms,
+    Events,
+    Results,
+    Telemetry,
+}
+
+impl Class {
+    fn of(stream: Stream) -> Self {
+        match stream {
+            Stream::Alarms => Self::Alarms,
+            Stream::Events => Self::Events,
+            Stream::Results(_) => Self::Results,
+            Stream::Telemetry | Stream::Backfill => Self::Telemetry,
+        }
     }
 }
 
@@ -78,8 +108,7 @@ pub fn read_log(
     store: &dyn Store,
     read: &LogRead,
 ) -> Result<Vec<(SequenceNumber, Vec<u8>)>, StoreError> {
-    let prefix = outbox_key(read.log, 0);
-    let prefix = prefix.get(..LOG_PREFIX_BYTES).unwrap_or_default();
+    let prefix = log_prefix(read.log);
     let (mut records, mut bytes) = (Vec::new(), 0);
     let mut from = read.first;
     while records.len() < read.count_max && bytes <= read.bytes_max {
@@ -87,7 +116,8 @@ pub fn read_log(
         let some = store.scan(Tree::Outbox, &outbox_key(read.log, from), READ_STEP_RECORDS)?;
         let found = some.len();
         for (key, record) in some {
-            let number = key.strip_prefix(prefix).and_then(|n| <[u8; 8]>::try_from(n).ok());
+            let number =
+                key.strip_prefix(prefix.as_slice()).and_then(|n| <[u8; 8]>::try_from(n).ok());
             let Some(number) = number.map(u64::from_be_bytes) else { return Ok(records) };
             if records.len() >= read.count_max || number >= read.first + read.count_max as u64 {
                 return Ok(records);
@@ -102,9 +132,6 @@ pub fn read_log(
     }
     Ok(records)
 }
-
-/// Bytes of a record's key before its number.
-const LOG_PREFIX_BYTES: usize = 9;
 
 /// Records read from the store at once: at most 192 KiB.
 const READ_STEP_RECORDS: usize = 16;
@@ -123,20 +150,32 @@ pub struct Outbox {
 /// The store's key of a record: incarnation, stream and number, big endian, so that keys sort.
 #[must_use]
 pub fn outbox_key(log: LogId, sequence: SequenceNumber) -> Vec<u8> {
-    let stream = stream_byte(log.stream);
-    [&log.incarnation.to_be_bytes()[..], &[stream], &sequence.to_be_bytes()[..]].concat()
+    [log_prefix(log).as_slice(), &sequence.to_be_bytes()].concat()
 }
 
-fn stream_byte(stream: Stream) -> u8 {
+/// What the keys of all records of a log begin with.
+fn log_prefix(log: LogId) -> Vec<u8> {
+    let (stream, sink) = stream_parts(log.stream);
+    let sink = sink.map(u32::to_be_bytes);
+    let sink = sink.as_ref().map_or(&[][..], |sink| sink);
+    [&log.incarnation.to_be_bytes()[..], &[stream], sink].concat()
+}
+
+/// The number of a stream in keys of the store, and its sink. Part of the store's format.
+fn stream_parts(stream: Stream) -> (u8, Option<u32>) {
     match stream {
-        Stream::Events => 0,
-        Stream::Telemetry => 1,
-        Stream::Backfill => 2,
+        Stream::Events => (0, None),
+        Stream::Telemetry => (1, None),
+        Stream::Backfill => (2, None),
+        Stream::Alarms => (3, None),
+        Stream::Results(SinkId(sink)) => (4, Some(sink)),
     }
 }
 
 fn meta_key(log: LogId) -> Vec<u8> {
-    format!("{META_PREFIX}{:016x}/{}", log.incarnation, stream_byte(log.stream)).into_bytes()
+    let (stream, sink) = stream_parts(log.stream);
+    let sink = sink.map(|sink| format!("/{sink:08x}")).unwrap_or_default();
+    format!("{META_PREFIX}{:016x}/{stream}{sink}", log.incarnation).into_bytes()
 }
 
 const META_PREFIX: &str = "log/";
@@ -144,10 +183,12 @@ const META_PREFIX: &str = "log/";
 fn parse_meta_key(key: &[u8]) -> Option<LogId> {
     let text = std::str::from_utf8(key).ok()?.strip_prefix(META_PREFIX)?;
     let (incarnation, stream) = text.split_once('/')?;
-    let stream = match stream {
-        "0" => Stream::Events,
-        "1" => Stream::Telemetry,
-        "2" => Stream::Backfill,
+    let stream = match (stream.split_once('/'), stream) {
+        (Some(("4", sink)), _) => Stream::Results(SinkId(u32::from_str_radix(sink, 16).ok()?)),
+        (None, "0") => Stream::Events,
+        (None, "1") => Stream::Telemetry,
+        (None, "2") => Stream::Backfill,
+        (None, "3") => Stream::Alarms,
         _ => return None,
     };
     Some(LogId { incarnation: u64::from_str_radix(incarnation, 16).ok()?, stream })
@@ -204,41 +245,48 @@ impl Outbox {
         Ok(sequence)
     }
 
-    fn class_bytes(&self, stream: Stream) -> (u64, u64) {
-        let of_class =
-            |key: &(Stream, Incarnation)| (key.0 == Stream::Events) == (stream == Stream::Events);
-        let logs = self.logs.iter().filter(|(key, _)| of_class(key));
+    fn class_bytes(&self, class: Class) -> (u64, u64) {
+        let logs = self.logs.iter().filter(|((stream, _), _)| Class::of(*stream) == class);
         let used = logs.map(|(_, log)| log.meta.bytes).sum();
-        let quota = match stream {
-            Stream::Events => self.quota.events_bytes,
-            Stream::Telemetry | Stream::Backfill => self.quota.telemetry_bytes,
+        let quota = match class {
+            Class::Alarms => self.quota.alarms_bytes,
+            Class::Events => self.quota.events_bytes,
+            Class::Results => self.quota.results_bytes,
+            Class::Telemetry => self.quota.telemetry_bytes,
         };
         (used, quota)
     }
 
     /// Drops whole runs of the oldest records of the lowest class until `bytes` more fit.
     fn make_room(&mut self, stream: Stream, bytes: u64, writes: &mut WriteBatch) {
+        let class = Class::of(stream);
         loop {
-            let (used, quota) = self.class_bytes(stream);
-            if used.saturating_add(bytes) <= quota || !self.drop_run(stream, writes) {
+            let (used, quota) = self.class_bytes(class);
+            if used.saturating_add(bytes) <= quota || !self.drop_run(class, writes) {
                 return;
             }
         }
     }
 
-    fn drop_run(&mut self, stream: Stream, writes: &mut WriteBatch) -> bool {
-        let candidates = match stream {
-            Stream::Events => [Stream::Events].as_slice(),
-            Stream::Telemetry | Stream::Backfill => &[Stream::Backfill, Stream::Telemetry],
+    /// The log that loses records first: backfill before live telemetry, the sink with most bytes,
+    /// the oldest start.
+    fn first_to_drop(&self, class: Class) -> Option<(Stream, Incarnation)> {
+        let of_class = |((stream, _), log): &(&(Stream, Incarnation), &OutboxLog)| {
+            Class::of(*stream) == class && log.meta.records() > 0
         };
-        let oldest_of = |stream: &Stream| {
-            let range = (*stream, 0)..=(*stream, Incarnation::MAX);
-            let mut held = self.logs.range(range).filter(|(_, log)| log.meta.records() > 0);
-            held.next().map(|(key, _)| *key)
+        let held = self.logs.iter().filter(of_class);
+        let urgency = |((stream, incarnation), log): &(&(Stream, Incarnation), &OutboxLog)| {
+            let bytes = if class == Class::Results { log.meta.bytes } else { 0 };
+            (bytes, *stream, std::cmp::Reverse(*incarnation))
         };
-        let Some(key) = candidates.iter().find_map(oldest_of) else { return false };
+        held.max_by_key(urgency).map(|(key, _)| *key)
+    }
+
+    fn drop_run(&mut self, class: Class, writes: &mut WriteBatch) -> bool {
+        let Some(key) = self.first_to_drop(class) else { return false };
         let Some(log) = self.logs.get_mut(&key) else { return false };
-        let released = log.meta.release_before(log.meta.oldest + DROP_RUN_RECORDS);
+        let run_end = (log.meta.oldest - 1) / RUN_RECORDS * RUN_RECORDS + RUN_RECORDS + 1;
+        let released = log.meta.release_before(run_end);
         self.dropped_records += released.end - released.start;
         log.announce = true;
         let id = LogId { stream: key.0, incarnation: key.1 };
@@ -329,6 +377,20 @@ impl Outbox {
         } else if changed {
             put_meta(ack.log, &log.meta, writes);
         }
+    }
+
+    /// Everything up to `hold.received` has arrived and waits where it was meant for: it is kept here
+    /// and not repeated.
+    pub fn handle_hold(&mut self, hold: LogHold) {
+        if let Some(log) = self.logs.get_mut(&(hold.log.stream, hold.log.incarnation)) {
+            log.held(hold.received);
+        }
+    }
+
+    /// The number that the next record of `stream` will have.
+    #[must_use]
+    pub fn next_sequence(&self, stream: Stream) -> SequenceNumber {
+        self.logs.get(&(stream, self.incarnation)).map_or(1, |log| log.meta.next)
     }
 
     /// The oldest start of which records are still here.

@@ -137,6 +137,13 @@ impl OutboxLog {
         released
     }
 
+    /// The receiver has everything up to `received` and waits itself: there is nothing to repeat.
+    pub(super) fn held(&mut self, received: SequenceNumber) {
+        if self.in_flight.iter().all(|last| *last <= received) && !self.in_flight.is_empty() {
+            self.retry.clear();
+        }
+    }
+
     pub(super) fn handle_timeout(&mut self, now: MonotonicMs) {
         if self.retry.expire(now) {
             self.rewind();

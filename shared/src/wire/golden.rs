@@ -2,7 +2,7 @@
 //! here is a change of the protocol.
 
 use super::*;
-use crate::model::PodId;
+use crate::model::{BootClock, ClockQuality, PodId, SinkId};
 use serde_bytes::ByteBuf;
 
 fn position() -> MapPosition {
@@ -10,11 +10,48 @@ fn position() -> MapPosition {
 }
 
 fn one_of_each() -> Vec<(&'static str, Message)> {
-    [greetings_and_maps(), logs_and_calls()].concat()
+    [greetings_and_maps(), logs_and_calls(), appended()].concat()
 }
 
 fn log() -> LogId {
     LogId { incarnation: 5, stream: Stream::Backfill }
+}
+
+fn results_log() -> LogId {
+    LogId { incarnation: 5, stream: Stream::Results(SinkId(7)) }
+}
+
+fn clock(boot: u64, quality: ClockQuality) -> BootClock {
+    BootClock { boot, since_boot_ms: 60_000, offset_ms: 1_700_000_000_000, quality }
+}
+
+/// Fields that were appended since the first agent, in the messages that carry them.
+fn appended() -> Vec<(&'static str, Message)> {
+    let header = MapHeader { position: position(), issued_at_ms: 1_700_000_000_000 };
+    let header = ByteBuf::from(encode("header", &header).unwrap());
+    vec![
+        (
+            "hello-with-clocks",
+            Message::Hello(Hello {
+                desired: Some(header),
+                reported: position(),
+                incarnation: 5,
+                oldest_incarnation: 4,
+                agent_version: "0.1.0".into(),
+                clock: Some(clock(2, ClockQuality::Unsynchronised)),
+                earlier_clocks: vec![clock(1, ClockQuality::Synchronised)],
+            }),
+        ),
+        (
+            "map-ack-window",
+            Message::MapAck(MapAck::Partial {
+                map: MapName::Desired,
+                version: position().version,
+                next: 1,
+                window: Some(0),
+            }),
+        ),
+    ]
 }
 
 fn greetings_and_maps() -> Vec<(&'static str, Message)> {
@@ -30,6 +67,8 @@ fn greetings_and_maps() -> Vec<(&'static str, Message)> {
                 incarnation: 5,
                 oldest_incarnation: 4,
                 agent_version: "0.1.0".into(),
+                clock: None,
+                earlier_clocks: vec![],
             }),
         ),
         (
@@ -56,6 +95,7 @@ fn greetings_and_maps() -> Vec<(&'static str, Message)> {
                 map: MapName::Desired,
                 version: position().version,
                 next: 1,
+                window: None,
             }),
         ),
         (
@@ -88,6 +128,8 @@ fn logs_and_calls() -> Vec<(&'static str, Message)> {
             }),
         ),
         ("log-ack", Message::LogAck(ack)),
+        ("log-ack-results", Message::LogAck(LogAck { log: results_log(), watermark: 41 })),
+        ("log-hold", Message::LogHold(LogHold { log: log(), received: 45 })),
         (
             "call-request",
             Message::CallRequest(CallRequest {

@@ -3,7 +3,7 @@
 //! Variants and fields are only ever appended; see the module above for the encoding.
 
 use crate::limits::{CALL_BODY_BYTES_MAX, LOG_BATCH_RECORDS_MAX};
-use crate::model::NodeId;
+use crate::model::{BootClock, NodeId, SinkId};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
@@ -39,7 +39,13 @@ pub enum Message {
     /// Agent to hub: its answer.
     #[serde(rename = "C")]
     CallResponse(CallResponse),
+    /// Hub to agent: records that have arrived and wait for what they are meant for.
+    #[serde(rename = "w")]
+    LogHold(LogHold),
 }
+
+/// Clocks of earlier boots in one greeting; records of still older ones keep their own time.
+pub const BOOT_CLOCKS_MAX: usize = 16;
 
 /// Counts the starts of an agent; never used twice by a node.
 pub type Incarnation = u64;
@@ -205,6 +211,10 @@ pub enum MapAck {
         version: Version,
         /// The first part that is missing.
         next: u32,
+        /// How many parts from there on the receiver can afford now; 0 asks the publisher to wait for
+        /// another acknowledgement. `None` leaves it to the publisher.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        window: Option<u32>,
     },
     /// The content is applied and durable.
     Applied {
@@ -243,8 +253,8 @@ pub enum RefusalReason {
     Unavailable,
 }
 
-/// A class of records. The order is the order of sending: lower first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A class of records. The order ([`Ord`]) is the order of sending: lower first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stream {
     /// What happened to pods, GPUs and the node.
     Events,
@@ -252,6 +262,36 @@ pub enum Stream {
     Telemetry,
     /// Telemetry taken while it did not.
     Backfill,
+    /// Events that somebody must act on.
+    Alarms,
+    /// What pods made, for one sink of the hub: each sink takes at its own pace.
+    #[serde(rename = "r")]
+    Results(SinkId),
+}
+
+impl Stream {
+    /// (place in the order of sending, the sink)
+    fn rank(self) -> (u8, u32) {
+        match self {
+            Self::Alarms => (0, 0),
+            Self::Events => (1, 0),
+            Self::Results(SinkId(sink)) => (2, sink),
+            Self::Telemetry => (3, 0),
+            Self::Backfill => (4, 0),
+        }
+    }
+}
+
+impl PartialOrd for Stream {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Stream {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank().cmp(&other.rank())
+    }
 }
 
 /// Names one log of a node.
@@ -294,6 +334,16 @@ pub struct LogAck {
     pub watermark: SequenceNumber,
 }
 
+/// Every record up to `received` has arrived and is held in memory until what it is meant for takes
+/// it: the sender keeps it and repeats nothing. Forgotten with the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogHold {
+    /// Which log.
+    pub log: LogId,
+    /// The last record that has arrived.
+    pub received: SequenceNumber,
+}
+
 /// What the agent has, so that the hub sends only what it lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -308,6 +358,13 @@ pub struct Hello {
     pub oldest_incarnation: Incarnation,
     /// The agent's version, for people.
     pub agent_version: String,
+    /// The node's clock now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<BootClock>,
+    /// The clocks of earlier boots that were synchronised at their end, as far as records of them are
+    /// still to be delivered. At most [`BOOT_CLOCKS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_clocks: Vec<BootClock>,
 }
 
 /// What the hub has, so that the agent sends only what it lacks.

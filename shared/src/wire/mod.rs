@@ -20,9 +20,10 @@ mod topic;
 pub use codec::{DecodeError, EncodeError, decode, encode};
 pub use envelope::{ENVELOPE_VERSION, Envelope};
 pub use message::{
-    CallMethod, CallOutcome, CallRequest, CallResponse, Digest, Hello, HelloReply, Incarnation,
-    LogAck, LogBatch, LogId, MapAck, MapBody, MapChunk, MapHeader, MapItem, MapName, MapPosition,
-    MapRefusal, Message, RefusalReason, SequenceNumber, Stream, Version, desired_header_context,
+    BOOT_CLOCKS_MAX, CallMethod, CallOutcome, CallRequest, CallResponse, Digest, Hello, HelloReply,
+    Incarnation, LogAck, LogBatch, LogHold, LogId, MapAck, MapBody, MapChunk, MapHeader, MapItem,
+    MapName, MapPosition, MapRefusal, Message, RefusalReason, SequenceNumber, Stream, Version,
+    desired_header_context,
 };
 pub use topic::{DownTopic, UpTopic, UpTopicKind};
 

@@ -138,7 +138,12 @@ impl SimAgent {
             reserved: Reserved::default(),
             recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },
             codec: Box::new(CborCodec),
-            quota: OutboxQuota { events_bytes: 64 << 10, telemetry_bytes: 256 << 10 },
+            quota: OutboxQuota {
+                alarms_bytes: 64 << 10,
+                events_bytes: 64 << 10,
+                results_bytes: 64 << 10,
+                telemetry_bytes: 256 << 10,
+            },
         };
         self.core = Some(AgentCore::new(options, restored, now));
         self.connected = false;

@@ -39,6 +39,15 @@ impl Records {
 
 const NOW: MonotonicMs = MonotonicMs(0);
 
+const STREAMS: [Stream; 6] = [
+    Stream::Events,
+    Stream::Telemetry,
+    Stream::Backfill,
+    Stream::Alarms,
+    Stream::Results(SinkId(1)),
+    Stream::Results(SinkId(2)),
+];
+
 fn append(outbox: &mut Outbox, store: &mut Records, stream: Stream, record: &[u8]) {
     let mut writes = WriteBatch::new();
     outbox.append(stream, record.to_vec(), &mut writes).unwrap();
@@ -58,6 +67,23 @@ fn drain(outbox: &mut Outbox, store: &mut Records, hub: &mut LogReceiver) -> Vec
         store.commit(writes);
     }
     arrived
+}
+
+#[test]
+fn a_sink_that_holds_stops_nothing_and_nothing_is_repeated_for_it() {
+    let (mut outbox, mut store) =
+        (Outbox::restore(1, OutboxQuota::default(), &[]), Records::default());
+    let slow = LogId { incarnation: 1, stream: Stream::Results(SinkId(1)) };
+    append(&mut outbox, &mut store, slow.stream, b"slow");
+    outbox.begin(&[], NOW, &mut WriteBatch::new());
+    let read = outbox.poll_read().unwrap();
+    outbox.handle_read(&read, vec![(1, b"slow".to_vec())], NOW).unwrap();
+    outbox.handle_hold(LogHold { log: slow, received: 1 });
+    assert_eq!(outbox.poll_timeout(), None, "nothing is overdue");
+    append(&mut outbox, &mut store, Stream::Results(SinkId(2)), b"quick");
+    assert_eq!(outbox.poll_read().unwrap().log.stream, Stream::Results(SinkId(2)));
+    outbox.handle_ack(LogAck { log: slow, watermark: 1 }, NOW, &mut WriteBatch::new());
+    assert_eq!(outbox.totals(slow.stream).records, 0);
 }
 
 #[test]
@@ -97,14 +123,14 @@ fn a_restart_delivers_what_the_start_before_left() {
 
 #[test]
 fn a_full_quota_takes_whole_runs_of_the_oldest_and_the_receiver_counts_them() {
-    let quota = OutboxQuota { events_bytes: 1000, telemetry_bytes: 1000 };
+    let quota = OutboxQuota { telemetry_bytes: 1000, ..OutboxQuota::default() };
     let (mut outbox, mut store) = (Outbox::restore(1, quota, &[]), Records::default());
     for _ in 0..250 {
         append(&mut outbox, &mut store, Stream::Backfill, &[7; 10]);
     }
     let left = outbox.totals(Stream::Backfill);
     assert!(left.bytes <= 1000 && left.records > 0);
-    assert_eq!(outbox.dropped_records() % DROP_RUN_RECORDS, 0);
+    assert_eq!(outbox.dropped_records() % RUN_RECORDS, 0);
     assert_eq!(outbox.dropped_records() + left.records, 250);
     outbox.begin(&[], NOW, &mut WriteBatch::new());
     let mut hub = LogReceiver::default();
@@ -151,7 +177,12 @@ proptest! {
         steps in proptest::collection::vec((0_u8..9, any::<u8>()), 1..120),
         quota in 200_u64..5000,
     ) {
-        let quota = OutboxQuota { events_bytes: quota, telemetry_bytes: quota };
+        let quota = OutboxQuota {
+            alarms_bytes: quota,
+            events_bytes: quota,
+            results_bytes: quota,
+            telemetry_bytes: quota,
+        };
         let (mut store, mut hub) = (Records::default(), LogReceiver::default());
         let mut outbox = Outbox::restore(1, quota, &[]);
         let (mut incarnation, mut made, mut now) = (1, 0_u64, NOW);
@@ -170,7 +201,7 @@ proptest! {
             let mut writes = WriteBatch::new();
             match kind {
                 0..=2 => {
-                    let stream = [Stream::Events, Stream::Telemetry, Stream::Backfill][usize::from(byte % 3)];
+                    let stream = STREAMS[usize::from(byte % 6)];
                     outbox.append(stream, vec![byte; 40], &mut writes).unwrap();
                     made += 1;
                 }
@@ -221,7 +252,7 @@ proptest! {
         once.dedup();
         prop_assert_eq!(once.len(), arrived.len(), "a record arrived twice");
         prop_assert_eq!(arrived.len() as u64 + lost, made, "a record is neither here nor counted");
-        for stream in [Stream::Events, Stream::Telemetry, Stream::Backfill] {
+        for stream in STREAMS {
             prop_assert_eq!(outbox.totals(stream).records, 0);
         }
     }
