@@ -8,6 +8,7 @@
 //! | [`model`] | the words of the domain: nodes, workloads, pods, GPUs, resources, time |
 //! | [`limits`] | every limit, named, with its unit and its reason |
 //! | [`wire`] | the only place that encodes or decodes what crosses the link or enters the store |
+//! | [`wire_cost`] | what a message costs on the wire |
 //! | [`trust`] | signatures, sealed sessions, sealed records, certificates; no sockets |
 //! | [`sync`] | the map, the log and the call, and one session machine a side |
 //! | [`telemetry`] | samples, batches and the seam for their codec |
@@ -21,6 +22,7 @@ pub mod sync;
 pub mod telemetry;
 pub mod trust;
 pub mod wire;
+pub mod wire_cost;
 mod words;
 
 pub use words::in_words;

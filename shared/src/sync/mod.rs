@@ -10,8 +10,10 @@
 //! | reported state | [`MapPublisher`] | [`MapReceiver`] |
 //! | events, telemetry | [`Outbox`] | [`LogReceiver`] |
 //! | calls | answers at once | [`Calls`] keeps their deadlines |
+//! | bytes of the link | [`Budget`] | |
 
 mod agent_session;
+mod budget;
 mod call;
 mod hub_session;
 mod log_receiver;
@@ -23,6 +25,7 @@ mod outbox_log;
 mod retry;
 
 pub use agent_session::{AgentSession, Outgoing, SessionFault};
+pub use budget::{Budget, LinkClass, SpentByClass, StoredBudget, message_bytes};
 pub use call::{CallEnded, Calls, TooManyCalls};
 pub use hub_session::{HubSession, Opened};
 pub use log_receiver::{LogReceiver, ReceivedRecords};
