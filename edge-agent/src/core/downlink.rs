@@ -6,7 +6,7 @@ use super::storage::After;
 use super::{AgentCore, Effect};
 use serde_bytes::ByteBuf;
 use shared::limits::MAP_ITEM_BYTES_MAX;
-use shared::model::{MonotonicMs, NodeId, Now, UnixMs, Workload};
+use shared::model::{MonotonicMs, NODE_POLICY_KEY, NodeId, Now, UnixMs, Workload};
 use shared::ports::{Tree, WriteBatch};
 use shared::sync::{PreparedUpdate, Received};
 use shared::trust::signature::VerifyingKey;
@@ -42,7 +42,10 @@ pub(super) fn open_header(
 impl AgentCore {
     pub(super) fn handle_payload(&mut self, payload: &[u8], now: Now) {
         match self.session.handle_payload(payload) {
-            Ok(Some(message)) => self.handle_message(message, now),
+            Ok(Some(message)) => {
+                self.count_received(&message, payload.len(), now);
+                self.handle_message(message, now);
+            }
             Ok(None) => {}
             Err(error) => {
                 self.refused_payloads += 1;
@@ -113,6 +116,7 @@ impl AgentCore {
     }
 
     fn refuse_update(&mut self, refusal: MapRefusal) {
+        self.end_pace();
         self.refused_updates += 1;
         warn!(node = %self.node, version = %refusal.version, reason = ?refusal.reason,
             "refused desired state");
@@ -130,10 +134,12 @@ impl AgentCore {
             return self.answer(Message::MapRefusal(refusal));
         }
         match self.desired.handle_chunk(chunk, &header) {
+            Received::Ack(ack @ MapAck::Partial { .. }) => self.pace_desired(ack),
             Received::Ack(ack) => self.answer(Message::MapAck(ack)),
             Received::Refused(refusal) => self.refuse_update(refusal),
             Received::Complete(update) => {
                 debug!(node = %self.node, "desired state is complete");
+                self.end_pace();
                 self.persist_desired(*update);
             }
         }
@@ -165,6 +171,7 @@ impl AgentCore {
 
     /// Hands the desired state that is in force to the pods.
     pub(super) fn assign(&mut self, now: Now) {
+        self.apply_policy(now.monotonic);
         (self.workloads, self.undecodable) = decode_workloads(self.desired.content().items());
         for (key, problem) in &self.undecodable {
             warn!(node = %self.node, workload = key, problem, "can't read a workload: left as it is");
@@ -210,7 +217,7 @@ fn decode_workloads(
     items: &BTreeMap<String, Vec<u8>>,
 ) -> (BTreeMap<shared::model::WorkloadKey, Workload>, BTreeMap<String, String>) {
     let (mut workloads, mut undecodable) = (BTreeMap::new(), BTreeMap::new());
-    for (key, value) in items {
+    for (key, value) in items.iter().filter(|(key, _)| *key != NODE_POLICY_KEY) {
         match decode::<Workload>("workload", value, MAP_ITEM_BYTES_MAX) {
             Ok(workload) if workload.key.to_string() == *key => {
                 workloads.insert(workload.key.clone(), workload);

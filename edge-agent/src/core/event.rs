@@ -40,6 +40,8 @@ pub enum Event {
         /// A sentence for people.
         error: String,
     },
+    /// The wire has carried so many bytes since the agent started, both ways, as the link counts them.
+    WireBytes(u64),
     /// The agent is about to stop: put what is in memory into the store.
     Flush,
 }

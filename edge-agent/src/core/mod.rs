@@ -10,6 +10,7 @@
 //! | what the agent sends: reported state, logs, in their order | `uplink.rs` |
 //! | pods: actions to effects, changes to events | `pod_effects.rs` |
 //! | samples to batches to the outbox | `recorder.rs` |
+//! | what the link may carry | `link_budget.rs` |
 //! | the store that can't be written | `storage.rs` |
 //! | what `status` shows | `status.rs` |
 //!
@@ -19,6 +20,7 @@
 
 mod downlink;
 mod event;
+mod link_budget;
 mod pod_effects;
 mod recorder;
 mod restore;
@@ -34,9 +36,10 @@ pub use restore::{Capacity, CoreOptions, Reserved, Restored, StoredState, read_s
 pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 
 use crate::pods::Pods;
+use link_budget::DesiredPace;
 use recorder::Recorder;
 use shared::model::{GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, Workload, WorkloadKey};
-use shared::sync::{AgentSession, LogRead, MapPublisher, MapReceiver, Outbox};
+use shared::sync::{AgentSession, Budget, LogRead, MapPublisher, MapReceiver, Outbox};
 use shared::telemetry::TelemetryCodec;
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{Incarnation, Message};
@@ -71,6 +74,14 @@ pub struct AgentCore {
     reserved: Reserved,
     recorder: Recorder,
     storage: Storage,
+    budget: Budget,
+    /// A handshake or a greeting is due and can't be afforded yet.
+    session_waits: bool,
+    /// The day's bytes are spent, but for those that are kept for alarms.
+    budget_exhausted: bool,
+    desired_pace: Option<DesiredPace>,
+    /// The hub knows that no chunk of desired state can be afforded now.
+    desired_stalled_told: bool,
     answers: VecDeque<Message>,
     effects: VecDeque<Effect>,
     refused_updates: u64,
@@ -91,6 +102,7 @@ impl AgentCore {
             Event::CallAnswered(response) => self.answer(Message::CallResponse(response)),
             Event::Persisted => self.handle_persisted(now),
             Event::PersistFailed { batch, error } => self.handle_persist_failed(batch, error, now),
+            Event::WireBytes(total) => self.budget.handle_wire(total, now.monotonic),
             Event::Flush => self.flush_samples(now),
         }
         self.advance(now);
@@ -102,6 +114,7 @@ impl AgentCore {
         self.session.handle_timeout(at);
         self.reported.handle_timeout(at);
         self.outbox.handle_timeout(at);
+        self.budget.handle_timeout(at);
         self.pods.handle_timeout(now);
         if self.recorder.sample_is_due(at) {
             self.effects.push_back(Effect::Sample);
@@ -114,9 +127,11 @@ impl AgentCore {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<MonotonicMs> {
         let timers = [
-            self.session.poll_timeout(),
+            self.session.poll_timeout().filter(|_| !self.session_waits),
             self.reported.poll_timeout(),
             self.outbox.poll_timeout(),
+            self.budget.poll_timeout(),
+            self.pace_timeout(),
             self.pods.poll_timeout(),
             self.report_due,
             Some(self.recorder.next_sample()),
@@ -132,21 +147,23 @@ impl AgentCore {
 
     /// Everything that follows from what has changed.
     fn advance(&mut self, now: Now) {
+        self.watch_budget(now);
         self.collect_pod_actions(now);
         self.refresh_report(now);
-        self.transmit(now.monotonic);
+        self.transmit(now);
     }
 
     fn handle_link_down(&mut self) {
         self.session.handle_link_down();
         self.reported.pause();
         self.outbox.pause();
-        self.desired.forget_assembly();
+        self.end_pace();
         self.answers.clear();
     }
 
     fn handle_inventory(&mut self, gpus: GpuInventory, now: Now) {
         if self.capacity.gpus != gpus || !self.gpus_known {
+            self.tell_gpu_changes(&gpus, now);
             (self.capacity.gpus, self.gpus_known) = (gpus, true);
             self.provide(now);
             self.assign(now);

@@ -4,7 +4,7 @@ use super::storage::After;
 use super::{AgentCore, Effect};
 use crate::placement::NodeResources;
 use crate::pods::{PodAction, PodRecord};
-use shared::model::{NodeEvent, Now, PodId};
+use shared::model::{GpuDevice, GpuHealth, GpuInventory, NodeEvent, Now, PodId};
 use shared::ports::{Tree, WriteBatch};
 use shared::wire::{Stream, encode};
 use std::collections::BTreeMap;
@@ -97,6 +97,36 @@ impl AgentCore {
         }
     }
 
+    /// An alarm for each GPU that is gone or has become unhealthy, an event for each that is back.
+    pub(super) fn tell_gpu_changes(&mut self, gpus: &GpuInventory, now: Now) {
+        let health = |inventory: &GpuInventory| -> BTreeMap<String, Option<String>> {
+            let entry = |gpu: &GpuDevice| (gpu.uuid.clone(), unhealthy_reason(gpu));
+            inventory.devices.iter().map(entry).collect()
+        };
+        let (before, after) = (health(&self.capacity.gpus), health(gpus));
+        for (uuid, was) in &before {
+            match (after.get(uuid), was) {
+                (None, _) => {
+                    let message = format!("{uuid}: the driver no longer lists it");
+                    self.record_event("node", "GpuLost", &message, now);
+                }
+                (Some(Some(why)), None) => {
+                    self.record_event("node", "GpuUnhealthy", &format!("{uuid}: {why}"), now);
+                }
+                (Some(None), Some(_)) => {
+                    self.record_event("node", "GpuHealthy", &format!("{uuid} is well again"), now);
+                }
+                _ => {}
+            }
+        }
+        if !self.gpus_known {
+            return;
+        }
+        for uuid in after.keys().filter(|uuid| !before.contains_key(*uuid)) {
+            self.record_event("node", "GpuFound", &format!("{uuid} is there"), now);
+        }
+    }
+
     /// Puts an event into its log. While the store can't be written it is only counted.
     pub(super) fn record_event(&mut self, object: &str, reason: &str, message: &str, now: Now) {
         let event = NodeEvent {
@@ -107,10 +137,39 @@ impl AgentCore {
             message: message.chars().take(EVENT_MESSAGE_CHARACTERS_MAX).collect(),
         };
         match encode("event", &event) {
-            Ok(record) => self.append(Stream::Events, record, WriteBatch::new()),
+            Ok(record) => {
+                let stream = if is_alarm(reason) { Stream::Alarms } else { Stream::Events };
+                self.append(stream, record, WriteBatch::new());
+            }
             Err(error) => warn!(node = %self.node, error = %error, "an event was not recorded"),
         }
     }
+}
+
+fn unhealthy_reason(gpu: &GpuDevice) -> Option<String> {
+    match &gpu.health {
+        GpuHealth::Healthy => None,
+        GpuHealth::Unhealthy(reason) => Some(reason.clone()),
+    }
+}
+
+/// Whether somebody must act on it: then it goes before everything else, and from bytes that are kept
+/// for it.
+fn is_alarm(reason: &str) -> bool {
+    const ALARMS: [&str; 11] = [
+        "BudgetExhausted",
+        "CrashLoopBackOff",
+        "DesiredStateDamaged",
+        "Error",
+        "GpuLost",
+        "GpuUnhealthy",
+        "InvalidTemplate",
+        "LedgerDamaged",
+        "StoreDamaged",
+        "StoreQuarantined",
+        "UnhealthyGpus",
+    ];
+    ALARMS.contains(&reason)
 }
 
 /// A sentence; the whole of it is in the node's own log.

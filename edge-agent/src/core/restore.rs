@@ -1,6 +1,7 @@
 //! What the core is at boot, from the local store alone.
 
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
+use super::link_budget::BUDGET_KEY;
 use super::recorder::{Recorder, RecorderOptions, SAMPLES_KEY};
 use super::storage::Storage;
 use super::uplink::empty_report;
@@ -10,7 +11,9 @@ use crate::ports::Observation;
 use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX};
 use shared::model::{GpuInventory, NodeCapacity, NodeId, Now};
 use shared::ports::{Store, StoreError, Tree};
-use shared::sync::{AgentSession, MapContent, MapPublisher, MapReceiver, Outbox, OutboxQuota};
+use shared::sync::{
+    AgentSession, Budget, MapContent, MapPublisher, MapReceiver, Outbox, OutboxQuota, StoredBudget,
+};
 use shared::telemetry::TelemetryCodec;
 use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
 use shared::trust::signature::VerifyingKey;
@@ -131,6 +134,7 @@ impl AgentCore {
     #[must_use]
     pub fn new(options: CoreOptions, restored: Restored, now: Now) -> Self {
         let desired = restore_desired(&options, &restored);
+        let budget = restore_budget(&restored.stored);
         let mut pods = Pods::new(options.incarnation);
         pods.restore(restored.stored.pods, restored.observations, now);
         let samples = restored.stored.meta.iter().find(|(key, _)| key == SAMPLES_KEY);
@@ -167,6 +171,11 @@ impl AgentCore {
             },
             reserved: options.reserved,
             storage: Storage::default(),
+            budget: Budget::restore(budget.as_ref(), now),
+            session_waits: false,
+            budget_exhausted: false,
+            desired_pace: None,
+            desired_stalled_told: false,
             answers: VecDeque::new(),
             effects: VecDeque::new(),
             refused_updates: 0,
@@ -195,6 +204,14 @@ impl AgentCore {
         }
         self.advance(now);
     }
+}
+
+/// What was spent, as far as the store knows.
+fn restore_budget(stored: &StoredState) -> Option<StoredBudget> {
+    let (_, value) = stored.meta.iter().find(|(key, _)| key == BUDGET_KEY)?;
+    let read = StoredBudget::decode(value);
+    read.map_err(|error| warn!(error = %error, "what the link has spent is not known any more"))
+        .ok()
 }
 
 /// The desired state as it was accepted. A header that the hub did not sign is as good as none.

@@ -22,6 +22,8 @@ use shared::wire::{
 };
 use std::collections::BTreeMap;
 
+mod budget;
+
 const SECOND_MS: u64 = 1_000;
 
 /// A hub with keys, and a core that knows them.
@@ -34,12 +36,16 @@ struct Bench {
     node: NodeId,
     /// What the core wanted made durable, in order.
     persisted: Vec<WriteBatch>,
+    /// What of it lies in the outbox.
+    outbox: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The disk refuses.
     full: bool,
     /// Effects other than `Persist` and `Send`.
     others: Vec<Effect>,
     /// Messages that the hub opened.
     received: Vec<Message>,
+    /// When each payload left, and its bytes.
+    sent_bytes: Vec<(MonotonicMs, u64)>,
 }
 
 fn workload(name: &str, revision: u64) -> Workload {
@@ -97,10 +103,20 @@ impl Bench {
         let now = MonotonicMs(1);
         let core = AgentCore::new(options, restored, at(now));
         let session = HubSession::new(node.clone(), node_key.public());
-        let (persisted, others, received) = (vec![], vec![], vec![]);
-        let full = false;
-        let mut bench =
-            Self { core, now, session, hub_key, signing, node, persisted, full, others, received };
+        let mut bench = Self {
+            core,
+            now,
+            session,
+            hub_key,
+            signing,
+            node,
+            persisted: vec![],
+            outbox: BTreeMap::new(),
+            full: false,
+            others: vec![],
+            received: vec![],
+            sent_bytes: vec![],
+        };
         bench.settle();
         bench
     }
@@ -130,6 +146,11 @@ impl Bench {
                     self.core.handle_event(Event::PersistFailed { batch, error }, at(self.now));
                 }
                 Effect::Persist(batch) => {
+                    for write in &batch.writes {
+                        if let Write::Put { tree: Tree::Outbox, key, value } = write {
+                            self.outbox.insert(key.clone(), value.clone());
+                        }
+                    }
                     self.persisted.push(batch);
                     self.core.handle_event(Event::Persisted, at(self.now));
                 }
@@ -140,6 +161,7 @@ impl Bench {
     }
 
     fn hub_receives(&mut self, payload: &[u8]) {
+        self.sent_bytes.push((self.now, payload.len() as u64));
         let opened = self.session.handle_payload(payload, &self.hub_key, [9; 32], self.now);
         match opened.unwrap() {
             Opened::Message(message) => self.received.push(message),

@@ -2,10 +2,13 @@
 //! reported state, then the logs by their streams.
 
 use super::{AgentCore, Effect};
+use shared::limits::MAP_CHUNK_BYTES_MAX;
 use shared::model::{Condition, ConditionStatus, GpuSource, MonotonicMs, NodeStatus, Now};
-use shared::sync::{LogRead, MapContent, Outgoing, SessionFault};
+use shared::sync::{
+    FRUGAL_CHUNK_BYTES, LinkClass, LogRead, MapContent, Outgoing, SessionFault, message_bytes,
+};
 use shared::wire::{
-    EncodeError, Hello, MapHeader, MapPosition, Message, SequenceNumber, Version, encode,
+    EncodeError, Hello, MapHeader, MapPosition, Message, SequenceNumber, Stream, Version, encode,
 };
 use std::collections::BTreeMap;
 use tracing::warn;
@@ -16,6 +19,9 @@ const REPORT_DELAY_MS: u64 = 50;
 
 /// Repeats without an acknowledgement before the agent asks whether the hub knows the session.
 const SUSPICIOUS_ATTEMPTS: u32 = 3;
+
+/// Of a batch besides its records: the log, numbers, the seal and the envelope.
+const BATCH_HEADER_BYTES: usize = 60;
 
 /// The key of the node's own item of reported state; pods have `p/` before their name.
 pub(super) const NODE_ITEM: &str = "node";
@@ -99,6 +105,14 @@ impl AgentCore {
             let refused = ConditionStatus::False;
             conditions.push(condition("WorkloadReadable", refused, "NotReadable", &message));
         }
+        if self.budget_exhausted {
+            conditions.push(condition(
+                "LinkBudgetAvailable",
+                ConditionStatus::False,
+                "BudgetExhausted",
+                "the day's bytes are spent: only alarms are sent until some are free again",
+            ));
+        }
         if !self.gpus_known {
             conditions.push(condition(
                 "GpusKnown",
@@ -118,40 +132,74 @@ impl AgentCore {
         conditions
     }
 
-    /// Hands to the link what is due, in order of urgency.
-    pub(super) fn transmit(&mut self, now: MonotonicMs) {
+    /// Hands to the link what is due and may be sent, in order of urgency.
+    pub(super) fn transmit(&mut self, now: Now) {
         if let Err(error) = self.try_transmit(now) {
             warn!(node = %self.node, error = %error, "could not prepare a message");
         }
     }
 
-    fn try_transmit(&mut self, now: MonotonicMs) -> Result<(), SessionFault> {
-        match self.session.poll_outgoing(now)? {
-            Some(Outgoing::Payload(payload)) => self.effects.push_back(Effect::Send(payload)),
-            Some(Outgoing::Hello) => {
-                let hello = self.hello();
-                self.send(&Message::Hello(hello))?;
+    fn try_transmit(&mut self, now: Now) -> Result<(), SessionFault> {
+        let at = now.monotonic;
+        let due = self.session.has_outgoing(at);
+        self.session_waits = due && !self.may_open_session(at);
+        if due && !self.session_waits {
+            match self.session.poll_outgoing(at)? {
+                Some(Outgoing::Payload(payload)) => {
+                    self.send_payload(LinkClass::Session, payload, now);
+                }
+                Some(Outgoing::Hello) => self.send(&Message::Hello(self.hello()), now)?,
+                None => {}
             }
-            None => {}
         }
         // What the hub sent between greeting and reply is answered right after the reply.
         if !self.session.is_established() {
             return Ok(());
         }
         while let Some(message) = self.answers.pop_front() {
-            self.send(&message)?;
+            if !self.may_answer(&message, at) {
+                self.answers.push_front(message);
+                break;
+            }
+            self.send(&message, now)?;
         }
-        while let Some(chunk) = self.reported.poll_chunk(now)? {
-            self.send(&Message::MapChunk(chunk))?;
-        }
-        if self.reading.is_none() && !self.is_read_only() {
-            self.reading = self.outbox.poll_read();
-            self.effects.extend(self.reading.map(Effect::ReadRecords));
-        }
+        self.ask_for_desired(now)?;
+        self.transmit_reported(now)?;
+        self.read_outbox(at);
         if self.reported.attempts().max(self.outbox.attempts()) >= SUSPICIOUS_ATTEMPTS {
             self.ask_for_session();
         }
         Ok(())
+    }
+
+    fn transmit_reported(&mut self, now: Now) -> Result<(), SessionFault> {
+        let frugal = self.budget.limits().bytes_per_day.is_some();
+        self.reported.set_frugal(frugal);
+        let chunk_bytes = if frugal { FRUGAL_CHUNK_BYTES } else { MAP_CHUNK_BYTES_MAX };
+        let bytes = message_bytes(chunk_bytes);
+        while self.reported.has_chunk(now.monotonic)
+            && self.budget.may_send(LinkClass::ReportedState, bytes, now.monotonic)
+        {
+            let Some(chunk) = self.reported.poll_chunk(now.monotonic)? else { break };
+            self.send(&Message::MapChunk(chunk), now)?;
+        }
+        Ok(())
+    }
+
+    /// Asks the store for the records of the next batch.
+    fn read_outbox(&mut self, now: MonotonicMs) {
+        if self.reading.is_some() || self.is_read_only() {
+            return;
+        }
+        let budget = &mut self.budget;
+        let (bytes_max, telemetry_first) = (budget.batch_bytes_max(), budget.telemetry_is_next());
+        let may_send = |stream: Stream, bytes: u64| {
+            let payload_bytes =
+                usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(BATCH_HEADER_BYTES);
+            budget.may_send(stream.into(), message_bytes(payload_bytes), now)
+        };
+        self.reading = self.outbox.poll_read(bytes_max, telemetry_first, may_send);
+        self.effects.extend(self.reading.map(Effect::ReadRecords));
     }
 
     /// Greets again: nothing is acknowledged and the hub may have lost the session without saying
@@ -160,12 +208,6 @@ impl AgentCore {
         self.reported.pause();
         self.outbox.pause();
         self.session.greet_again();
-    }
-
-    fn send(&mut self, message: &Message) -> Result<(), SessionFault> {
-        let payload = self.session.seal(message)?;
-        self.effects.push_back(Effect::Send(payload));
-        Ok(())
     }
 
     fn hello(&self) -> Hello {
@@ -199,7 +241,7 @@ impl AgentCore {
             return;
         }
         if let Some(batch) = self.outbox.handle_read(read, records, now.monotonic)
-            && let Err(error) = self.send(&Message::LogBatch(batch))
+            && let Err(error) = self.send(&Message::LogBatch(batch), now)
         {
             warn!(node = %self.node, error = %error, "could not seal a batch");
         }

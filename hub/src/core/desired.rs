@@ -4,7 +4,7 @@ use super::HubCore;
 use crate::fleet::{self, FleetNode};
 use crate::manifests::Manifests;
 use serde_bytes::ByteBuf;
-use shared::model::{NodeId, Now, Workload, WorkloadKey};
+use shared::model::{LinkBudget, NODE_POLICY_KEY, NodeId, NodePolicy, Now, Workload, WorkloadKey};
 use shared::sync::MapContent;
 use shared::wire::{
     EncodeError, HelloReply, MapHeader, MapPosition, Message, Version, desired_header_context,
@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use thiserror::Error;
 use tracing::{error, info};
+
+/// What a node runs that is assigned nothing.
+static NOTHING: BTreeMap<WorkloadKey, Arc<Workload>> = BTreeMap::new();
 
 /// Why a header could not be made.
 #[derive(Debug, Error)]
@@ -78,13 +81,16 @@ impl HubCore {
 
     /// Signs what `id` should run, if that has changed.
     fn publish(&mut self, id: &NodeId, encoded: &mut EncodedWorkloads, now: Now) {
-        let assigned = self.assignment.per_node.get(id);
-        let content = match assigned.map_or(Ok(MapContent::default()), |all| encoded.content(all)) {
+        let assigned = self.assignment.per_node.get(id).unwrap_or(&NOTHING);
+        let link = self.manifests.as_ref().and_then(|all| all.nodes.get(id)).map(|node| node.link);
+        let link = link.unwrap_or_default();
+        let content = match encoded.content(assigned, link) {
             Ok(content) => content,
             Err(error) => return error!(node = %id, error = %error, "can't be told what to run"),
         };
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.assigned = true;
+        node.desired.set_frugal(link.bytes_per_day.is_some());
         if content.digest() != node.desired.content().digest() {
             self.sign(id, content, now);
         }
@@ -163,11 +169,17 @@ impl EncodedWorkloads {
     fn content(
         &mut self,
         workloads: &BTreeMap<WorkloadKey, Arc<Workload>>,
+        link: LinkBudget,
     ) -> Result<MapContent, EncodeError> {
         let item = |(key, workload): (&WorkloadKey, &Arc<Workload>)| {
             Ok((key.to_string(), self.bytes_of(workload)?))
         };
-        Ok(MapContent::new(workloads.iter().map(item).collect::<Result<_, _>>()?))
+        let mut items: BTreeMap<_, _> = workloads.iter().map(item).collect::<Result<_, _>>()?;
+        // A node without a policy is told none: most have none, and it costs no byte then.
+        if link != LinkBudget::default() {
+            items.insert(NODE_POLICY_KEY.to_owned(), encode("node policy", &NodePolicy { link })?);
+        }
+        Ok(MapContent::new(items))
     }
 
     fn bytes_of(&mut self, workload: &Arc<Workload>) -> Result<Vec<u8>, EncodeError> {
@@ -260,7 +272,7 @@ spec:
         core.handle_event(Event::Manifests(manifests), Now::default());
         let mut encoded = EncodedWorkloads::default();
         for (id, workloads) in &core.assignment.per_node {
-            let content = encoded.content(workloads).unwrap();
+            let content = encoded.content(workloads, LinkBudget::default()).unwrap();
             let bytes = encode("workload", workloads.values().next().unwrap().as_ref()).unwrap();
             assert_eq!(content.items().values().collect::<Vec<_>>(), [&bytes]);
             assert_eq!(core.desired_digest(id), Some(content.digest()));

@@ -33,7 +33,7 @@ pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
 pub use watcher::{ReadManifests, Watcher};
 pub use workload::{FLEET_REPLICAS_MAX, WORKLOADS_MAX};
 
-use shared::model::{NodeId, PodTemplate, Revision, Taint, Toleration, WorkloadKey};
+use shared::model::{LinkBudget, NodeId, PodTemplate, Revision, Taint, Toleration, WorkloadKey};
 use std::collections::BTreeMap;
 
 /// The fleet's desired state; valid as a whole.
@@ -80,4 +80,6 @@ pub struct EdgeNode {
     pub labels: BTreeMap<String, String>,
     /// Marks that keep workloads away.
     pub taints: Vec<Taint>,
+    /// What its link may carry.
+    pub link: LinkBudget,
 }

@@ -1,4 +1,4 @@
-//! What an `EdgeNode` may say: labels, and taints.
+//! What an `EdgeNode` may say: labels, taints, and what its link may carry.
 //!
 //! It says nothing of a node's identity: a node is who its certificate says, whether or not a
 //! manifest names it.
@@ -8,8 +8,14 @@ use super::labels::{Invalid, check_annotations, check_labels, check_taints};
 use super::yaml::{self, Refusal, below};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use shared::model::{NodeId, Taint};
+use shared::model::{LinkBudget, MemoryQuantity, NodeId, Taint};
 use std::collections::BTreeMap;
+
+/// The least that a day may have: two connections in full, a few alarms, and a batch by the hour.
+const BYTES_PER_DAY_MIN: u64 = 20_000;
+
+/// The least that a second may have: 4 kbit/s, on which connecting takes ten seconds.
+const BYTES_PER_SECOND_MIN: u64 = 500;
 
 /// The label that every node has without a manifest; its value is the node's name.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
@@ -44,6 +50,17 @@ struct NodeMetadata {
 struct NodeSpec {
     #[serde(default)]
     taints: Vec<Taint>,
+    #[serde(default)]
+    link: LinkSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LinkSpec {
+    #[serde(default)]
+    bytes_per_day: Option<MemoryQuantity>,
+    #[serde(default)]
+    bytes_per_second: Option<MemoryQuantity>,
 }
 
 /// Reads one document of this kind.
@@ -73,5 +90,21 @@ fn build(document: NodeDocument) -> Result<(NodeId, EdgeNode), Invalid> {
     check_annotations("metadata.annotations", &annotations)?;
     let taints = document.spec.taints;
     check_taints("spec.taints", &taints)?;
-    Ok((id, EdgeNode { labels, taints }))
+    let link = budget(&document.spec.link)?;
+    Ok((id, EdgeNode { labels, taints, link }))
+}
+
+fn budget(spec: &LinkSpec) -> Result<LinkBudget, Invalid> {
+    let at_least = |field: &str, quantity: Option<MemoryQuantity>, least: u64| match quantity {
+        Some(MemoryQuantity { bytes }) if bytes < least => {
+            let problem =
+                format!("`{bytes}` is too little to connect at all, expected at least {least}");
+            Err((format!("spec.link.{field}"), problem))
+        }
+        quantity => Ok(quantity.map(|quantity| quantity.bytes)),
+    };
+    Ok(LinkBudget {
+        bytes_per_day: at_least("bytesPerDay", spec.bytes_per_day, BYTES_PER_DAY_MIN)?,
+        bytes_per_second: at_least("bytesPerSecond", spec.bytes_per_second, BYTES_PER_SECOND_MIN)?,
+    })
 }

@@ -180,8 +180,22 @@ fn nodes_that_can_not_be_meant_are_refused() {
     assert_snapshot!(changed_node("zone: north", "zone/: north"), @"w/ocr.yaml:5: metadata.labels[zone/]: `zone/` is not a key: expected at most 63 characters of letters, digits, '-', '_' and '.', beginning and ending with a letter or digit, after an optional DNS name and '/'");
     assert_snapshot!(changed_node("zone: north", "kubernetes.io/hostname: x"), @"w/ocr.yaml:5: metadata.labels[kubernetes.io/hostname]: is always the node's name, expected `site-1` or nothing");
     assert_snapshot!(changed_node("effect: NoSchedule", "value: x"), @"w/ocr.yaml:8: spec.taints[0].effect: is missing");
+    let link = |said: &str| changed_node("taints:", &format!("link: {{{said}}}\n  taints:"));
+    assert_snapshot!(link("bytesPerDay: 19k"), @"w/ocr.yaml:7: spec.link.bytesPerDay: `19000` is too little to connect at all, expected at least 20000");
+    assert_snapshot!(link("bytesPerSecond: 0"), @"w/ocr.yaml:7: spec.link.bytesPerSecond: `0` is too little to connect at all, expected at least 500");
+    assert_snapshot!(link("bytesPerDay: lots"), @"w/ocr.yaml:7: spec.link.bytesPerDay: `lots` is not a quantity: expected a number with an optional suffix, as in `512Mi` or `2G`");
+    assert_snapshot!(link("bytesPerHour: 1k"), @"w/ocr.yaml:7: spec.link.bytesPerHour: unknown field, expected `bytesPerDay` or `bytesPerSecond`");
     let twice = "NoSchedule}\n    - {key: reserved, value: b, effect: NoSchedule}";
     assert_snapshot!(changed_node("NoSchedule}", twice), @"w/ocr.yaml:9: spec.taints[1].key: `reserved` is given twice with the same effect");
+}
+
+#[test]
+fn a_nodes_link_is_given_in_bytes_or_quantities() {
+    let text =
+        NODE.replace("taints:", "link: {bytesPerDay: 250k, bytesPerSecond: 8000}\n  taints:");
+    let manifests = parse_documents("w/ocr.yaml", &text).unwrap();
+    let link = manifests.nodes.values().next().unwrap().link;
+    assert_eq!((link.bytes_per_day, link.bytes_per_second), (Some(250_000), Some(8_000)));
 }
 
 #[test]
@@ -215,7 +229,7 @@ fn every_document_with_a_problem_is_named() {
     ];
     assert_snapshot!(refused(&text.join("---\n")), @r#"
 w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits.memory: `lots` is not a quantity: expected a number with an optional suffix, as in `512Mi` or `2G`
-w/ocr.yaml:31: spec.taint: unknown field, expected one of `taints`
+w/ocr.yaml:31: spec.taint: unknown field, expected one of `taints`, `link`
 w/ocr.yaml:34: a: unclosed bracket '['
 w/ocr.yaml:54: metadata.name: InferenceWorkload `default/ocr` is declared already by the document at w/ocr.yaml:35
 "#);

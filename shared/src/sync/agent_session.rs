@@ -140,6 +140,16 @@ impl AgentSession {
         }
     }
 
+    /// Whether [`Self::poll_outgoing`] has something to send.
+    #[must_use]
+    pub fn has_outgoing(&self, now: MonotonicMs) -> bool {
+        match self.state {
+            State::Unopened => self.may_handshake(now),
+            State::Ungreeted => true,
+            _ => false,
+        }
+    }
+
     /// What to send next, if anything.
     ///
     /// # Errors

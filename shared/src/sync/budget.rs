@@ -370,6 +370,16 @@ impl Budget {
         Some(StoredBudget::new(clock_ms, now, all, self.bulk.clone()))
     }
 
+    /// Bytes of records that go in one batch at most, so that nothing more urgent waits behind it for
+    /// long, and no batch takes a large part of the day.
+    #[must_use]
+    pub fn batch_bytes_max(&self) -> usize {
+        let second = self.limits.bytes_per_second.map(|bytes| bytes.saturating_mul(2));
+        let pace = self.pace.as_ref().map(Bucket::capacity);
+        let bytes = [second, pace].into_iter().flatten().min().map(|b| b.max(GRANT_BYTES_MIN));
+        bytes.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
     /// Bytes of the last 24 hours, and a little more: whole quarters of an hour are counted.
     pub fn spent_in_day(&mut self, now: MonotonicMs) -> u64 {
         let clock_ms = self.clock.read_ms(now);

@@ -16,10 +16,20 @@ use crate::wire::{
     Version, encode,
 };
 use serde_bytes::ByteBuf;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-/// Chunks sent beyond the last acknowledged one: 32 KiB, about 4 s of a 64 kbit/s link.
-const WINDOW_CHUNKS: u32 = 8;
+/// Chunks sent beyond the last acknowledged one, at most: 32 KiB.
+const WINDOW_CHUNKS_MAX: u32 = 8;
+
+/// And at least, and at first: a second of a 64 kbit/s link, which is how long an alarm waits then.
+const WINDOW_CHUNKS_MIN: u32 = 2;
+
+/// A chunk for a peer that pays for each byte: a sixtieth of the day's 60 kB.
+pub const FRUGAL_CHUNK_BYTES: usize = 1024;
+
+/// An acknowledgement that comes sooner than this shows that the link carries more; a satellite's
+/// round trip is below it.
+const PROMPT_MS: u64 = 1_000;
 
 /// Brings one peer to the present content of one map.
 #[derive(Debug)]
@@ -31,6 +41,8 @@ pub struct MapPublisher {
     peer: Option<Peer>,
     transfer: Option<Transfer>,
     retry: Retry,
+    /// The peer pays for each byte: small chunks, and one at a time until it says more.
+    frugal: bool,
 }
 
 /// What is known of a peer that listens.
@@ -54,6 +66,28 @@ struct Transfer {
     next: u32,
     /// Chunks that may be on their way.
     window: u32,
+    /// The fewest, where the peer says nothing.
+    window_min: u32,
+    /// When each chunk from `acknowledged` on was sent.
+    sent_at: VecDeque<MonotonicMs>,
+}
+
+impl Transfer {
+    /// Chunks before `next` have arrived: more may go where that was prompt, fewer where it was not.
+    fn pace(&mut self, next: u32, now: MonotonicMs) {
+        let mut sent = None;
+        for _ in self.acknowledged..next {
+            sent = self.sent_at.pop_front();
+        }
+        self.acknowledged = next;
+        self.next = self.next.max(next);
+        self.window = match sent {
+            Some(at) if now.since_ms(at) < PROMPT_MS => self.window + 1,
+            Some(_) => self.window / 2,
+            None => self.window,
+        };
+        self.window = self.window.clamp(self.window_min, WINDOW_CHUNKS_MAX);
+    }
 }
 
 impl MapPublisher {
@@ -61,7 +95,22 @@ impl MapPublisher {
     /// peer expects it.
     #[must_use]
     pub fn new(map: MapName, content: MapContent, position: MapPosition, header: Vec<u8>) -> Self {
-        Self { map, content, position, header, peer: None, transfer: None, retry: Retry::default() }
+        Self {
+            map,
+            content,
+            position,
+            header,
+            peer: None,
+            transfer: None,
+            retry: Retry::default(),
+            frugal: false,
+        }
+    }
+
+    /// Whether the peer pays for each byte. Transfers that begin from now on go in small chunks, one
+    /// at a time until the peer says that it can afford more.
+    pub fn set_frugal(&mut self, frugal: bool) {
+        self.frugal = frugal;
     }
 
     /// The present content has changed.
@@ -130,6 +179,21 @@ impl MapPublisher {
         self.retry.clear();
     }
 
+    /// Whether a chunk is due.
+    #[must_use]
+    pub fn has_chunk(&self, now: MonotonicMs) -> bool {
+        match &self.transfer {
+            Some(transfer) => {
+                let left = usize::try_from(transfer.next).is_ok_and(|n| n < transfer.chunks.len());
+                left && transfer.next < transfer.acknowledged.saturating_add(transfer.window)
+            }
+            None => {
+                let waits = self.retry.deadline().is_some_and(|due| due > now);
+                self.peer.is_some() && !self.is_in_sync() && !waits
+            }
+        }
+    }
+
     /// The next chunk to send, if one is due.
     ///
     /// # Errors
@@ -154,14 +218,20 @@ impl MapPublisher {
             None => self.content.snapshot(),
         };
         let encoded = encode("map update", &body)?;
+        let (chunk_bytes, window) = match self.frugal {
+            true => (FRUGAL_CHUNK_BYTES, 1),
+            false => (MAP_CHUNK_BYTES_MAX, WINDOW_CHUNKS_MIN),
+        };
         Ok(Transfer {
             position: self.position,
             header: self.header.clone(),
             digests: self.content.digests().clone(),
-            chunks: encoded.chunks(MAP_CHUNK_BYTES_MAX).map(<[u8]>::to_vec).collect(),
+            chunks: encoded.chunks(chunk_bytes).map(<[u8]>::to_vec).collect(),
             acknowledged: 0,
             next: 0,
-            window: WINDOW_CHUNKS,
+            window,
+            window_min: window,
+            sent_at: VecDeque::new(),
         })
     }
 
@@ -179,6 +249,7 @@ impl MapPublisher {
             body: ByteBuf::from(body.clone()),
         };
         transfer.next += 1;
+        transfer.sent_at.push_back(now);
         self.retry.arm(now);
         Some(chunk)
     }
@@ -201,13 +272,15 @@ impl MapPublisher {
         now: MonotonicMs,
     ) {
         let Some(transfer) = &mut self.transfer else { return };
-        let plausible = transfer.position.version == version && next <= transfer.next;
+        let count = u32::try_from(transfer.chunks.len()).unwrap_or(u32::MAX);
+        // Beyond what was sent: the peer kept parts from before the link was lost.
+        let plausible = transfer.position.version == version && next < count;
         let moved = next > transfer.acknowledged;
         if !plausible || next < transfer.acknowledged || (!moved && window.is_none()) {
             return;
         }
-        transfer.acknowledged = next;
-        transfer.window = window.unwrap_or(WINDOW_CHUNKS).min(WINDOW_CHUNKS);
+        transfer.pace(next, now);
+        transfer.window = window.map_or(transfer.window, |told| told.min(WINDOW_CHUNKS_MAX));
         self.retry.clear();
         // A peer that can afford no more now says when it can; nothing is overdue until then.
         if transfer.next > next || transfer.window > 0 {
@@ -261,6 +334,8 @@ impl MapPublisher {
             && let Some(transfer) = &mut self.transfer
         {
             transfer.next = transfer.acknowledged;
+            transfer.sent_at.clear();
+            transfer.window = transfer.window_min;
         }
     }
 }

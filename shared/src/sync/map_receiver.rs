@@ -14,8 +14,8 @@ use serde_bytes::ByteBuf;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-/// Parts of the largest update.
-const CHUNKS_MAX: usize = MAP_UPDATE_BYTES_MAX / MAP_CHUNK_BYTES_MAX;
+/// Parts of the largest update, in the smallest chunks that a publisher makes.
+const CHUNKS_MAX: usize = MAP_UPDATE_BYTES_MAX / 1024;
 
 /// The receiving side of one map.
 #[derive(Debug)]
@@ -40,6 +40,7 @@ struct Accepted {
 struct Assembly {
     position: MapPosition,
     count: usize,
+    bytes: usize,
     parts: BTreeMap<usize, Vec<u8>>,
 }
 
@@ -127,7 +128,8 @@ impl MapReceiver {
         version >= self.fence && digest.is_none_or(|digest| digest == self.content.digest())
     }
 
-    /// Half an update does not outlive the session in which it came.
+    /// Forgets the half of an update that has come. Where it is kept instead, a publisher that begins
+    /// the same update again is told where to go on.
     pub fn forget_assembly(&mut self) {
         self.assembly = None;
     }
@@ -229,10 +231,16 @@ impl MapReceiver {
         let fits =
             |assembly: &&mut Assembly| assembly.position == position && assembly.count == count;
         if self.assembly.as_mut().filter(fits).is_none() {
-            self.assembly = Some(Assembly { position, count, parts: BTreeMap::new() });
+            self.assembly = Some(Assembly { position, count, bytes: 0, parts: BTreeMap::new() });
         }
         let Some(assembly) = &mut self.assembly else { return Err(RefusalReason::Malformed) };
-        assembly.parts.insert(index, chunk.body.to_vec());
+        if let Some(before) = assembly.parts.insert(index, chunk.body.to_vec()) {
+            assembly.bytes -= before.len();
+        }
+        assembly.bytes += chunk.body.len();
+        if assembly.bytes > MAP_UPDATE_BYTES_MAX {
+            return Err(RefusalReason::Malformed);
+        }
         if assembly.parts.len() == count {
             let whole = assembly.parts.values().flatten().copied().collect();
             self.assembly = None;

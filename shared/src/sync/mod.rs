@@ -30,7 +30,7 @@ pub use call::{CallEnded, Calls, TooManyCalls};
 pub use hub_session::{HubSession, Opened};
 pub use log_receiver::{LogReceiver, ReceivedRecords};
 pub use map_content::MapContent;
-pub use map_publisher::MapPublisher;
+pub use map_publisher::{FRUGAL_CHUNK_BYTES, MapPublisher};
 pub use map_receiver::{MapReceiver, PreparedUpdate, Received};
 pub use outbox::{
     LogRead, Outbox, OutboxQuota, RUN_RECORDS, RecordTooLarge, StreamTotals, newest_incarnation,

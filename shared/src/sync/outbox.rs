@@ -214,7 +214,7 @@ impl Outbox {
         let log = |(key, value): &(Vec<u8>, Vec<u8>)| {
             let log = parse_meta_key(key)?;
             let meta: LogMeta = decode("log position", value, 256).ok()?;
-            Some(((log.stream, log.incarnation), OutboxLog::restore(meta)))
+            Some(((log.stream, log.incarnation), OutboxLog::restore(meta, log.stream)))
         };
         let logs = meta.iter().filter_map(log).collect();
         Self { incarnation, quota, logs, listening: false, dropped_records: 0 }
@@ -236,7 +236,7 @@ impl Outbox {
         self.make_room(stream, record.len() as u64, writes);
         let log = LogId { incarnation: self.incarnation, stream };
         let entry = self.logs.entry((stream, self.incarnation));
-        let outbox_log = entry.or_insert_with(|| OutboxLog::new(LogMeta::default()));
+        let outbox_log = entry.or_insert_with(|| OutboxLog::new(LogMeta::default(), stream));
         let sequence = outbox_log.meta.next;
         outbox_log.meta.next += 1;
         outbox_log.meta.bytes += record.len() as u64;
@@ -321,17 +321,40 @@ impl Outbox {
         }
     }
 
-    /// The records to read next, if a batch is due. Streams come in their order.
-    #[must_use]
-    pub fn poll_read(&self) -> Option<LogRead> {
+    /// The records to read next, if a batch is due: at most `bytes_max` bytes of them, of the first
+    /// stream in the order of sending that `may_send` allows, given the bytes that it will take.
+    /// Telemetry goes before results when `telemetry_first`.
+    pub fn poll_read(
+        &self,
+        bytes_max: usize,
+        telemetry_first: bool,
+        mut may_send: impl FnMut(Stream, u64) -> bool,
+    ) -> Option<LogRead> {
         if !self.listening {
             return None;
         }
-        self.logs.iter().find_map(|(key, log)| {
-            let (first, count_max) = log.due()?;
-            let log = LogId { stream: key.0, incarnation: key.1 };
-            Some(LogRead { log, first, count_max, bytes_max: BATCH_BYTES_MAX })
+        let mut due: Vec<(&(Stream, Incarnation), &OutboxLog, SequenceNumber, usize)> = Vec::new();
+        for (key, log) in &self.logs {
+            due.extend(log.due().map(|(first, count_max)| (key, log, first, count_max)));
+        }
+        if telemetry_first {
+            due.sort_by_key(|((stream, _), ..)| matches!(stream, Stream::Results(_)));
+        }
+        let bytes_max = bytes_max.min(BATCH_BYTES_MAX);
+        due.into_iter().find_map(|((stream, incarnation), log, first, count_max)| {
+            let log_id = LogId { stream: *stream, incarnation: *incarnation };
+            let estimate = log.mean_bytes().saturating_mul(count_max as u64);
+            let estimate = estimate.min(bytes_max as u64).max(log.mean_bytes());
+            let read = LogRead { log: log_id, first, count_max, bytes_max };
+            may_send(*stream, estimate).then_some(read)
         })
+    }
+
+    /// Whether a record of `stream` waits to be sent or acknowledged.
+    #[must_use]
+    pub fn holds(&self, stream: Stream) -> bool {
+        let range = (stream, 0)..=(stream, Incarnation::MAX);
+        self.logs.range(range).any(|(_, log)| log.meta.records() > 0)
     }
 
     /// What the store holds for `read`; the batch to send. A record that the store can't read any
@@ -344,7 +367,7 @@ impl Outbox {
     ) -> Option<LogBatch> {
         let log = self.logs.get_mut(&(read.log.stream, read.log.incarnation))?;
         let (records, end) = contiguous(read, records, log.meta.next);
-        log.sent(end, now);
+        log.sent(end, records.iter().map(|record| record.len()).sum(), now);
         Some(LogBatch { log: read.log, oldest: log.meta.oldest, first: read.first, records })
     }
 

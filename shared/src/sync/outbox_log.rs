@@ -3,11 +3,23 @@
 use super::retry::Retry;
 use crate::limits::LOG_BATCH_RECORDS_MAX;
 use crate::model::MonotonicMs;
-use crate::wire::SequenceNumber;
+use crate::wire::{SequenceNumber, Stream};
 use serde::{Deserialize, Serialize};
 
-/// Batches on their way without an acknowledgement: 4 × 12 KiB, about 6 s of a 64 kbit/s link.
-const WINDOW_BATCHES: usize = 4;
+/// Bytes of records on their way without an acknowledgement: about 6 s of a 64 kbit/s link. A receiver
+/// acknowledges at half of it at the latest.
+const WINDOW_BYTES: usize = 48 * 1024;
+
+/// Batches on their way without an acknowledgement: an hour of telemetry by the minute.
+const WINDOW_BATCHES: usize = 64;
+
+/// What can wait is acknowledged in bundles, ten minutes after it came at the latest: only then is an
+/// acknowledgement overdue.
+const LAZY_WAIT_MS: u64 = 15 * 60 * 1000;
+
+/// A receiver that repeats its watermark lacks what follows; later batches that were on their way make
+/// it say so again, which is no news within this time.
+const REPEATED_ACK_MS: u64 = 5_000;
 
 /// What the store keeps of a log besides its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +69,12 @@ pub(super) struct OutboxLog {
     pub(super) meta: LogMeta,
     /// The next record to send; between `oldest` and `next`.
     cursor: SequenceNumber,
-    /// The last record of each batch on its way, oldest first.
-    in_flight: Vec<SequenceNumber>,
+    /// The last record of each batch on its way and the batch's bytes, oldest first.
+    in_flight: Vec<(SequenceNumber, usize)>,
+    /// The receiver may take its time to acknowledge.
+    lazy: bool,
+    /// The watermark that was repeated, and when everything behind it was sent again.
+    repeated: Option<(SequenceNumber, MonotonicMs)>,
     /// The receiver must hear of it even if there is no record to send: records were dropped.
     pub(super) announce: bool,
     pub(super) retry: Retry,
@@ -67,14 +83,15 @@ pub(super) struct OutboxLog {
 }
 
 impl OutboxLog {
-    pub(super) fn new(meta: LogMeta) -> Self {
-        Self { meta, cursor: meta.oldest, ..Self::default() }
+    pub(super) fn new(meta: LogMeta, stream: Stream) -> Self {
+        let lazy = matches!(stream, Stream::Telemetry | Stream::Backfill | Stream::Results(_));
+        Self { meta, cursor: meta.oldest, lazy, ..Self::default() }
     }
 
     /// A log that an earlier start left. Whether the receiver has heard of what was dropped is not
     /// stored, so it is told again.
-    pub(super) fn restore(meta: LogMeta) -> Self {
-        Self { announce: true, ..Self::new(meta) }
+    pub(super) fn restore(meta: LogMeta, stream: Stream) -> Self {
+        Self { announce: true, ..Self::new(meta, stream) }
     }
 
     /// Whatever was on its way is lost.
@@ -92,7 +109,9 @@ impl OutboxLog {
     /// The records to read for the next batch: (first, how many at most).
     pub(super) fn due(&self) -> Option<(SequenceNumber, usize)> {
         let waits = self.retry.attempts() > 0 && self.retry.deadline().is_some();
+        let bytes = self.in_flight.iter().fold(0, |sum, (_, bytes)| sum + bytes);
         if self.unreadable
+            || bytes >= WINDOW_BYTES
             || self.in_flight.len() >= WINDOW_BATCHES
             || (waits && !self.in_flight.is_empty())
         {
@@ -106,10 +125,22 @@ impl OutboxLog {
     }
 
     /// A batch of the records before `end` was handed to the link.
-    pub(super) fn sent(&mut self, end: SequenceNumber, now: MonotonicMs) {
+    pub(super) fn sent(&mut self, end: SequenceNumber, bytes: usize, now: MonotonicMs) {
         self.cursor = end;
-        self.in_flight.push(end.saturating_sub(1));
-        self.retry.arm(now);
+        self.in_flight.push((end.saturating_sub(1), bytes));
+        self.expect_ack(now);
+    }
+
+    fn expect_ack(&mut self, now: MonotonicMs) {
+        match self.lazy {
+            true => self.retry.arm_for(LAZY_WAIT_MS, now),
+            false => self.retry.arm(now),
+        }
+    }
+
+    /// Bytes of a record here, on the average.
+    pub(super) fn mean_bytes(&self) -> u64 {
+        self.meta.bytes.checked_div(self.meta.records()).unwrap_or_default()
     }
 
     /// Every record up to `watermark` is committed; returns the numbers that can go.
@@ -123,7 +154,13 @@ impl OutboxLog {
             return self.meta.oldest..self.meta.oldest;
         }
         let released = self.meta.release_before(watermark.saturating_add(1));
-        self.in_flight.retain(|last| *last > watermark);
+        self.in_flight.retain(|(last, _)| *last > watermark);
+        if released.is_empty() && self.is_news(watermark, now) {
+            // It lacks the record behind its watermark: all from there on goes again.
+            self.repeated = Some((watermark, now));
+            self.in_flight.clear();
+            self.cursor = self.meta.oldest;
+        }
         self.cursor = self.cursor.max(self.meta.oldest);
         if watermark.saturating_add(1) >= self.meta.oldest {
             self.announce = false;
@@ -131,15 +168,26 @@ impl OutboxLog {
         if !released.is_empty() || self.in_flight.is_empty() {
             self.retry.clear();
         }
-        if !self.in_flight.is_empty() || self.unreadable {
+        if self.unreadable {
             self.retry.arm(now);
+        } else if !self.in_flight.is_empty() {
+            self.expect_ack(now);
         }
         released
     }
 
+    fn is_news(&self, watermark: SequenceNumber, now: MonotonicMs) -> bool {
+        let expected =
+            watermark.saturating_add(1) == self.meta.oldest && !self.in_flight.is_empty();
+        let told = self
+            .repeated
+            .is_some_and(|(before, at)| before == watermark && now.since_ms(at) < REPEATED_ACK_MS);
+        expected && !told
+    }
+
     /// The receiver has everything up to `received` and waits itself: there is nothing to repeat.
     pub(super) fn held(&mut self, received: SequenceNumber) {
-        if self.in_flight.iter().all(|last| *last <= received) && !self.in_flight.is_empty() {
+        if self.in_flight.iter().all(|(last, _)| *last <= received) && !self.in_flight.is_empty() {
             self.retry.clear();
         }
     }

@@ -24,6 +24,11 @@ impl Retry {
         self.deadline = Some(now.plus_ms(wait_ms));
     }
 
+    /// Something was sent, and the answer may take up to `wait_ms`.
+    pub fn arm_for(&mut self, wait_ms: u64, now: MonotonicMs) {
+        self.deadline = Some(now.plus_ms(wait_ms));
+    }
+
     /// An answer came: nothing is due.
     pub fn clear(&mut self) {
         *self = Self::default();

@@ -425,6 +425,17 @@ pub enum CallOutcome {
     },
 }
 
+impl CallResponse {
+    /// Bytes of the answer itself.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        match &self.outcome {
+            CallOutcome::Done { body } => body.len(),
+            CallOutcome::Failed { message } => message.len(),
+        }
+    }
+}
+
 impl CallOutcome {
     /// `body` as an outcome, its end kept where it is too long.
     #[must_use]

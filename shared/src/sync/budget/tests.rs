@@ -139,7 +139,8 @@ fn results_leave_telemetry_its_share() {
     let (mut results, mut telemetry) = (0, 0);
     for now in (0..24 * 60).map(|minute| MonotonicMs(minute * 60_000)) {
         loop {
-            let next = if budget.telemetry_is_next() { LinkClass::Telemetry } else { LinkClass::Results };
+            let next =
+                if budget.telemetry_is_next() { LinkClass::Telemetry } else { LinkClass::Results };
             if !budget.may_send(next, 500, now) {
                 break;
             }
@@ -161,7 +162,8 @@ fn a_clock_that_goes_back_at_a_reboot_makes_nobody_richer() {
         wall: UnixMs(wall),
         quality: ClockQuality::Synchronised,
     };
-    let stored = StoredBudget::new(5_000, synchronised(1, 1_000), Window::default(), Window::default());
+    let stored =
+        StoredBudget::new(5_000, synchronised(1, 1_000), Window::default(), Window::default());
     assert_eq!(stored.clock_ms(synchronised(2_000, 51_000)), 55_000);
 }
 

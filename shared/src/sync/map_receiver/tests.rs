@@ -210,3 +210,69 @@ proptest! {
         prop_assert!(hub.is_in_sync());
     }
 }
+
+#[test]
+fn an_update_goes_on_where_the_link_was_lost() {
+    let big: Vec<u8> = (0..60_000_u32).flat_map(u32::to_le_bytes).collect();
+    let whole = content(&[("a", &big)]);
+    let (mut hub, mut node) = (publisher(1, whole.clone()), MapReceiver::new(MapName::Desired));
+    let now = MonotonicMs(0);
+    hub.begin(None);
+    let mut arrived = 0;
+    for _ in 0..30 {
+        let chunk = hub.poll_chunk(now).unwrap().unwrap();
+        arrived += chunk.body.len();
+        let Received::Ack(ack) = node.handle_chunk(&chunk, &header_of(&chunk)) else { panic!() };
+        hub.handle_ack(&ack, now);
+    }
+    hub.begin(None);
+    let rest = run(&mut hub, &mut node);
+    assert!(rest < 240_000 - arrived + 3 * 4096, "{rest} after {arrived}");
+    assert_eq!(*node.content(), whole);
+}
+
+#[test]
+fn a_peer_that_can_afford_nothing_is_sent_nothing_until_it_can() {
+    let big = vec![7; 20_000];
+    let (mut hub, mut node) =
+        (publisher(1, content(&[("a", &big)])), MapReceiver::new(MapName::Desired));
+    let now = MonotonicMs(0);
+    hub.set_frugal(true);
+    hub.begin(None);
+    let chunk = hub.poll_chunk(now).unwrap().unwrap();
+    assert!(chunk.body.len() <= 1024, "a small one");
+    assert_eq!(hub.poll_chunk(now).unwrap(), None, "one at a time");
+    let Received::Ack(MapAck::Partial { map, version, next, .. }) =
+        node.handle_chunk(&chunk, &header_of(&chunk))
+    else {
+        panic!()
+    };
+    let ack = |window| MapAck::Partial { map, version, next, window: Some(window) };
+    hub.handle_ack(&ack(0), now);
+    assert_eq!((hub.poll_chunk(now).unwrap(), hub.poll_timeout()), (None, None), "nor repeated");
+    hub.handle_ack(&ack(3), now);
+    let sent = std::iter::from_fn(|| hub.poll_chunk(now).unwrap()).count();
+    assert_eq!(sent, 3);
+}
+
+#[test]
+fn a_slow_link_has_two_chunks_on_their_way_and_a_quick_one_more() {
+    let big = vec![7; 400_000];
+    for (round_trip_ms, expected) in [(100, 8), (1_500, 2)] {
+        let (mut hub, mut node) =
+            (publisher(1, content(&[("a", &big)])), MapReceiver::new(MapName::Desired));
+        hub.begin(None);
+        let (mut now, mut on_their_way) = (MonotonicMs(0), 0);
+        for _ in 0..8 {
+            let sent: Vec<_> = std::iter::from_fn(|| hub.poll_chunk(now).unwrap()).collect();
+            on_their_way = sent.len();
+            now = now.plus_ms(round_trip_ms);
+            for chunk in sent {
+                if let Received::Ack(ack) = node.handle_chunk(&chunk, &header_of(&chunk)) {
+                    hub.handle_ack(&ack, now);
+                }
+            }
+        }
+        assert_eq!(on_their_way, expected, "at {round_trip_ms} ms");
+    }
+}

@@ -39,6 +39,10 @@ impl Records {
 
 const NOW: MonotonicMs = MonotonicMs(0);
 
+fn next_read(outbox: &Outbox) -> Option<LogRead> {
+    outbox.poll_read(usize::MAX, false, |_, _| true)
+}
+
 const STREAMS: [Stream; 6] = [
     Stream::Events,
     Stream::Telemetry,
@@ -57,7 +61,7 @@ fn append(outbox: &mut Outbox, store: &mut Records, stream: Stream, record: &[u8
 /// Delivers everything over a good link; the records that arrived.
 fn drain(outbox: &mut Outbox, store: &mut Records, hub: &mut LogReceiver) -> Vec<Vec<u8>> {
     let mut arrived = vec![];
-    while let Some(read) = outbox.poll_read() {
+    while let Some(read) = next_read(&outbox) {
         let records = store.read(&read);
         let batch = outbox.handle_read(&read, records, NOW).unwrap();
         let received = hub.handle_batch(batch);
@@ -76,12 +80,12 @@ fn a_sink_that_holds_stops_nothing_and_nothing_is_repeated_for_it() {
     let slow = LogId { incarnation: 1, stream: Stream::Results(SinkId(1)) };
     append(&mut outbox, &mut store, slow.stream, b"slow");
     outbox.begin(&[], NOW, &mut WriteBatch::new());
-    let read = outbox.poll_read().unwrap();
+    let read = next_read(&outbox).unwrap();
     outbox.handle_read(&read, vec![(1, b"slow".to_vec())], NOW).unwrap();
     outbox.handle_hold(LogHold { log: slow, received: 1 });
     assert_eq!(outbox.poll_timeout(), None, "nothing is overdue");
     append(&mut outbox, &mut store, Stream::Results(SinkId(2)), b"quick");
-    assert_eq!(outbox.poll_read().unwrap().log.stream, Stream::Results(SinkId(2)));
+    assert_eq!(next_read(&outbox).unwrap().log.stream, Stream::Results(SinkId(2)));
     outbox.handle_ack(LogAck { log: slow, watermark: 1 }, NOW, &mut WriteBatch::new());
     assert_eq!(outbox.totals(slow.stream).records, 0);
 }
@@ -100,11 +104,52 @@ fn events_go_before_telemetry_and_telemetry_before_backfill() {
 }
 
 #[test]
+fn a_stream_that_may_not_send_lets_the_next_one_go() {
+    let (mut outbox, mut store) =
+        (Outbox::restore(1, OutboxQuota::default(), &[]), Records::default());
+    append(&mut outbox, &mut store, Stream::Results(SinkId(1)), &[1; 100]);
+    append(&mut outbox, &mut store, Stream::Telemetry, &[2; 50]);
+    outbox.begin(&[], NOW, &mut WriteBatch::new());
+    let mut asked = vec![];
+    let read = outbox.poll_read(usize::MAX, false, |stream, bytes| {
+        asked.push((stream, bytes));
+        stream == Stream::Telemetry
+    });
+    assert_eq!(read.unwrap().log.stream, Stream::Telemetry);
+    assert_eq!(asked, [(Stream::Results(SinkId(1)), 100), (Stream::Telemetry, 50)]);
+    let first = outbox.poll_read(usize::MAX, true, |_, _| true).unwrap();
+    assert_eq!(first.log.stream, Stream::Telemetry, "results have had their share");
+}
+
+#[test]
+fn a_watermark_that_is_repeated_has_what_follows_sent_again_and_only_once() {
+    let (mut outbox, mut store) =
+        (Outbox::restore(1, OutboxQuota::default(), &[]), Records::default());
+    let log = LogId { incarnation: 1, stream: Stream::Telemetry };
+    outbox.begin(&[], NOW, &mut WriteBatch::new());
+    for record in 1..=3 {
+        append(&mut outbox, &mut store, Stream::Telemetry, &[record]);
+        let read = next_read(&outbox).unwrap();
+        outbox.handle_read(&read, vec![(u64::from(record), vec![record])], NOW).unwrap();
+    }
+    assert_eq!(next_read(&outbox), None, "all are on their way");
+    let ack = |watermark| LogAck { log, watermark };
+    outbox.handle_ack(ack(1), NOW, &mut WriteBatch::new());
+    assert_eq!(next_read(&outbox), None, "news");
+    outbox.handle_ack(ack(1), NOW, &mut WriteBatch::new());
+    let again = next_read(&outbox).unwrap();
+    assert_eq!(again.first, 2, "2 was lost");
+    outbox.handle_read(&again, vec![(2, vec![2]), (3, vec![3])], NOW).unwrap();
+    outbox.handle_ack(ack(1), NOW, &mut WriteBatch::new());
+    assert_eq!(next_read(&outbox), None, "told once more by 3, which was on its way");
+}
+
+#[test]
 fn nothing_is_read_while_nobody_listens() {
     let (mut outbox, mut store) =
         (Outbox::restore(1, OutboxQuota::default(), &[]), Records::default());
     append(&mut outbox, &mut store, Stream::Events, b"alarm");
-    assert_eq!(outbox.poll_read(), None);
+    assert_eq!(next_read(&outbox), None);
 }
 
 #[test]
@@ -134,7 +179,7 @@ fn a_full_quota_takes_whole_runs_of_the_oldest_and_the_receiver_counts_them() {
     assert_eq!(outbox.dropped_records() + left.records, 250);
     outbox.begin(&[], NOW, &mut WriteBatch::new());
     let mut hub = LogReceiver::default();
-    let read = outbox.poll_read().unwrap();
+    let read = next_read(&outbox).unwrap();
     let records = store.read(&read);
     let received = hub.handle_batch(outbox.handle_read(&read, records, NOW).unwrap());
     assert_eq!(received.lost_records, outbox.dropped_records());
@@ -161,7 +206,7 @@ fn a_record_that_the_store_lost_is_counted_and_the_rest_arrives() {
     }
     store.outbox.remove(&outbox_key(LogId { incarnation: 1, stream: Stream::Events }, 2));
     outbox.begin(&[], NOW, &mut WriteBatch::new());
-    let read = outbox.poll_read().unwrap();
+    let read = next_read(&outbox).unwrap();
     let records = store.read(&read);
     let batch = outbox.handle_read(&read, records, NOW).unwrap();
     let received = LogReceiver::default().handle_batch(batch);
@@ -207,7 +252,7 @@ proptest! {
                 }
                 3 => outbox.begin(&hub.newest_watermarks(), now, &mut writes),
                 4 => {
-                    if let Some(read) = outbox.poll_read() {
+                    if let Some(read) = next_read(&outbox) {
                         let records = store.read(&read);
                         link.extend(outbox.handle_read(&read, records, now));
                     }
@@ -237,7 +282,7 @@ proptest! {
         outbox.begin(&hub.newest_watermarks(), now, &mut writes);
         store.commit(writes);
         let mut rounds = 0;
-        while let Some(read) = outbox.poll_read() {
+        while let Some(read) = next_read(&outbox) {
             let records = store.read(&read);
             let batch = outbox.handle_read(&read, records, now).unwrap();
             deliver(&mut hub, batch, &mut acks);
