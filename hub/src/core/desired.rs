@@ -263,6 +263,17 @@ spec:
     }
 
     #[test]
+    fn a_hub_whose_store_is_lost_leads_above_every_count_of_its_starts() {
+        let (session, signing) =
+            (SessionPrivateKey::generate([2; 32]), SigningKey::generate([3; 32]));
+        let nodes = [(node("a"), record(None))].into();
+        let stored = StoredState { nodes, ..StoredState::default() };
+        let now = Now { wall: UnixMs(1_767_225_600_000), ..Now::default() };
+        let core = HubCore::new(HubKeys { session, signing }, [4; 32], stored, now);
+        assert_eq!(core.view().term, 29_453_761, "minutes since 1970, and the next");
+    }
+
+    #[test]
     fn a_workload_that_many_nodes_share_is_encoded_once_and_arrives_whole_at_each() {
         let nodes = ["a", "b", "c"].map(|name| (node(name), record(None)));
         let stored = StoredState { term: 1, nodes: nodes.into(), ..StoredState::default() };

@@ -122,6 +122,14 @@ pub fn read_stored_state(store: &dyn Store) -> Result<StoredState, StoreError> {
     Ok(state)
 }
 
+/// The greatest term that may have been led with. A hub whose store is lost knows its nodes from beside
+/// it, and not its term; nor do nodes that have lost their stores show one, but they refuse what is
+/// below it. Minutes since 1970 are far above any count of starts.
+fn term_before(stored: &StoredState, now: Now) -> u64 {
+    let is_lost = stored.term == 0 && !stored.nodes.is_empty();
+    if is_lost { now.wall.0 / 60_000 } else { stored.term }
+}
+
 impl HubCore {
     /// The core of this start of the hub. Its first effect makes the new term durable.
     #[must_use]
@@ -130,7 +138,7 @@ impl HubCore {
             verifying: keys.signing.verifying(),
             keys,
             random: ChaCha20Rng::from_seed(seed),
-            term: stored.term,
+            term: term_before(&stored, now),
             nodes: BTreeMap::new(),
             manifests: None,
             assignment: Assignment::default(),

@@ -8,7 +8,7 @@ use edge_agent::core::{
 };
 use edge_agent::ports::Runtime;
 use edge_agent::shell::{AgentPorts, perform};
-use shared::model::{GpuInventory, NodeId, Now, UnixMs};
+use shared::model::{GpuDevice, GpuHealth, GpuInventory, NodeId, Now, UnixMs};
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::{LogRead, OutboxQuota, read_log};
 use shared::telemetry::{CborCodec, Sample};
@@ -40,7 +40,9 @@ pub(super) struct SimAgent {
     /// The running process; `None` after a crash.
     pub(super) core: Option<AgentCore>,
     pub(super) connected: bool,
-    gpus: GpuInventory,
+    pub(super) gpus: GpuInventory,
+    /// Bytes of records that its outbox keeps of each class.
+    pub(super) quota_bytes: u64,
     /// The store was lost at some time: what it had counted is gone.
     pub(super) store_was_lost: bool,
 }
@@ -102,7 +104,7 @@ impl AgentPorts for Ports<'_> {
 
 impl SimAgent {
     /// A node that has enrolled and never ran.
-    pub(super) fn new(identity: Identity, gpus: GpuInventory) -> Self {
+    pub(super) fn new(identity: Identity, gpus: GpuInventory, quota_bytes: u64) -> Self {
         Self {
             identity,
             disk: Disk::default(),
@@ -111,6 +113,7 @@ impl SimAgent {
             core: None,
             connected: false,
             gpus,
+            quota_bytes,
             store_was_lost: false,
         }
     }
@@ -139,14 +142,20 @@ impl SimAgent {
             recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },
             codec: Box::new(CborCodec),
             quota: OutboxQuota {
-                alarms_bytes: 64 << 10,
-                events_bytes: 64 << 10,
-                results_bytes: 64 << 10,
-                telemetry_bytes: 256 << 10,
+                alarms_bytes: self.quota_bytes,
+                events_bytes: self.quota_bytes,
+                results_bytes: self.quota_bytes,
+                telemetry_bytes: self.quota_bytes,
             },
         };
         self.core = Some(AgentCore::new(options, restored, now));
         self.connected = false;
+    }
+
+    /// Whether the driver lists this GPU as usable.
+    pub(super) fn gpu_is_healthy(&self, uuid: &str) -> bool {
+        let usable = |gpu: &GpuDevice| gpu.uuid == uuid && gpu.health == GpuHealth::Healthy;
+        self.gpus.devices.iter().any(usable)
     }
 
     /// The process is killed. Pods go on.

@@ -11,7 +11,7 @@ pub(super) struct Disk {
     inner: Rc<RefCell<Inner>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Inner {
     records: BTreeMap<(Tree, Vec<u8>), Vec<u8>>,
     full: bool,
@@ -22,6 +22,11 @@ impl Disk {
     /// From now on commits fail, or succeed again.
     pub(super) fn set_full(&self, full: bool) {
         self.inner.borrow_mut().full = full;
+    }
+
+    /// What another machine has of it: the same records, from now on apart.
+    pub(super) fn copy(&self) -> Self {
+        Self { inner: Rc::new(RefCell::new(self.inner.borrow().clone())) }
     }
 
     /// Everything is gone, as after a quarantine.

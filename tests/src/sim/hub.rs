@@ -1,7 +1,7 @@
 //! The hub of the simulated world: the production core and `perform`, on ports in memory.
 
 use super::disk::Disk;
-use hub::core::{Effect, Event, HubCore, HubKeys, read_stored_state};
+use hub::core::{Effect, Event, HubCore, HubKeys, NodeRecord, read_stored_state};
 use hub::ports::{HubPorts, perform};
 use shared::model::{NodeId, Now};
 use shared::ports::{Store, StoreError, WriteBatch};
@@ -55,13 +55,24 @@ impl SimHub {
         Self { disk: Disk::default(), session_key, signing_key, core: None }
     }
 
+    /// Another replica takes the lead with what the leader had stored so far; the one that led goes on
+    /// without knowing.
+    pub(super) fn fail_over(&mut self) -> Self {
+        let successor = Self { disk: self.disk.copy(), core: None, ..*self };
+        std::mem::replace(self, successor)
+    }
+
     /// The hub's process starts.
-    pub(super) fn start(&mut self, seed: [u8; 32], now: Now) {
+    /// It knows who is enrolled from beside its store too.
+    pub(super) fn start(&mut self, seed: [u8; 32], registry: &[(NodeId, NodeRecord)], now: Now) {
         let keys = HubKeys {
             session: SessionPrivateKey::from_bytes(self.session_key),
             signing: SigningKey::from_bytes(&self.signing_key),
         };
-        let stored = read_stored_state(&self.disk).unwrap_or_default();
+        let mut stored = read_stored_state(&self.disk).unwrap_or_default();
+        for (node, record) in registry {
+            stored.nodes.entry(node.clone()).or_insert_with(|| record.clone());
+        }
         self.core = Some(HubCore::new(keys, seed, stored, now));
     }
 

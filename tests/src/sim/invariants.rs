@@ -2,6 +2,7 @@
 
 use super::agent::SimAgent;
 use super::hub::SimHub;
+use super::runtime::Stopped;
 use super::scene::Fleet;
 use shared::model::NodeId;
 use std::collections::BTreeMap;
@@ -55,21 +56,22 @@ impl Witness {
     }
 }
 
-/// A pod that runs is stopped only because the fleet no longer wants it as it is, or because one of
-/// higher priority may need its place; and never while the node does not know what it should run.
-/// Probes and GPUs do not fail here.
+/// A pod that runs is stopped only because the fleet no longer wants it as it is, because one of
+/// higher priority may need its place, or because its GPU is gone or broken; and never while the node
+/// does not know what it should run. Probes do not fail here.
 fn check_stops(agent: &SimAgent, fleet: &Fleet) -> Result<(), String> {
     let stops = agent.machine.take_stops();
     let (Some(core), Some(status)) = (&agent.core, agent.status()) else { return Ok(()) };
     let node = &agent.identity.node;
     let blind = status.node_status.conditions.iter().any(|c| c.kind == "DesiredStateWhole");
-    for (pod, revision) in stops {
+    for Stopped { pod, revision, gpus } in stops {
         if blind {
             return Err(format!("{node}: {pod} was stopped by a node that lost its desired state"));
         }
         let Some(priority) = fleet.priority_of(&pod, revision) else { continue };
         let outranked = core.workloads().values().any(|other| other.priority > priority);
-        if !outranked {
+        let broken = gpus.iter().any(|gpu| !agent.gpu_is_healthy(gpu));
+        if !outranked && !broken {
             return Err(format!("{node}: {pod} was stopped, and the fleet wants it as it was"));
         }
     }

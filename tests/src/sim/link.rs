@@ -3,7 +3,10 @@
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 use shared::model::MonotonicMs;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Messages of the past that are kept.
+const HISTORY_MESSAGES: usize = 256;
 
 /// How bad the link is, each in thousandths of the messages.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,6 +33,10 @@ pub(super) enum Way {
 pub(super) struct Link {
     in_flight: BTreeMap<(MonotonicMs, u64), (Way, Vec<u8>)>,
     next: u64,
+    /// What crossed lately, for a hostile broker to bring again.
+    history: VecDeque<(Way, Vec<u8>)>,
+    /// Ways on which everything disappears while both ends believe in the link.
+    black_holes: Vec<Way>,
     pub(super) badness: Badness,
     /// Payload bytes that were handed to the link.
     pub(super) bytes: u64,
@@ -50,6 +57,13 @@ impl Link {
         random: &mut ChaCha20Rng,
     ) {
         self.bytes += payload.len() as u64;
+        if self.history.len() >= HISTORY_MESSAGES {
+            self.history.pop_front();
+        }
+        self.history.push_back((way, payload.clone()));
+        if self.black_holes.contains(&way) {
+            return;
+        }
         if chance(random, self.badness.dropped) {
             return;
         }
@@ -88,8 +102,24 @@ impl Link {
 
     /// A message of the past, for a hostile broker to bring again.
     pub(super) fn any(&self, random: &mut ChaCha20Rng) -> Option<(Way, Vec<u8>)> {
-        let count = self.in_flight.len();
+        let count = self.history.len();
         let at = usize::try_from(random.next_u64()).ok()?.checked_rem(count)?;
-        self.in_flight.values().nth(at).cloned()
+        self.history.get(at).cloned()
+    }
+
+    /// Everything on this way disappears from now on, or no longer; which of the two.
+    pub(super) fn toggle_black_hole(&mut self, way: Way) -> bool {
+        let before = self.black_holes.len();
+        self.black_holes.retain(|hole| *hole != way);
+        let opened = self.black_holes.len() == before;
+        if opened {
+            self.black_holes.push(way);
+        }
+        opened
+    }
+
+    /// Nothing disappears any more.
+    pub(super) fn fill_black_holes(&mut self) {
+        self.black_holes.clear();
     }
 }

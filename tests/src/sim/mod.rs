@@ -13,7 +13,7 @@
 //! | `link.rs` | a broker that drops, repeats, reorders and forgets |
 //! | `agent.rs`, `hub.rs` | one core each, its ports, and its crashes |
 //! | `scene.rs` | nodes, GPUs, workloads and samples |
-//! | `world.rs`, `world/faults.rs` | time and the order of everything, and what breaks |
+//! | `world.rs`, `world/{processes,faults}.rs` | time and the order of everything, what runs, and what breaks |
 //! | `invariants.rs` | what must hold after every event, and at the end |
 
 mod agent;

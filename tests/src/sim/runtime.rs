@@ -24,8 +24,16 @@ struct Inner {
     starts: u64,
     doubled: Option<PodId>,
     /// Stops that the agent asked for, not yet looked at.
-    stops: Vec<(PodId, Revision)>,
+    stops: Vec<Stopped>,
     wall: UnixMs,
+}
+
+/// A running pod that the agent stopped.
+#[derive(Debug, Clone)]
+pub(super) struct Stopped {
+    pub(super) pod: PodId,
+    pub(super) revision: Revision,
+    pub(super) gpus: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,7 +66,7 @@ impl Machine {
     }
 
     /// The stops of running pods that the agent asked for since the last call.
-    pub(super) fn take_stops(&self) -> Vec<(PodId, Revision)> {
+    pub(super) fn take_stops(&self) -> Vec<Stopped> {
         std::mem::take(&mut self.inner.borrow_mut().stops)
     }
 
@@ -135,12 +143,16 @@ impl Runtime for Machine {
         let mut inner = self.inner.borrow_mut();
         let code = 143;
         let mut stopped = None;
+        let pod_id = pod.clone();
         if let Some(running) = inner.pods.get_mut(pod).filter(|r| r.instance == instance) {
-            stopped =
-                matches!(running.state, ObservedState::Running { .. }).then_some(running.revision);
+            stopped = matches!(running.state, ObservedState::Running { .. }).then(|| Stopped {
+                pod: pod_id,
+                revision: running.revision,
+                gpus: running.gpus.clone(),
+            });
             running.state = ObservedState::Exited { code };
         }
-        inner.stops.extend(stopped.map(|revision| (pod.clone(), revision)));
+        inner.stops.extend(stopped);
         inner.events.push(RuntimeEvent::Exited { pod: pod.clone(), instance, code });
     }
 

@@ -1,6 +1,7 @@
 //! Time, faults, and the order of everything.
 
 mod faults;
+mod processes;
 
 use super::agent::{Identity, SimAgent};
 use super::hub::SimHub;
@@ -11,7 +12,7 @@ use edge_agent::core::Event as AgentEvent;
 use hub::core::{Event as HubEvent, NodeRecord};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-use shared::model::{ClockQuality, MonotonicMs, Now, UnixMs};
+use shared::model::{ClockQuality, MonotonicMs, NodeId, Now, PodId, UnixMs};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
 use std::collections::{BTreeMap, VecDeque};
@@ -84,6 +85,16 @@ pub struct World {
     hub_up_at: MonotonicMs,
     /// When the hub that runs gets to read the manifests.
     manifests_at: Option<MonotonicMs>,
+    /// The hub's store was lost at some time: what it had counted is gone.
+    hub_store_was_lost: bool,
+    /// Who is enrolled, as it is noted beside the hub's store.
+    registry: Vec<(NodeId, NodeRecord)>,
+    /// A hub that no longer leads and does not know, and when it finds out.
+    stale: Option<(SimHub, MonotonicMs)>,
+    /// By how much each node's wall clock is wrong.
+    clock_offset_ms: Vec<i64>,
+    /// A pod that crashes after each start: at which agent, and until when.
+    crashing: Option<(usize, PodId, MonotonicMs)>,
     faults: bool,
     next_fault: MonotonicMs,
     fleet: scene::Fleet,
@@ -141,6 +152,8 @@ impl World {
     #[must_use]
     pub fn new(seed: u64, options: Options) -> Self {
         let mut random = ChaCha20Rng::seed_from_u64(seed);
+        // Every fourth world has outboxes that overflow within minutes.
+        let quota_bytes = if seed.is_multiple_of(4) { 2 << 10 } else { 256 << 10 };
         let now = MonotonicMs(1_000);
         let (session, signing) = (key(&mut random), key(&mut random));
         let hub_public = SessionPrivateKey::from_bytes(session).public();
@@ -152,7 +165,7 @@ impl World {
                 hub_session_key: hub_public,
                 hub_signing_key: verifying,
             };
-            SimAgent::new(identity, scene::gpus(index))
+            SimAgent::new(identity, scene::gpus(index), quota_bytes)
         });
         let agents: Vec<SimAgent> = agents.collect();
         let count = agents.len();
@@ -168,6 +181,11 @@ impl World {
             agent_up_at: vec![now; count],
             hub_up_at: now,
             manifests_at: None,
+            hub_store_was_lost: false,
+            registry: vec![],
+            stale: None,
+            clock_offset_ms: vec![0; count],
+            crashing: None,
             faults: true,
             next_fault: now.plus_ms(5_000),
             fleet: scene::Fleet::default(),
@@ -199,7 +217,9 @@ impl World {
             }
             self.step()?;
         }
-        accounts(&self.agents, &self.hub)?;
+        if !self.hub_store_was_lost {
+            accounts(&self.agents, &self.hub)?;
+        }
         self.report.starts = self.agents.iter().map(|agent| agent.machine.starts()).sum();
         self.report.bytes = self.link.bytes;
         let statuses = self.agents.iter().filter_map(SimAgent::status);
@@ -212,31 +232,22 @@ impl World {
         Now { monotonic: self.now, wall, quality: ClockQuality::Synchronised }
     }
 
+    /// The present as this agent's clock has it.
+    fn present_at(&self, index: usize) -> Now {
+        let now = self.present();
+        let offset_ms = self.clock_offset_ms.get(index).copied().unwrap_or_default();
+        let quality = match offset_ms {
+            0 => ClockQuality::Synchronised,
+            _ => ClockQuality::Unsynchronised,
+        };
+        Now { wall: UnixMs(now.wall.0.saturating_add_signed(offset_ms)), quality, ..now }
+    }
+
     fn note(&mut self, line: String) {
         if self.log.len() >= LOG_LINES_MAX {
             self.log.pop_front();
         }
         self.log.push_back(format!("{:>9} {line}", self.now.0));
-    }
-
-    /// The hub signs every node, as after enrolment.
-    fn begin(&mut self) {
-        self.start_hub();
-        let now = self.present();
-        for index in 0..self.agents.len() {
-            let Some(identity) = self.agents.get(index).map(|agent| agent.identity.clone()) else {
-                continue;
-            };
-            let public = SessionPrivateKey::from_bytes(identity.session_key).public();
-            let record = NodeRecord::new(public, format!("{index}"), now.wall);
-            // The signing is answered when it is durable: no crash in between.
-            self.step_hub_safely([HubEvent::Enrolled { node: identity.node, record }]);
-        }
-        self.now = self.now.plus_ms(100);
-        if let Some(core) = self.hub.core.as_mut() {
-            core.handle_timeout(Now { monotonic: self.now, ..now });
-        }
-        self.step_hub_safely([]);
     }
 
     /// Goes to the next moment at which something is due, and lets it happen.
@@ -257,6 +268,7 @@ impl World {
             self.deliver(way, payload);
         }
         self.time_out();
+        self.crash_again();
         self.witness.check(&self.agents, &self.fleet)
     }
 
@@ -271,47 +283,12 @@ impl World {
             Some(core) => core.poll_timeout(),
             None => Some(self.hub_up_at),
         };
+        let stale = self.stale.as_ref().and_then(|(hub, _)| hub.core.as_ref()?.poll_timeout());
         let fault = self.faults.then_some(self.next_fault);
-        let others = [self.link.next_arrival(), hub, fault, self.manifests_at];
+        let others = [self.link.next_arrival(), hub, stale, fault, self.manifests_at];
         let due = agents.chain(others).flatten().min();
         // A timer in the past is due now; nothing due at all is a second of silence.
         due.unwrap_or(self.now.plus_ms(1_000)).max(self.now.plus_ms(1))
-    }
-
-    fn bring_up(&mut self) {
-        if self.hub.core.is_none() && self.now >= self.hub_up_at {
-            self.start_hub();
-        }
-        for index in 0..self.agents.len() {
-            let seed = key(&mut self.random);
-            let (now, due) = (self.present(), self.agent_up_at.get(index).copied());
-            let Some(agent) = self.agents.get_mut(index) else { continue };
-            if agent.core.is_none() && due.is_some_and(|due| now.monotonic >= due) {
-                agent.start(seed, now);
-                self.note(format!("agent {index} starts"));
-                self.step_agent(index, []);
-            }
-        }
-    }
-
-    fn start_hub(&mut self) {
-        let (seed, now) = (key(&mut self.random), self.present());
-        self.hub.start(seed, now);
-        self.note("the hub starts".to_owned());
-        // Sometimes they can't be read at first: nobody must be told to run nothing.
-        let late = self.faults && chance(&mut self.random, 250);
-        let wait = if late { u64::from(self.random.next_u32() % 20_000) } else { 0 };
-        self.manifests_at = Some(self.now.plus_ms(wait));
-        self.read_manifests();
-    }
-
-    /// Hands the manifests to the hub when their time has come.
-    fn read_manifests(&mut self) {
-        if self.manifests_at.is_some_and(|at| at <= self.now) {
-            self.manifests_at = None;
-            let manifests = self.fleet.manifests();
-            self.step_hub([HubEvent::Manifests(manifests)]);
-        }
     }
 
     fn connect(&mut self) {
@@ -364,91 +341,20 @@ impl World {
         }
     }
 
-    fn time_out(&mut self) {
-        let now = self.present();
-        if let Some(core) = self.hub.core.as_mut()
-            && core.poll_timeout().is_some_and(|at| at <= now.monotonic)
-        {
-            core.handle_timeout(now);
-            self.step_hub([]);
-        }
-        for index in 0..self.agents.len() {
-            let Some(core) = self.agents.get_mut(index).and_then(|a| a.core.as_mut()) else {
-                continue;
-            };
-            if core.poll_timeout().is_some_and(|at| at <= now.monotonic) {
-                core.handle_timeout(now);
-                self.step_agent(index, []);
-            }
-        }
-    }
-
-    fn step_agent<const N: usize>(&mut self, index: usize, events: [AgentEvent; N]) {
-        let now = self.present();
-        let (random, faults) = (&mut self.random, self.faults);
-        let Some(agent) = self.agents.get_mut(index) else { return };
-        let outcome =
-            agent.step(events, now, &mut |_| faults && random.next_u32().is_multiple_of(1_500));
-        for payload in outcome.sent {
-            self.link.send(Way::Up(index), payload, now.monotonic, &mut self.random);
-        }
-        if outcome.crashed {
-            self.agent_died(index, "between two effects");
-        }
-    }
-
-    fn step_hub<const N: usize>(&mut self, events: [HubEvent; N]) {
-        let faults = self.faults;
-        self.step_hub_with(events, faults);
-    }
-
-    fn step_hub_safely<const N: usize>(&mut self, events: [HubEvent; N]) {
-        self.step_hub_with(events, false);
-    }
-
-    fn step_hub_with<const N: usize>(&mut self, events: [HubEvent; N], faults: bool) {
-        let now = self.present();
-        let random = &mut self.random;
-        let outcome =
-            self.hub.step(events, now, &mut |_| faults && random.next_u32().is_multiple_of(2_000));
-        for (node, payload) in outcome.sent {
-            if let Some(index) = scene::index_of(&node) {
-                self.link.send(Way::Down(index), payload, now.monotonic, &mut self.random);
-            }
-        }
-        if outcome.crashed {
-            self.hub_died("between two effects");
-        }
-    }
-
-    fn agent_died(&mut self, index: usize, how: &str) {
-        self.report.crashes += 1;
-        self.note(format!("agent {index} is killed {how}"));
-        let down = u64::from(self.random.next_u32() % 30_000);
-        if let Some(at) = self.agent_up_at.get_mut(index) {
-            *at = self.now.plus_ms(down);
-        }
-        if let Some(agent) = self.agents.get_mut(index) {
-            agent.kill();
-        }
-        self.disconnect(index);
-    }
-
-    fn hub_died(&mut self, how: &str) {
-        self.report.crashes += 1;
-        self.note(format!("the hub is killed {how}"));
-        self.hub_up_at = self.now.plus_ms(u64::from(self.random.next_u32() % 30_000));
-        self.hub.kill();
-        for index in 0..self.agents.len() {
-            self.disconnect(index);
-        }
-    }
-
     /// From here on nothing breaks any more.
     fn heal(&mut self) {
         self.note("healed".to_owned());
         self.faults = false;
         self.link.badness = Badness::default();
+        self.link.fill_black_holes();
+        (self.stale, self.crashing) = (None, None);
+        for index in 0..self.agents.len() {
+            let gpus = scene::gpus(index);
+            let Some(agent) = self.agents.get_mut(index) else { continue };
+            agent.gpus = gpus.clone();
+            self.step_agent(index, [AgentEvent::Inventory(gpus)]);
+        }
+        self.clock_offset_ms.fill(0);
         self.cut.iter_mut().for_each(|cut| *cut = false);
         self.hub.disk.set_full(false);
         self.agents.iter().for_each(|agent| agent.disk.set_full(false));

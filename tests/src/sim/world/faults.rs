@@ -1,26 +1,39 @@
 //! What breaks, one thing at a time.
 
-use super::{HubEvent, Way, World, chance, scene};
+use super::{AgentEvent, HubEvent, Way, World, chance, scene};
 use rand_core::RngCore;
+use shared::model::GpuHealth;
 use shared::wire::Envelope;
+
+/// How long a pod that crashes goes on doing so.
+const CRASHES_FOR_MS: u64 = 60_000;
+
+/// How far a wall clock jumps at most, either way: a node that comes up in 1970 and is set right.
+const JUMP_MS_MAX: i64 = 60 * 365 * 24 * 3600 * 1000;
 
 impl World {
     /// One fault, or one change of what the fleet should run.
     pub(super) fn fault(&mut self) {
         let count = self.agents.len().max(1);
         let index = usize::try_from(self.random.next_u32()).unwrap_or(0) % count;
-        match self.random.next_u32() % 14 {
-            0..=2 => self.change_fleet(),
-            3 => self.toggle_cut(index),
-            4 => self.disconnect(index),
-            5 => self.agent_died(index, "by a fault"),
-            6 => self.cut_power(index),
-            7 if chance(&mut self.random, 500) => self.hub_died("by a fault"),
-            8 => self.toggle_full(index),
-            9 => self.end_a_pod(index),
-            10 => self.forge(index),
-            11 => self.pretend_gone(index),
-            12 if chance(&mut self.random, 300) => self.lose_store(index),
+        match self.random.next_u32() % 22 {
+            0..=3 => self.change_fleet(),
+            4 => self.toggle_cut(index),
+            5 => self.disconnect(index),
+            6 => self.agent_died(index, "by a fault"),
+            7 => self.cut_power(index),
+            8 if chance(&mut self.random, 500) => self.hub_died("by a fault"),
+            9 => self.toggle_full(index),
+            10 => self.end_a_pod(index),
+            11 => self.forge(index),
+            12 => self.pretend_gone(index),
+            13 if chance(&mut self.random, 300) => self.lose_store(index),
+            14 => self.break_a_gpu(index),
+            15 => self.jump_clock(index),
+            16 => self.let_a_pod_crash(index),
+            17 => self.toggle_black_hole(index),
+            18 if chance(&mut self.random, 300) => self.lose_hub_store(),
+            19 if chance(&mut self.random, 300) => self.fail_over(),
             _ => self.replay(),
         }
     }
@@ -42,6 +55,13 @@ impl World {
         if now_cut {
             self.disconnect(index);
         }
+    }
+
+    /// Everything one way disappears, and both ends believe in the link.
+    fn toggle_black_hole(&mut self, index: usize) {
+        let way = if chance(&mut self.random, 500) { Way::Up(index) } else { Way::Down(index) };
+        let opened = self.link.toggle_black_hole(way);
+        self.note(format!("everything {way:?} disappears: {opened}"));
     }
 
     fn cut_power(&mut self, index: usize) {
@@ -71,6 +91,66 @@ impl World {
         self.step_agent(index, []);
     }
 
+    /// A pod ends soon after each start, for a while.
+    fn let_a_pod_crash(&mut self, index: usize) {
+        let Some(agent) = self.agents.get(index) else { return };
+        let running = agent.machine.running();
+        let Some((pod, ..)) = running.last() else { return };
+        let until = self.now.plus_ms(CRASHES_FOR_MS);
+        self.crashing = Some((index, pod.clone(), until));
+        self.note(format!("agent {index}: {pod} crashes from now on"));
+    }
+
+    /// The pod that crashes does so again.
+    pub(super) fn crash_again(&mut self) {
+        let Some((index, pod, until)) = self.crashing.take() else { return };
+        if self.now >= until {
+            return;
+        }
+        if let Some(agent) = self.agents.get(index)
+            && agent.machine.running().iter().any(|(running, ..)| *running == pod)
+        {
+            agent.machine.exit(&pod, 139);
+            self.step_agent(index, []);
+        }
+        self.crashing = Some((index, pod, until));
+    }
+
+    /// A GPU breaks, is gone, or is well again.
+    fn break_a_gpu(&mut self, index: usize) {
+        let (which, how) = (self.random.next_u32(), self.random.next_u32() % 3);
+        let Some(agent) = self.agents.get_mut(index) else { return };
+        agent.gpus = scene::gpus(index);
+        let count = agent.gpus.devices.len().max(1);
+        let at = usize::try_from(which).unwrap_or(0) % count;
+        match how {
+            0 => drop(agent.gpus.devices.remove(at)),
+            1 => {
+                if let Some(gpu) = agent.gpus.devices.get_mut(at) {
+                    gpu.health = GpuHealth::Unhealthy("XID 79".to_owned());
+                }
+            }
+            _ => {}
+        }
+        let (gpus, left) = (agent.gpus.clone(), agent.gpus.devices.len());
+        self.note(format!("agent {index}: fate {how} of GPU {at}, {left} are listed"));
+        self.step_agent(index, [AgentEvent::Inventory(gpus)]);
+    }
+
+    /// A wall clock is wrong from now on, or right again.
+    fn jump_clock(&mut self, index: usize) {
+        let far = i64::from(self.random.next_u32()) * 1000 % JUMP_MS_MAX;
+        let offset_ms = match self.random.next_u32() % 3 {
+            0 => 0,
+            1 => far,
+            _ => -far,
+        };
+        self.note(format!("agent {index}: its clock is wrong by {offset_ms} ms"));
+        if let Some(offset) = self.clock_offset_ms.get_mut(index) {
+            *offset = offset_ms;
+        }
+    }
+
     /// The hub is told that a node is gone which is not: a forged will, or its own connection to the
     /// broker that was lost. The node notices nothing.
     fn pretend_gone(&mut self, index: usize) {
@@ -86,6 +166,27 @@ impl World {
             agent.disk.wipe();
             agent.store_was_lost = true;
         }
+    }
+
+    /// The hub's store is quarantined: who is enrolled is noted beside it, the rest the nodes know.
+    fn lose_hub_store(&mut self) {
+        self.hub_died("and its store is lost");
+        self.hub.disk.wipe();
+        self.hub_store_was_lost = true;
+    }
+
+    /// Another replica takes the lead. The one that led was paused and does not know: what it has to
+    /// say still reaches the nodes for a while.
+    fn fail_over(&mut self) {
+        if self.hub.core.is_none() {
+            return;
+        }
+        self.report.crashes += 1;
+        self.note("another hub takes the lead; the one that led goes on".to_owned());
+        let stale = self.hub.fail_over();
+        let until = self.now.plus_ms(5_000 + u64::from(self.random.next_u32() % 60_000));
+        self.stale = Some((stale, until));
+        self.hub_up_at = self.now;
     }
 
     /// The broker's owner makes something up.
@@ -104,7 +205,7 @@ impl World {
         self.deliver(way, payload);
     }
 
-    /// The broker's owner brings a message to somebody it was not for.
+    /// The broker's owner brings a message of the past: again, or to somebody it was not for.
     fn replay(&mut self) {
         let Some((way, payload)) = self.link.any(&mut self.random) else { return };
         let count = u32::try_from(self.agents.len()).unwrap_or(1).max(1);
