@@ -10,6 +10,8 @@
 //! | what the agent sends: reported state, logs, in their order | `uplink.rs` |
 //! | pods: actions to effects, changes to events | `pod_effects.rs` |
 //! | samples to batches to the outbox | `recorder.rs` |
+//! | what pods say of themselves in samples | `series.rs` |
+//! | results of pods to the outbox | `results.rs` |
 //! | the store that can't be written | `storage.rs` |
 //! | what `status` shows | `status.rs` |
 //!
@@ -22,6 +24,8 @@ mod event;
 mod pod_effects;
 mod recorder;
 mod restore;
+mod results;
+mod series;
 mod status;
 mod storage;
 #[cfg(test)]
@@ -35,6 +39,7 @@ pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 
 use crate::pods::Pods;
 use recorder::Recorder;
+use results::Results;
 use shared::model::{GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, Workload, WorkloadKey};
 use shared::sync::{AgentSession, LogRead, MapPublisher, MapReceiver, Outbox};
 use shared::telemetry::TelemetryCodec;
@@ -70,6 +75,7 @@ pub struct AgentCore {
     /// What of the capacity pods may not have.
     reserved: Reserved,
     recorder: Recorder,
+    results: Results,
     storage: Storage,
     answers: VecDeque<Message>,
     effects: VecDeque<Effect>,
@@ -86,7 +92,8 @@ impl AgentCore {
             Event::Payload(payload) => self.handle_payload(&payload, now),
             Event::Runtime(event) => self.pods.handle_runtime(event, now),
             Event::Inventory(gpus) => self.handle_inventory(gpus, now),
-            Event::Sampled(sample) => self.record_sample(sample, now),
+            Event::Sampled(sample) => self.record_sample(self.with_pods(sample), now),
+            Event::Posted { posts, clock } => self.handle_posts(posts, clock, now),
             Event::RecordsRead { read, records } => self.handle_records(&read, records, now),
             Event::CallAnswered(response) => self.answer(Message::CallResponse(response)),
             Event::Persisted => self.handle_persisted(now),
@@ -105,7 +112,9 @@ impl AgentCore {
         self.pods.handle_timeout(now);
         if self.recorder.sample_is_due(at) {
             self.effects.push_back(Effect::Sample);
+            self.scrape();
         }
+        self.send_held_results(now);
         self.retry_storage(at);
         self.advance(now);
     }
@@ -121,6 +130,7 @@ impl AgentCore {
             self.report_due,
             Some(self.recorder.next_sample()),
             self.storage.retry_at(),
+            self.results_due(),
         ];
         timers.into_iter().flatten().min()
     }

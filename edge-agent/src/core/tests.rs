@@ -58,6 +58,7 @@ fn workload(name: &str, revision: u64) -> Workload {
             metadata: PodMetadata::default(),
             spec: PodSpec { containers: vec![container], ..PodSpec::default() },
         },
+        results: vec![],
     }
 }
 
