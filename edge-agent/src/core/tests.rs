@@ -22,6 +22,8 @@ use shared::wire::{
 };
 use std::collections::BTreeMap;
 
+mod results;
+
 const SECOND_MS: u64 = 1_000;
 
 /// A hub with keys, and a core that knows them.

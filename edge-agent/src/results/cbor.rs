@@ -163,7 +163,7 @@ mod tests {
                 .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
                 .collect();
             assert_eq!(check_whole(&bytes), Ok(()), "{hex}");
-            assert_eq!(check_whole(&bytes[..bytes.len() - 1]).is_ok(), false, "{hex} cut");
+            assert!(check_whole(&bytes[..bytes.len() - 1]).is_err(), "{hex} cut");
             let longer = [bytes.as_slice(), &[0]].concat();
             assert_eq!(check_whole(&longer), Err(Fault::Malformed(bytes.len())), "{hex} and more");
         }

@@ -225,8 +225,8 @@ fn value_at(result: &PodResult, pointer: &str) -> Option<f64> {
         }
         ResultFormat::Cbor => {
             let body: serde_cbor::Value = serde_cbor::from_slice(&result.body).ok()?;
-            let levels = pointer.split('/').skip(1);
-            let found = levels.fold(Some(&body), |at, level| cbor_below(at?, level))?;
+            let mut levels = pointer.split('/').skip(1);
+            let found = levels.try_fold(&body, cbor_below)?;
             cbor_number(found)?
         }
     };

@@ -177,7 +177,8 @@ async fn a_pod_with_all_its_connections_idle_holds_up_no_other() {
         stream.write_all(b"POST /v1/results HTTP/1.1\r\n").await.unwrap();
         idle.push(stream);
     }
-    let answer = over_socket(&scene.socket("default/quick-0"), &request("", "1"));
+    let (socket, post) = (scene.socket("default/quick-0"), request("", "1"));
+    let answer = over_socket(&socket, &post);
     let answer = timeout(Duration::from_secs(5), answer).await;
     assert_eq!(answer.unwrap().0, 202);
 }
