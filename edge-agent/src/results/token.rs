@@ -33,9 +33,15 @@ impl TokenKey {
         {
             return Ok(Self(key));
         }
-        let key = fresh_seed();
-        write_secret(path, &key)?;
-        Ok(Self(key))
+        let key = Self::fresh();
+        write_secret(path, &key.0)?;
+        Ok(key)
+    }
+
+    /// A key that nobody had before.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self(fresh_seed())
     }
 
     fn code(&self, pod: &PodId, instance: InstanceId) -> Hmac<Sha256> {

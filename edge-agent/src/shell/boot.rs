@@ -165,7 +165,7 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let stored = read_stored_state(&store)?;
     let incarnation = ledger.begin_incarnation(newest_incarnation(&stored.meta) + 1)?;
     let (events, runtime_events) = mpsc::unbounded_channel();
-    let (doors, posts) = Doors::new(TokenKey::load_or_create(&places.results_key)?, config.results);
+    let (doors, posts) = Doors::new(token_key(&places), config.results);
     let runtime = ProcessRuntime::new(process_options(config), events)?;
     let mut runtime = runtime.with_doors(doors.clone());
     let observations = runtime.observe()?;
@@ -206,6 +206,16 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
         answers,
         doors,
         posts,
+    })
+}
+
+/// A disk that is full, or a file that others can read, keeps no pod from starting: then tokens hold
+/// for as long as the agent runs, and sockets as ever.
+fn token_key(places: &Places) -> TokenKey {
+    TokenKey::load_or_create(&places.results_key).unwrap_or_else(|error| {
+        let error = shared::in_words(&error);
+        warn!(error, "the key of tokens is of no use: tokens end with this start of the agent");
+        TokenKey::fresh()
     })
 }
 
