@@ -13,6 +13,7 @@ need() { # need COMMAND PACKAGE
 missing=()
 need mosquitto mosquitto
 need faketime faketime
+need curl curl
 need ip iproute2
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 

@@ -16,6 +16,9 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/hinterland";
 /// The admin port: health and metrics, on loopback only.
 const DEFAULT_ADMIN_PORT: u16 = 7071;
 
+/// The port to which pods post their results, on loopback only.
+const DEFAULT_RESULTS_PORT: u16 = 7072;
+
 /// The agent's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -24,6 +27,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where health and metrics are served; must be a loopback address.
     pub admin: SocketAddr,
+    /// Where pods post their results, besides their sockets; must be a loopback address with a port,
+    /// which pods that run know.
+    pub results: SocketAddr,
     /// What pods may not have.
     pub reserved: ReservedConfig,
     /// How often is sampled and sent.
@@ -82,6 +88,7 @@ impl Default for Config {
         Self {
             state_dir: PathBuf::from(DEFAULT_STATE_DIR),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT)),
+            results: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_RESULTS_PORT)),
             reserved: ReservedConfig::default(),
             telemetry: TelemetryConfig::default(),
             pod_logs: PodLogConfig::default(),
@@ -170,6 +177,9 @@ impl Config {
         if !self.admin.ip().is_loopback() {
             return refused("admin", "expected a loopback address, as in 127.0.0.1:7071");
         }
+        if !self.results.ip().is_loopback() || self.results.port() == 0 {
+            return refused("results", "expected a loopback address, as in 127.0.0.1:7072");
+        }
         if self.telemetry.sample_interval_ms < 100 {
             return refused("telemetry.sample_interval_ms", "expected at least 100");
         }
@@ -221,6 +231,8 @@ pub struct Places {
     pub store_key: PathBuf,
     /// The request for a certificate.
     pub request: PathBuf,
+    /// The key of the tokens by which pods post their results.
+    pub results_key: PathBuf,
     /// What the hub answered to it.
     pub enrollment: PathBuf,
     /// The sealed store.
@@ -241,6 +253,7 @@ impl Places {
             tls_key: at("keys/node.key"),
             session_key: at("keys/session.key"),
             store_key: at("keys/store.key"),
+            results_key: at("keys/results.key"),
             request: at("node.csr"),
             enrollment: at("enrollment.json"),
             store: at("store"),
@@ -283,8 +296,16 @@ mod tests {
     }
 
     #[test]
+    fn a_results_port_that_pods_could_not_find_again_is_refused() {
+        for address in ["127.0.0.1:0", "10.0.0.1:7072"] {
+            let words = refusal(&format!("results = \"{address}\""));
+            assert!(words.contains("`results`") && words.contains("loopback"), "{words}");
+        }
+    }
+
+    #[test]
     fn a_full_example_is_accepted() {
-        let text = "state_dir = \"/s\"\nadmin = \"127.0.0.1:1\"\nsimulate_gpus = \"2x8Gi\"\n\
+        let text = "state_dir = \"/s\"\nadmin = \"127.0.0.1:1\"\nresults = \"127.0.0.1:2\"\nsimulate_gpus = \"2x8Gi\"\n\
             log_format = \"json\"\n[reserved]\ncpu = \"1\"\nmemory = \"1Gi\"\n[telemetry]\n\
             sample_interval_ms = 1000\nsamples_per_batch = 10\n[pod_logs]\nmax_size = \"1Mi\"\nmax_files = 2";
         let config: Config = toml::from_str(text).unwrap();

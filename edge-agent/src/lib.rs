@@ -7,6 +7,7 @@
 //! | [`placement`] | which pod gets which GPUs, CPU and memory, and why not (pure) |
 //! | [`pods`] | the life of pods: starts, probes, backoff, stops (pure) |
 //! | [`ports`] | the traits by which the shell reaches runtime and GPUs |
+//! | [`results`] | what pods hand in: the endpoint, routes, thinning |
 //! | [`runtime`] | how pods run: `process`, with a shim of their own |
 //! | [`shell`] | the loop that hands events to the core and performs its effects |
 //! | [`config`], [`cli`] | one TOML file, and the commands |
@@ -19,5 +20,6 @@ pub mod gpu;
 pub mod placement;
 pub mod pods;
 pub mod ports;
+pub mod results;
 pub mod runtime;
 pub mod shell;

@@ -97,6 +97,20 @@ pub struct ProbeRequest {
     pub probe: Probe,
 }
 
+/// A pod whose own metrics are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScrapeTarget {
+    /// Which pod.
+    pub pod: PodId,
+    /// A port of loopback.
+    pub port: u16,
+    /// The path, beginning with `/`.
+    pub path: String,
+    /// Which metrics: names of counters, gauges and histograms. Empty: the first counter of requests
+    /// and the first histogram of their latency.
+    pub metrics: Vec<String>,
+}
+
 /// What a runtime says, some time after it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeEvent {

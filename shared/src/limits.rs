@@ -37,6 +37,15 @@ pub const LOG_RECORD_BYTES_MAX: usize = 12 * 1024;
 /// Records in one log batch on the wire.
 pub const LOG_BATCH_RECORDS_MAX: usize = 256;
 
+/// The body of one result of a pod: with its names it fits one record of a log.
+pub const RESULT_BODY_BYTES_MAX: usize = 8 * 1024;
+
+/// A result's topic: some levels deep, and short on the wire.
+pub const RESULT_TOPIC_BYTES_MAX: usize = 128;
+
+/// Routes of the results of one workload; each result is held against them in their order.
+pub const RESULT_ROUTES_MAX: usize = 64;
+
 /// One response to a call: the tail of a log, as much as fits one MQTT payload.
 pub const CALL_BODY_BYTES_MAX: usize = 12 * 1024;
 

@@ -1,7 +1,8 @@
 //! What goes into the core and what comes out.
 
-use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent, StartRequest};
-use shared::model::{GpuInventory, PodId, UnixMs};
+use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent, ScrapeTarget, StartRequest};
+use crate::results::{Post, PostOutcome};
+use shared::model::{BootClock, GpuInventory, PodId, UnixMs};
 use shared::ports::WriteBatch;
 use shared::sync::LogRead;
 use shared::telemetry::Sample;
@@ -31,6 +32,13 @@ pub enum Event {
     },
     /// Answers [`Effect::AnswerCall`].
     CallAnswered(CallResponse),
+    /// Pods handed in results; each post is answered by [`Effect::AnswerPost`].
+    Posted {
+        /// What they handed in, in the order of its arrival.
+        posts: Vec<Post>,
+        /// The node's clock as it was taken.
+        clock: BootClock,
+    },
     /// The oldest [`Effect::Persist`] that was not answered yet is durable.
     Persisted,
     /// The oldest [`Effect::Persist`] that was not answered yet is not durable; nothing of it is.
@@ -84,6 +92,15 @@ pub enum Effect {
     AnswerCall(CallRequest),
     /// Take a sample; answered by `Sampled`.
     Sample,
+    /// Begin to read the metrics of these pods, for the next sample.
+    Scrape(Vec<ScrapeTarget>),
+    /// Answer a post.
+    AnswerPost {
+        /// Its name.
+        id: u64,
+        /// What became of it.
+        outcome: PostOutcome,
+    },
     /// The hub has signed that it is at least this late: certificates are judged by it.
     TrustTime(UnixMs),
 }

@@ -11,6 +11,8 @@
 //! | pods: actions to effects, changes to events | `pod_effects.rs` |
 //! | samples to batches to the outbox | `recorder.rs` |
 //! | what the link may carry | `link_budget.rs` |
+//! | what pods say of themselves in samples | `series.rs` |
+//! | results of pods to the outbox | `results.rs` |
 //! | the store that can't be written | `storage.rs` |
 //! | what `status` shows | `status.rs` |
 //!
@@ -24,6 +26,8 @@ mod link_budget;
 mod pod_effects;
 mod recorder;
 mod restore;
+mod results;
+mod series;
 mod status;
 mod storage;
 #[cfg(test)]
@@ -38,6 +42,7 @@ pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 use crate::pods::Pods;
 use link_budget::DesiredPace;
 use recorder::Recorder;
+use results::Results;
 use shared::model::{GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, Workload, WorkloadKey};
 use shared::sync::{AgentSession, Budget, LogRead, MapPublisher, MapReceiver, Outbox};
 use shared::telemetry::TelemetryCodec;
@@ -73,6 +78,7 @@ pub struct AgentCore {
     /// What of the capacity pods may not have.
     reserved: Reserved,
     recorder: Recorder,
+    results: Results,
     storage: Storage,
     budget: Budget,
     /// A handshake or a greeting is due and can't be afforded yet.
@@ -97,7 +103,8 @@ impl AgentCore {
             Event::Payload(payload) => self.handle_payload(&payload, now),
             Event::Runtime(event) => self.pods.handle_runtime(event, now),
             Event::Inventory(gpus) => self.handle_inventory(gpus, now),
-            Event::Sampled(sample) => self.record_sample(sample, now),
+            Event::Sampled(sample) => self.record_sample(self.with_pods(sample), now),
+            Event::Posted { posts, clock } => self.handle_posts(posts, clock, now),
             Event::RecordsRead { read, records } => self.handle_records(&read, records, now),
             Event::CallAnswered(response) => self.answer(Message::CallResponse(response)),
             Event::Persisted => self.handle_persisted(now),
@@ -118,7 +125,9 @@ impl AgentCore {
         self.pods.handle_timeout(now);
         if self.recorder.sample_is_due(at) {
             self.effects.push_back(Effect::Sample);
+            self.scrape();
         }
+        self.send_held_results(now);
         self.retry_storage(at);
         self.advance(now);
     }
@@ -136,6 +145,7 @@ impl AgentCore {
             self.report_due,
             Some(self.recorder.next_sample()),
             self.storage.retry_at(),
+            self.results_due(),
         ];
         timers.into_iter().flatten().min()
     }

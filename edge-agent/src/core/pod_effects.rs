@@ -30,9 +30,13 @@ impl AgentCore {
         while let Some(action) = self.pods.poll_action() {
             self.perform_pod_action(action);
         }
-        for pod in self.pods.take_changed() {
+        let changed = self.pods.take_changed();
+        for pod in &changed {
             self.schedule_report(now.monotonic);
-            self.tell_change(&pod, now);
+            self.tell_change(pod, now);
+        }
+        if changed.iter().any(|pod| self.pods.status(pod).is_none()) {
+            self.forget_results_of_absent_pods();
         }
     }
 

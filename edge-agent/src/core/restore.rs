@@ -3,6 +3,7 @@
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
 use super::link_budget::BUDGET_KEY;
 use super::recorder::{Recorder, RecorderOptions, SAMPLES_KEY};
+use super::results::Results;
 use super::storage::Storage;
 use super::uplink::empty_report;
 use super::{AgentCore, Effect};
@@ -150,6 +151,7 @@ impl AgentCore {
             ),
             outbox: Outbox::restore(options.incarnation, options.quota, &restored.stored.meta),
             reported: MapPublisher::new(MapName::Reported, content, position, header),
+            results: Results::restore(&restored.stored.meta, now.monotonic),
             recorder: Recorder::new(options.recorder, samples.unwrap_or(0), now.monotonic),
             node: options.node,
             agent_version: options.agent_version,
@@ -189,6 +191,7 @@ impl AgentCore {
         self.pods.hold(self.must_hold());
         self.provide(now);
         self.assign(now);
+        self.forget_results_of_absent_pods();
         let version = self.desired.position().map(|position| position.version);
         // The agent may have been killed before the ledger was told.
         self.effects.extend(version.map(Effect::NoteAccepted));

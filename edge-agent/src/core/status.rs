@@ -50,12 +50,21 @@ pub struct OutboxStatus {
     pub event_records: u64,
     /// Telemetry batches not yet acknowledged.
     pub telemetry_records: u64,
-    /// Bytes of both.
+    /// Results not yet acknowledged, for all sinks.
+    #[serde(default)]
+    pub result_records: u64,
+    /// Bytes of all these.
     pub bytes: u64,
     /// Samples ever put into the outbox on this node.
     pub samples_recorded: u64,
     /// Samples in memory that make the next batch.
     pub samples_pending: u64,
+    /// Results that pods handed in since the agent started.
+    #[serde(default)]
+    pub results_taken: u64,
+    /// How many of these thinning left out.
+    #[serde(default)]
+    pub results_thinned: u64,
     /// Records that the quota took since the agent started.
     pub dropped_records: u64,
     /// Samples and events that the store did not take since the agent started.
@@ -118,12 +127,16 @@ impl AgentCore {
         let events = self.outbox.totals(Stream::Events);
         let live = self.outbox.totals(Stream::Telemetry);
         let telemetry = add(live, self.outbox.totals(Stream::Backfill));
+        let results = self.outbox.results_totals();
         OutboxStatus {
             event_records: events.records,
             telemetry_records: telemetry.records,
-            bytes: events.bytes + telemetry.bytes,
+            result_records: results.records,
+            bytes: events.bytes + telemetry.bytes + results.bytes,
             samples_recorded: self.recorder.samples_recorded,
             samples_pending: self.recorder.pending_samples() as u64,
+            results_taken: self.results.taken,
+            results_thinned: self.results.thinned,
             dropped_records: self.outbox.dropped_records(),
             unstored_records: self.recorder.unstored_records,
         }

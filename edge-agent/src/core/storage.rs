@@ -4,6 +4,7 @@
 //! the core is read-only.
 
 use super::{AgentCore, Effect};
+use crate::results::PostOutcome;
 use shared::model::{MonotonicMs, Now};
 use shared::ports::{Tree, Write, WriteBatch};
 use shared::sync::PreparedUpdate;
@@ -21,6 +22,8 @@ pub(super) enum After {
     Accept(Box<PreparedUpdate>),
     /// The store can be written again.
     Recover,
+    /// These posts are answered: what they held is durable.
+    AnswerPosts(Vec<(u64, PostOutcome)>),
 }
 
 /// Batches that wait for their answer, and the batch that failed.
@@ -99,6 +102,7 @@ impl AgentCore {
                 }
                 self.record_event("node", "StoreWritable", "the store can be written again", now);
             }
+            Some(After::AnswerPosts(posts)) => self.answer_posts(posts),
             Some(After::Nothing) | None => {}
         }
     }
@@ -116,6 +120,7 @@ impl AgentCore {
 
     pub(super) fn handle_persist_failed(&mut self, batch: WriteBatch, error: String, now: Now) {
         let after = self.storage.waiting.pop_front();
+        self.refuse_posts(after.as_ref(), &error);
         let retry_at = now.monotonic.plus_ms(RETRY_INTERVAL_MS);
         let first = self.storage.failed.is_none();
         let failed = self.storage.failed.get_or_insert_with(|| Failed {
@@ -148,6 +153,8 @@ impl AgentCore {
                     {
                         failed.add(batch);
                     }
+                    let error = self.storage.error().unwrap_or_default().to_owned();
+                    self.refuse_posts(after.as_ref(), &error);
                 }
                 other => self.effects.push_back(other),
             }

@@ -23,6 +23,7 @@ use shared::wire::{
 use std::collections::BTreeMap;
 
 mod budget;
+mod results;
 
 const SECOND_MS: u64 = 1_000;
 
@@ -64,6 +65,7 @@ fn workload(name: &str, revision: u64) -> Workload {
             metadata: PodMetadata::default(),
             spec: PodSpec { containers: vec![container], ..PodSpec::default() },
         },
+        results: vec![],
     }
 }
 

@@ -24,6 +24,17 @@ pub struct GpuSample {
     pub value: f64,
 }
 
+/// Memory of one GPU that one process uses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuProcess {
+    /// Which GPU.
+    pub uuid: String,
+    /// Which process, by its number.
+    pub pid: i32,
+    /// How much, in bytes.
+    pub bytes: f64,
+}
+
 /// Names of the metrics, as in NVIDIA's `dcgm-exporter`.
 pub mod metrics {
     /// Time in which the GPU computed, in percent.
@@ -42,6 +53,17 @@ pub mod metrics {
     pub const SM_CLOCK_MHZ: &str = "DCGM_FI_DEV_SM_CLOCK";
     /// Clock of the memory in MHz.
     pub const MEMORY_CLOCK_MHZ: &str = "DCGM_FI_DEV_MEM_CLOCK";
+    /// Errors of one bit that were mended, since the driver was loaded.
+    pub const ECC_SINGLE_BIT: &str = "DCGM_FI_DEV_ECC_SBE_VOL_TOTAL";
+    /// Errors of two bits, which can't be mended, since the driver was loaded.
+    pub const ECC_DOUBLE_BIT: &str = "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL";
+    /// Why the clocks are lower than they could be, as the bits of NVML's
+    /// `nvmlClocksEventReasons…`.
+    pub const CLOCK_REASONS: &str = "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS";
+    /// What the GPU sent over PCIe, in KB a second.
+    pub const PCIE_SENT_KB_S: &str = "DCGM_FI_DEV_PCIE_TX_THROUGHPUT";
+    /// What it received, in KB a second.
+    pub const PCIE_RECEIVED_KB_S: &str = "DCGM_FI_DEV_PCIE_RX_THROUGHPUT";
 }
 
 /// Where inventory and readings of GPUs come from. Calls take milliseconds; a driver that hangs
@@ -53,4 +75,7 @@ pub trait GpuSource: Send {
 
     /// Readings of all GPUs; what a device does not offer is left out.
     fn samples(&mut self) -> Vec<GpuSample>;
+
+    /// Which processes use how much memory of which GPU, as far as the driver says.
+    fn processes(&mut self) -> Vec<GpuProcess>;
 }

@@ -3,8 +3,11 @@
 //! Without NVML there are no GPUs. It is looked for again at each inventory, so that a driver that
 //! comes later is noticed. Reads only; sets nothing.
 
-use super::{GpuSample, GpuSource, metrics};
-use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
+use super::{GpuProcess, GpuSample, GpuSource, metrics};
+use nvml_wrapper::enum_wrappers::device::{
+    Clock, EccCounter, MemoryError, PcieUtilCounter, TemperatureSensor,
+};
+use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use shared::model::{GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource};
@@ -98,9 +101,12 @@ impl GpuSource for NvmlGpus {
 
     fn samples(&mut self) -> Vec<GpuSample> {
         let Some(nvml) = &self.nvml else { return Vec::new() };
-        let count = nvml.device_count().unwrap_or(0).min(DEVICES_MAX);
-        let devices = (0..count).filter_map(|index| nvml.device_by_index(index).ok());
-        devices.flat_map(|device| readings(&device)).collect()
+        devices_of(nvml).flat_map(|device| readings(&device)).collect()
+    }
+
+    fn processes(&mut self) -> Vec<GpuProcess> {
+        let Some(nvml) = &self.nvml else { return Vec::new() };
+        devices_of(nvml).flat_map(|device| processes(&device)).collect()
     }
 }
 
@@ -117,6 +123,11 @@ fn load() -> Result<Nvml, NvmlError> {
         NvmlError::LibloadingError(_) => open(second),
         other => Err(other),
     })
+}
+
+fn devices_of(nvml: &Nvml) -> impl Iterator<Item = Device<'_>> {
+    let count = nvml.device_count().unwrap_or(0).min(DEVICES_MAX);
+    (0..count).filter_map(|index| nvml.device_by_index(index).ok())
 }
 
 fn devices(
@@ -196,6 +207,9 @@ fn readings(device: &Device<'_>) -> Vec<GpuSample> {
     let utilization = device.utilization_rates().ok();
     let memory = device.memory_info().ok();
     let mhz = |clock| device.clock_info(clock).ok().map(f64::from);
+    let ecc = |kind| device.total_ecc_errors(kind, EccCounter::Volatile).ok().map(number);
+    let reasons = device.current_throttle_reasons().ok().map(|bits| number(bits.bits()));
+    let pcie = |way| device.pcie_throughput(way).ok().map(f64::from);
     let celsius = device.temperature(TemperatureSensor::Gpu).ok().map(f64::from);
     let values = [
         (metrics::UTILIZATION_PERCENT, utilization.as_ref().map(|rates| f64::from(rates.gpu))),
@@ -207,9 +221,36 @@ fn readings(device: &Device<'_>) -> Vec<GpuSample> {
         (metrics::POWER_WATTS, device.power_usage().ok().map(|power| f64::from(power) / 1000.0)),
         (metrics::SM_CLOCK_MHZ, mhz(Clock::SM)),
         (metrics::MEMORY_CLOCK_MHZ, mhz(Clock::Memory)),
+        (metrics::ECC_SINGLE_BIT, ecc(MemoryError::Corrected)),
+        (metrics::ECC_DOUBLE_BIT, ecc(MemoryError::Uncorrected)),
+        (metrics::CLOCK_REASONS, reasons),
+        (metrics::PCIE_SENT_KB_S, pcie(PcieUtilCounter::Send)),
+        (metrics::PCIE_RECEIVED_KB_S, pcie(PcieUtilCounter::Receive)),
     ];
     let offered = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
     offered.map(|(name, value)| GpuSample { uuid: uuid.clone(), name, value }).collect()
+}
+
+/// A process that computes and draws is listed under both, with the same memory.
+fn processes(device: &Device<'_>) -> Vec<GpuProcess> {
+    let Ok(uuid) = device.uuid() else { return Vec::new() };
+    let computing = device.running_compute_processes().unwrap_or_default();
+    let drawing = device.running_graphics_processes().unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for process in computing.into_iter().chain(drawing) {
+        if let (Ok(pid), UsedGpuMemory::Used(bytes)) =
+            (i32::try_from(process.pid), process.used_gpu_memory)
+        {
+            found.insert(pid, number(bytes));
+        }
+    }
+    let of = |(pid, bytes)| GpuProcess { uuid: uuid.clone(), pid, bytes };
+    found.into_iter().map(of).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "past 2^53 the last digits are lost")]
+fn number(value: u64) -> f64 {
+    value as f64
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -1,7 +1,7 @@
 //! GPUs that are made up, for trials and tests. They exist only by an explicit flag, and their
 //! inventory says so. They compute nothing.
 
-use super::{GpuSample, GpuSource, metrics};
+use super::{GpuProcess, GpuSample, GpuSource, metrics};
 use shared::model::{
     GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource, MemoryQuantity, QuantityError,
 };
@@ -77,15 +77,29 @@ impl GpuSource for SimulatedGpus {
             let whole_mib = u32::try_from(device.memory_bytes >> 20).unwrap_or(u32::MAX);
             let idle = [
                 (metrics::UTILIZATION_PERCENT, 0.0),
+                (metrics::MEMORY_UTILIZATION_PERCENT, 0.0),
                 (metrics::MEMORY_USED_MIB, 0.0),
                 (metrics::MEMORY_FREE_MIB, f64::from(whole_mib)),
                 (metrics::TEMPERATURE_CELSIUS, 40.0),
                 (metrics::POWER_WATTS, 10.0),
+                (metrics::SM_CLOCK_MHZ, 300.0),
+                (metrics::MEMORY_CLOCK_MHZ, 405.0),
+                (metrics::ECC_SINGLE_BIT, 0.0),
+                (metrics::ECC_DOUBLE_BIT, 0.0),
+                // Idle.
+                (metrics::CLOCK_REASONS, 1.0),
+                (metrics::PCIE_SENT_KB_S, 0.0),
+                (metrics::PCIE_RECEIVED_KB_S, 0.0),
             ];
             let uuid = device.uuid.clone();
             idle.map(|(name, value)| GpuSample { uuid: uuid.clone(), name, value })
         };
         self.inventory.devices.iter().flat_map(readings).collect()
+    }
+
+    /// They compute nothing, for nobody.
+    fn processes(&mut self) -> Vec<GpuProcess> {
+        Vec::new()
     }
 }
 

@@ -4,7 +4,7 @@
 //! What the driver does not answer is unknown, not absent: nothing is told then, and what was told
 //! last stands.
 
-use super::{GpuSample, GpuSource, NvmlGpus, SimulatedGpus, SimulationError};
+use super::{GpuProcess, GpuSample, GpuSource, NvmlGpus, SimulatedGpus, SimulationError};
 use shared::model::GpuInventory;
 use shared::telemetry::Series;
 use std::collections::BTreeMap;
@@ -32,6 +32,7 @@ struct Seen {
 struct Latest {
     inventory: Option<GpuInventory>,
     samples: Vec<GpuSample>,
+    processes: Vec<GpuProcess>,
     /// The owner is gone: the thread ends at its next turn.
     abandoned: bool,
 }
@@ -84,6 +85,12 @@ impl Gpus {
         };
         latest.samples.iter().map(reading).collect()
     }
+
+    /// Who uses how much memory, as it was seen last.
+    #[must_use]
+    pub fn processes(&self) -> Vec<GpuProcess> {
+        self.seen.latest().processes.clone()
+    }
 }
 
 impl Drop for Gpus {
@@ -112,9 +119,9 @@ impl Seen {
                     return;
                 }
             }
-            let samples = source.samples();
+            let (samples, processes) = (source.samples(), source.processes());
             let mut latest = self.latest();
-            latest.samples = samples;
+            (latest.samples, latest.processes) = (samples, processes);
             if latest.abandoned {
                 return;
             }
@@ -171,6 +178,9 @@ mod tests {
                 None
             }
             fn samples(&mut self) -> Vec<GpuSample> {
+                vec![]
+            }
+            fn processes(&mut self) -> Vec<GpuProcess> {
                 vec![]
             }
         }

@@ -30,6 +30,7 @@ fn workload(name: &str, revision: u64, container: Container) -> Workload {
         priority: 0,
         tolerations: vec![],
         template: PodTemplate { spec, ..PodTemplate::default() },
+        results: vec![],
     }
 }
 

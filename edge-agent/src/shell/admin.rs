@@ -168,8 +168,12 @@ fn exposition(status: &AgentStatus) -> String {
         ("hinterland_agent_refused_payloads_total".to_owned(), status.sync.refused_payloads),
         (
             "hinterland_agent_outbox_records".to_owned(),
-            status.outbox.event_records + status.outbox.telemetry_records,
+            status.outbox.event_records
+                + status.outbox.telemetry_records
+                + status.outbox.result_records,
         ),
+        ("hinterland_agent_results_taken_total".to_owned(), status.outbox.results_taken),
+        ("hinterland_agent_results_thinned_total".to_owned(), status.outbox.results_thinned),
         ("hinterland_agent_outbox_bytes".to_owned(), status.outbox.bytes),
         ("hinterland_agent_dropped_records_total".to_owned(), status.outbox.dropped_records),
         ("hinterland_agent_unstored_records_total".to_owned(), status.outbox.unstored_records),

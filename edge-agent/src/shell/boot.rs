@@ -3,11 +3,13 @@
 //! What is missing or damaged is said in words; what can be done without is done without.
 
 use super::outside::{Outside, tails};
+use super::scrape::Scraper;
 use super::system;
 use crate::config::{Config, Places};
 use crate::core::{AgentCore, Capacity, CoreOptions, Restored, read_stored_state};
 use crate::gpu::{Gpus, SimulationError};
 use crate::ports::{Runtime, RuntimeError, RuntimeEvent};
+use crate::results::{Desk, Doors, TokenKey, Waiting};
 use crate::runtime::process::{ProcessOptions, ProcessRuntime};
 use shared::io::clock::{SystemClock, TrustedTime};
 use shared::io::keys::{KeyError, fresh_seed, load_store_key, read_secret};
@@ -91,6 +93,8 @@ pub(super) struct Booted {
     pub(super) runtime_events: mpsc::UnboundedReceiver<RuntimeEvent>,
     pub(super) gpu_changes: mpsc::UnboundedReceiver<GpuInventory>,
     pub(super) answers: mpsc::UnboundedReceiver<shared::wire::CallResponse>,
+    pub(super) doors: Doors,
+    pub(super) posts: mpsc::Receiver<Waiting>,
 }
 
 /// The key of sessions.
@@ -161,7 +165,9 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let stored = read_stored_state(&store)?;
     let incarnation = ledger.begin_incarnation(newest_incarnation(&stored.meta) + 1)?;
     let (events, runtime_events) = mpsc::unbounded_channel();
-    let mut runtime = ProcessRuntime::new(process_options(config), events)?;
+    let (doors, posts) = Doors::new(token_key(&places), config.results);
+    let runtime = ProcessRuntime::new(process_options(config), events)?;
+    let mut runtime = runtime.with_doors(doors.clone());
     let observations = runtime.observe()?;
     let notices = notices(&opening, &ledger, &store);
     let fence = ledger.state().accepted;
@@ -185,9 +191,32 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
         state_dir: places.state_dir,
         pods_dir: places.pods,
         tails: tails(),
+        scraper: Scraper::new(),
+        desk: Desk::default(),
+        boot: system::boot(),
         answers: answers_sender,
     };
-    Ok(Booted { core, outside, enrollment, tls, runtime_events, gpu_changes, answers })
+    Ok(Booted {
+        core,
+        outside,
+        enrollment,
+        tls,
+        runtime_events,
+        gpu_changes,
+        answers,
+        doors,
+        posts,
+    })
+}
+
+/// A disk that is full, or a file that others can read, keeps no pod from starting: then tokens hold
+/// for as long as the agent runs, and sockets as ever.
+fn token_key(places: &Places) -> TokenKey {
+    TokenKey::load_or_create(&places.results_key).unwrap_or_else(|error| {
+        let error = shared::in_words(&error);
+        warn!(error, "the key of tokens is of no use: tokens end with this start of the agent");
+        TokenKey::fresh()
+    })
 }
 
 fn process_options(config: &Config) -> ProcessOptions {

@@ -10,6 +10,7 @@
 //! | `perform.rs` | performs one effect; the simulation compiles the same |
 //! | `outside.rs` | the ports of `perform` on real things |
 //! | `link.rs` | MQTT as events |
+//! | `scrape.rs` | the metrics pages of pods |
 //! | `admin.rs` | health, metrics, status, logs |
 //! | `system.rs` | what the operating system says of this node |
 
@@ -19,6 +20,7 @@ mod link;
 mod outside;
 mod perform;
 mod run;
+mod scrape;
 mod system;
 
 pub use admin::Query;

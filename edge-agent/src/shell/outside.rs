@@ -2,15 +2,17 @@
 
 use super::link::Link;
 use super::perform::AgentPorts;
+use super::scrape::Scraper;
 use super::system;
 use crate::gpu::Gpus;
-use crate::ports::Runtime;
+use crate::ports::{Runtime, ScrapeTarget};
+use crate::results::{Desk, PostOutcome};
 use crate::runtime::process::{ProcessRuntime, tail_log};
 use shared::io::clock::{SystemClock, TrustedTime};
 use shared::io::ledger::{Ledger, LedgerError};
 use shared::io::store::SealedStore;
 use shared::limits::CALL_BODY_BYTES_MAX;
-use shared::model::{PodId, UnixMs};
+use shared::model::{BootClock, Now, PodId, UnixMs};
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::{LogRead, read_log};
 use shared::telemetry::Sample;
@@ -39,6 +41,11 @@ pub(super) struct Outside {
     pub(super) state_dir: PathBuf,
     pub(super) pods_dir: PathBuf,
     pub(super) tails: Arc<Semaphore>,
+    pub(super) scraper: Scraper,
+    /// Which pods wait for which answers.
+    pub(super) desk: Desk,
+    /// Names the machine's present boot.
+    pub(super) boot: u64,
     /// Where answers to calls go.
     pub(super) answers: mpsc::UnboundedSender<CallResponse>,
 }
@@ -49,6 +56,17 @@ pub(super) fn tails() -> Arc<Semaphore> {
 }
 
 impl Outside {
+    /// The node's clock at this moment.
+    pub(super) fn boot_clock(&self, now: Now) -> BootClock {
+        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        BootClock {
+            boot: self.boot,
+            since_boot_ms: now.monotonic.0,
+            offset_ms: signed(now.wall.0).saturating_sub(signed(now.monotonic.0)),
+            quality: now.quality,
+        }
+    }
+
     /// Reads a pod's log for a command on this machine.
     pub(super) fn tail_for_query(
         &self,
@@ -131,7 +149,17 @@ impl AgentPorts for Outside {
         let mut values = system::sample(&self.state_dir);
         values.extend(self.gpus.sample());
         values.extend(self.runtime.sample());
+        values.extend(self.runtime.gpu_memory(&self.gpus.processes()));
+        values.extend(self.scraper.take());
         Sample { at: now.wall, quality: now.quality, values }
+    }
+
+    fn scrape(&mut self, targets: Vec<ScrapeTarget>) {
+        self.scraper.begin(targets);
+    }
+
+    fn answer_post(&mut self, id: u64, outcome: PostOutcome) {
+        self.desk.answer(id, outcome);
     }
 
     fn trust_time(&mut self, time: UnixMs) {

@@ -1,7 +1,8 @@
 //! Performs one effect. The simulation compiles this same function, with ports in memory.
 
 use crate::core::{Effect, Event};
-use crate::ports::Runtime;
+use crate::ports::{Runtime, ScrapeTarget};
+use crate::results::PostOutcome;
 use shared::in_words;
 use shared::model::UnixMs;
 use shared::ports::{StoreError, WriteBatch};
@@ -34,6 +35,10 @@ pub trait AgentPorts {
     fn answer_call(&mut self, request: CallRequest);
     /// Takes a sample.
     fn sample(&mut self) -> Sample;
+    /// Begins to read the metrics of pods; what comes of it is in the next sample.
+    fn scrape(&mut self, targets: Vec<ScrapeTarget>);
+    /// Answers a post.
+    fn answer_post(&mut self, id: u64, outcome: PostOutcome);
     /// It is at least this late.
     fn trust_time(&mut self, time: UnixMs);
 }
@@ -61,6 +66,8 @@ pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
         }
         Effect::Probe(request) => ports.runtime().probe(request),
         Effect::AnswerCall(request) => ports.answer_call(request),
+        Effect::Scrape(targets) => ports.scrape(targets),
+        Effect::AnswerPost { id, outcome } => ports.answer_post(id, outcome),
         Effect::TrustTime(time) => ports.trust_time(time),
     }
     None

@@ -10,6 +10,7 @@ use super::perform::perform;
 use crate::config::Config;
 use crate::core::{AgentCore, Event};
 use crate::ports::RuntimeEvent;
+use crate::results::{Waiting, gather, serve_loopback};
 use anyhow::Context;
 use shared::io::anew::begin_anew;
 use shared::io::keys::fresh_seed;
@@ -37,16 +38,21 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         }
         other => other.context("the agent can't start")?,
     };
-    let Booted { core, outside, enrollment, tls, runtime_events, gpu_changes, answers } = booted;
+    let Booted { core, outside, enrollment, tls, runtime_events, gpu_changes, answers, .. } =
+        booted;
     let mut agent = Agent { core, outside };
+    let (to_loop, posts) = mpsc::channel(POSTS_MAX);
+    drop(tokio::spawn(gather(booted.posts, to_loop)));
     // Pods first: nothing below is needed for them.
     agent.perform_effects();
     agent.outside.link = open_link(&enrollment, tls);
+    drop(tokio::spawn(serve_loopback(booted.doors)));
     let queries = admin::serve(config).await;
     let mut sources = Sources {
         runtime: runtime_events,
         answers,
         queries,
+        posts,
         gpu_changes,
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
@@ -68,11 +74,15 @@ fn open_link(enrollment: &Enrollment, tls: Arc<rustls::ClientConfig>) -> Option<
     }
 }
 
+/// Posts of pods that were gathered and wait for the loop; a commit takes them in turn.
+const POSTS_MAX: usize = 2;
+
 /// Where events come from.
 struct Sources {
     runtime: mpsc::UnboundedReceiver<RuntimeEvent>,
     answers: mpsc::UnboundedReceiver<CallResponse>,
     queries: mpsc::Receiver<Query>,
+    posts: mpsc::Receiver<Vec<Waiting>>,
     gpu_changes: mpsc::UnboundedReceiver<GpuInventory>,
     interrupt: Signal,
     terminate: Signal,
@@ -82,6 +92,7 @@ struct Sources {
 enum Wake {
     Event(Event),
     Query(Query),
+    Posts(Vec<Waiting>),
     Timeout,
     Stop,
 }
@@ -107,6 +118,11 @@ impl Agent {
         match wake {
             Wake::Event(event) => self.core.handle_event(event, now),
             Wake::Query(query) => self.answer(query),
+            Wake::Posts(waiting) => {
+                let posts = self.outside.desk.take(waiting);
+                let clock = self.outside.boot_clock(now);
+                self.core.handle_event(Event::Posted { posts, clock }, now);
+            }
             Wake::Timeout => self.core.handle_timeout(now),
             Wake::Stop => return false,
         }
@@ -127,6 +143,7 @@ impl Agent {
             Some(event) = sources.runtime.recv() => Wake::Event(Event::Runtime(event)),
             Some(answer) = sources.answers.recv() => Wake::Event(Event::CallAnswered(answer)),
             Some(query) = sources.queries.recv() => Wake::Query(query),
+            Some(posts) = sources.posts.recv() => Wake::Posts(posts),
             Some(event) = link => Wake::Event(event),
             Some(gpus) = sources.gpu_changes.recv() => Wake::Event(Event::Inventory(gpus)),
             _ = sources.interrupt.recv() => Wake::Stop,

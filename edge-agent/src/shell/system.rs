@@ -9,10 +9,24 @@ use std::fs;
 use std::path::Path;
 
 /// Network devices that are sampled: an edge node has a few, a container host hundreds.
-const NETWORK_DEVICES_MAX: usize = 8;
+const NETWORK_DEVICES_MAX: usize = 4;
+
+/// Devices that containers and virtual machines make; what they carry crosses a real one too.
+const VIRTUAL_DEVICES: [&str; 10] =
+    ["lo", "veth", "docker", "br-", "virbr", "cni", "flannel", "cali", "tap", "ifb"];
+
+/// Disks that are sampled.
+const DISKS_MAX: usize = 2;
+
+/// Block devices that are no disks: loops, memory, parts of others.
+const VIRTUAL_DISKS: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "sr"];
+
+/// Bytes of a sector in `/proc/diskstats`, whatever the device's own are (kernel documentation,
+/// admin-guide/iostats).
+const SECTOR_BYTES: f64 = 512.0;
 
 /// Thermal zones that are sampled.
-const THERMAL_ZONES_MAX: usize = 16;
+const THERMAL_ZONES_MAX: usize = 4;
 
 /// `USER_HZ`, the unit of `/proc/stat`: 100 on every Linux that is in use (proc(5)).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -32,6 +46,13 @@ pub(super) fn memory_bytes() -> u64 {
     total.map_or(0, |(_, bytes)| bytes)
 }
 
+/// Names the present boot: the first eight bytes of the kernel's boot id; 0 when nobody says.
+pub(super) fn boot() -> u64 {
+    let text = read("/proc/sys/kernel/random/boot_id");
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
 /// What the node measures now; `state_dir` tells which file system counts.
 pub(super) fn sample(state_dir: &Path) -> Values {
     let mut values = Values::new();
@@ -39,6 +60,7 @@ pub(super) fn sample(state_dir: &Path) -> Values {
     add_load(&mut values, &read("/proc/loadavg"));
     add_memory(&mut values, &read("/proc/meminfo"));
     add_network(&mut values, &read("/proc/net/dev"));
+    add_disks(&mut values, &read("/proc/diskstats"), is_whole_disk);
     add_file_system(&mut values, state_dir);
     add_temperatures(&mut values);
     values
@@ -55,7 +77,8 @@ fn number(value: u64) -> f64 {
 }
 
 fn add_cpu(values: &mut Values, text: &str) {
-    const MODES: [&str; 5] = ["user", "nice", "system", "idle", "iowait"];
+    const MODES: [&str; 8] =
+        ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"];
     let Some(line) = text.lines().find_map(|line| line.strip_prefix("cpu ")) else { return };
     for (mode, ticks) in MODES.iter().zip(line.split_whitespace()) {
         if let Ok(ticks) = ticks.parse() {
@@ -92,14 +115,44 @@ fn add_memory(values: &mut Values, text: &str) {
 fn add_network(values: &mut Values, text: &str) {
     let devices = text.lines().filter_map(|line| line.split_once(':'));
     let devices = devices.map(|(name, rest)| (name.trim(), rest));
-    for (device, rest) in devices.filter(|(name, _)| *name != "lo").take(NETWORK_DEVICES_MAX) {
+    let is_virtual = |name: &str| VIRTUAL_DEVICES.iter().any(|kind| name.starts_with(kind));
+    let real = devices.filter(|(name, _)| !is_virtual(name));
+    for (device, rest) in real.take(NETWORK_DEVICES_MAX) {
         let numbers: Vec<u64> = rest.split_whitespace().map_while(|n| n.parse().ok()).collect();
-        let fields = [("receive", numbers.first()), ("transmit", numbers.get(8))];
-        for (direction, bytes) in fields {
-            if let Some(bytes) = bytes {
-                let series = Series::new(&format!("node_network_{direction}_bytes_total"));
-                values.insert(series.with("device", device), number(*bytes));
+        let fields = [
+            ("receive_bytes", numbers.first()),
+            ("receive_packets", numbers.get(1)),
+            ("transmit_bytes", numbers.get(8)),
+            ("transmit_packets", numbers.get(9)),
+        ];
+        for (what, count) in fields {
+            if let Some(count) = count {
+                let series = Series::new(&format!("node_network_{what}_total"));
+                values.insert(series.with("device", device), number(*count));
             }
+        }
+    }
+}
+
+/// A part of a disk has no entry of its own there.
+fn is_whole_disk(name: &str) -> bool {
+    !name.contains('/') && Path::new("/sys/block").join(name).exists()
+}
+
+/// Source of the fields: kernel documentation, admin-guide/iostats; the third is the device's name.
+fn add_disks(values: &mut Values, text: &str, is_whole: impl Fn(&str) -> bool) {
+    let disk = |line: &str| {
+        let mut fields = line.split_whitespace().skip(2);
+        let name = fields.next()?;
+        let is_virtual = VIRTUAL_DISKS.iter().any(|kind| name.starts_with(kind));
+        let numbers: Vec<u64> = fields.map_while(|n| n.parse().ok()).collect();
+        let (read, written) = (*numbers.get(2)?, *numbers.get(6)?);
+        (!is_virtual && is_whole(name)).then(|| (name.to_owned(), read, written))
+    };
+    for (device, read, written) in text.lines().filter_map(disk).take(DISKS_MAX) {
+        for (what, sectors) in [("read", read), ("written", written)] {
+            let series = Series::new(&format!("node_disk_{what}_bytes_total"));
+            values.insert(series.with("device", &device), number(sectors) * SECTOR_BYTES);
         }
     }
 }
@@ -140,7 +193,23 @@ mod tests {
         assert_eq!(value(Series::new("node_memory_MemTotal_bytes")), Some(2_097_152.0));
         let sent = Series::new("node_network_transmit_bytes_total").with("device", "eth0");
         assert_eq!(value(sent), Some(9.0));
-        assert_eq!(values.len(), 8);
+        let packets = Series::new("node_network_receive_packets_total").with("device", "eth0");
+        assert_eq!(value(packets), Some(2.0));
+        assert_eq!(values.len(), 11);
+    }
+
+    #[test]
+    fn disks_are_told_in_bytes_and_their_parts_are_not_told() {
+        let mut values = Values::new();
+        let text = "   7 0 loop0 1 2 3 4 5 6 7 8\n 259 0 nvme0n1 10 0 80 0 20 0 160 0 0\n \
+                    259 1 nvme0n1p1 10 0 80 0 20 0 160 0 0\n 8 0 sda 1\n";
+        add_disks(&mut values, text, |name| !name.ends_with("p1"));
+        let of = |what| {
+            let series = Series::new(&format!("node_disk_{what}_bytes_total"));
+            values.get(&series.with("device", "nvme0n1")).copied()
+        };
+        assert_eq!((of("read"), of("written")), (Some(40_960.0), Some(81_920.0)));
+        assert_eq!(values.len(), 2);
     }
 
     #[test]
@@ -151,6 +220,7 @@ mod tests {
             add_load(&mut values, text);
             add_memory(&mut values, text);
             add_network(&mut values, text);
+            add_disks(&mut values, text, |_| true);
         }
         assert!(values.is_empty(), "{values:?}");
     }

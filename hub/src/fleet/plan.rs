@@ -199,6 +199,7 @@ fn as_told(workload: &InferenceWorkload, replicas: u32) -> Workload {
         priority: workload.priority,
         tolerations: workload.tolerations.clone(),
         template: workload.template.clone(),
+        results: workload.results.clone(),
     }
 }
 

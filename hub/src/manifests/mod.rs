@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `directory` | the files of a directory, within their limits |
 //! | `documents` | the documents of a file, and the two kinds that there are |
-//! | `workload`, `node`, `labels` | what each kind may say |
+//! | `workload`, `results`, `node`, `labels` | what each kind may say |
 //! | `yaml` | one strict YAML document, and where in it a field stands |
 //! | `problem` | what was wrong, in words |
 //! | `watcher` | changes, without a restart |
@@ -18,6 +18,7 @@ mod documents;
 mod labels;
 mod node;
 mod problem;
+mod results;
 #[cfg(test)]
 mod tests;
 mod watcher;
@@ -33,7 +34,9 @@ pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
 pub use watcher::{ReadManifests, Watcher};
 pub use workload::{FLEET_REPLICAS_MAX, WORKLOADS_MAX};
 
-use shared::model::{LinkBudget, NodeId, PodTemplate, Revision, Taint, Toleration, WorkloadKey};
+use shared::model::{
+    LinkBudget, NodeId, PodTemplate, ResultRoute, Revision, Taint, Toleration, WorkloadKey,
+};
 use std::collections::BTreeMap;
 
 /// The fleet's desired state; valid as a whole.
@@ -71,6 +74,8 @@ pub struct InferenceWorkload {
     pub tolerations: Vec<Toleration>,
     /// What each pod is.
     pub template: PodTemplate,
+    /// Where the pods' results go.
+    pub results: Vec<ResultRoute>,
 }
 
 /// An `EdgeNode`.

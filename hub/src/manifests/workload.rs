@@ -3,6 +3,7 @@
 //! A template outside the subset is refused here, with the field's path, and never run in part.
 
 use super::labels::{Invalid, check_annotations, check_labels, check_tolerations};
+use super::results::{RouteDocument, routes_of};
 use super::yaml::{self, Refusal, below};
 use super::{InferenceWorkload, Replicas};
 use serde::Deserialize;
@@ -51,6 +52,8 @@ struct WorkloadSpec {
     #[serde(default)]
     priority: i32,
     template: PodTemplate,
+    #[serde(default)]
+    results: Vec<RouteDocument>,
 }
 
 #[derive(Default, Deserialize)]
@@ -85,7 +88,7 @@ pub(super) fn revision_of(template: &PodTemplate) -> Result<Revision, EncodeErro
 }
 
 fn build(document: WorkloadDocument) -> Result<InferenceWorkload, Invalid> {
-    let WorkloadSpec { placement, priority, template } = document.spec;
+    let WorkloadSpec { placement, priority, template, results } = document.spec;
     let key = key_of(&document.metadata)?;
     check_labels("metadata.labels", &document.metadata.labels)?;
     check_annotations("metadata.annotations", &document.metadata.annotations)?;
@@ -93,6 +96,7 @@ fn build(document: WorkloadDocument) -> Result<InferenceWorkload, Invalid> {
     check_tolerations("spec.placement.tolerations", &placement.tolerations)?;
     let replicas = replicas_of(&placement)?;
     check_template(&template)?;
+    let results = routes_of(results)?;
     let unencodable = |error: EncodeError| ("spec.template".to_owned(), error.to_string());
     let workload = InferenceWorkload {
         key,
@@ -102,6 +106,7 @@ fn build(document: WorkloadDocument) -> Result<InferenceWorkload, Invalid> {
         node_selector: placement.node_selector,
         tolerations: placement.tolerations,
         template,
+        results,
     };
     check_size(&workload)?;
     Ok(workload)
@@ -160,6 +165,7 @@ fn check_size(workload: &InferenceWorkload) -> Result<(), Invalid> {
         priority: workload.priority,
         tolerations: workload.tolerations.clone(),
         template: workload.template.clone(),
+        results: workload.results.clone(),
     };
     let refused = |problem| Err(("spec".to_owned(), problem));
     match encode("workload", &sent).map(|bytes| bytes.len()) {

@@ -23,7 +23,10 @@ pub use pod::{
 };
 pub use policy::{LinkBudget, NODE_POLICY_KEY, NodePolicy};
 pub use quantity::{CpuQuantity, MemoryQuantity, QuantityError};
-pub use result::{PodResult, ResultFormat, SinkId};
+pub use result::{
+    DEFAULT_SINK, InvalidRoute, InvalidTopic, PodResult, ResultFormat, ResultRoute, SinkId,
+    Thinning, check_topic, route,
+};
 pub use status::{Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus};
 pub use time::{BootClock, ClockQuality, MonotonicMs, Now, UnixMs};
 pub use workload::{

@@ -3,6 +3,7 @@
 use super::ids::{PodId, Revision, WorkloadKey};
 use super::pod::{Container, PodTemplate, Probe};
 use super::quantity::{CpuQuantity, MemoryQuantity};
+use super::result::ResultRoute;
 use crate::limits;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -24,6 +25,9 @@ pub struct Workload {
     pub tolerations: Vec<Toleration>,
     /// What each pod is.
     pub template: PodTemplate,
+    /// Where the pods' results go; see [`super::route`]. Changing it restarts nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<ResultRoute>,
 }
 
 impl Workload {
@@ -260,4 +264,45 @@ fn validate_probe(path: &str, probe: &Probe, readiness: bool) -> Result<(), Inva
         return Err(invalid(path, "expected a port of 1 to 65535"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Thinning;
+    use crate::wire::{decode, encode};
+
+    #[test]
+    fn a_workload_without_routes_is_written_as_before_there_were_any() {
+        #[derive(Serialize, Deserialize, Debug, PartialEq)]
+        struct Earlier {
+            key: WorkloadKey,
+            revision: Revision,
+            replicas: u32,
+            priority: i32,
+            tolerations: Vec<Toleration>,
+            template: PodTemplate,
+        }
+        let earlier = Earlier {
+            key: "default/ocr".parse().unwrap(),
+            revision: Revision(7),
+            replicas: 1,
+            priority: 0,
+            tolerations: vec![],
+            template: PodTemplate::default(),
+        };
+        let bytes = encode("workload", &earlier).unwrap();
+        let mut workload: Workload = decode("workload", &bytes, 4096).unwrap();
+        assert!(workload.results.is_empty());
+        assert_eq!(encode("workload", &workload).unwrap(), bytes);
+        workload.results = vec![ResultRoute {
+            topic: "*".to_owned(),
+            sink: "default".to_owned(),
+            thinning: Some(Thinning::Deadband { field: "/value".to_owned(), by_millionths: 5 }),
+        }];
+        let bytes = encode("workload", &workload).unwrap();
+        assert_eq!(decode::<Workload>("workload", &bytes, 4096).unwrap(), workload);
+        // An earlier agent passes over what it does not know.
+        assert_eq!(decode::<Earlier>("workload", &bytes, 4096).unwrap(), earlier);
+    }
 }

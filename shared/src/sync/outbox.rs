@@ -426,8 +426,18 @@ impl Outbox {
     /// What is left to deliver.
     #[must_use]
     pub fn totals(&self, stream: Stream) -> StreamTotals {
-        let of_stream = self.logs.iter().filter(|(key, _)| key.0 == stream);
-        of_stream.fold(StreamTotals::default(), |sum, (_, log)| StreamTotals {
+        self.totals_of(|other| other == stream)
+    }
+
+    /// What is left to deliver of results, for all sinks.
+    #[must_use]
+    pub fn results_totals(&self) -> StreamTotals {
+        self.totals_of(|stream| matches!(stream, Stream::Results(_)))
+    }
+
+    fn totals_of(&self, counts: impl Fn(Stream) -> bool) -> StreamTotals {
+        let counted = self.logs.iter().filter(|(key, _)| counts(key.0));
+        counted.fold(StreamTotals::default(), |sum, (_, log)| StreamTotals {
             records: sum.records + log.meta.records(),
             bytes: sum.bytes + log.meta.bytes,
         })

@@ -19,6 +19,8 @@ pub struct Agent {
     pub node: String,
     /// Where health and metrics are.
     pub admin: SocketAddr,
+    /// Where its pods post their results.
+    pub results: SocketAddr,
     process: Option<Process>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -32,10 +34,12 @@ impl Agent {
     pub fn new(folder: &Path, node: &str) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)?;
         let admin = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let results = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let agent = Self {
             folder: folder.to_owned(),
             node: node.to_owned(),
             admin,
+            results,
             process: None,
             arguments: vec![],
             environment: vec![],
@@ -50,10 +54,11 @@ impl Agent {
     /// When the folder can't be written.
     pub fn configure(&self, sample_interval_ms: u64, batch: usize) -> anyhow::Result<()> {
         let text = format!(
-            "state_dir = \"{state}\"\nadmin = \"{admin}\"\n[telemetry]\n\
+            "state_dir = \"{state}\"\nadmin = \"{admin}\"\nresults = \"{results}\"\n[telemetry]\n\
              sample_interval_ms = {sample_interval_ms}\nsamples_per_batch = {batch}\n",
             state = self.state().display(),
             admin = self.admin,
+            results = self.results,
         );
         Ok(fs::write(self.folder.join("agent.toml"), text)?)
     }

@@ -6,7 +6,8 @@ use edge_agent::core::{
     AgentCore, AgentStatus, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions,
     Reserved, Restored, read_stored_state,
 };
-use edge_agent::ports::Runtime;
+use edge_agent::ports::{Runtime, ScrapeTarget};
+use edge_agent::results::PostOutcome;
 use edge_agent::shell::{AgentPorts, perform};
 use shared::model::{GpuDevice, GpuHealth, GpuInventory, NodeId, Now, UnixMs};
 use shared::ports::{Store, StoreError, WriteBatch};
@@ -98,6 +99,10 @@ impl AgentPorts for Ports<'_> {
     fn sample(&mut self) -> Sample {
         super::scene::sample_at(self.now)
     }
+
+    fn scrape(&mut self, _targets: Vec<ScrapeTarget>) {}
+
+    fn answer_post(&mut self, _id: u64, _outcome: PostOutcome) {}
 
     fn trust_time(&mut self, _time: UnixMs) {}
 }

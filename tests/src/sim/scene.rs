@@ -139,5 +139,6 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
                 termination_grace_period_seconds: 5,
             },
         },
+        results: vec![],
     }
 }

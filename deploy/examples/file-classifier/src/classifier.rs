@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::features::Features;
 use crate::labels::{ContentType, OUTPUTS, best_of};
@@ -82,6 +83,12 @@ impl Answer {
         let ContentType { label, mime_type, description, .. } = *content_type;
         let inference_us = u64::try_from(inference.as_micros()).unwrap_or(u64::MAX);
         Self { label, score, mime_type, description, inference_us }
+    }
+
+    /// What is worth sending to the hub of a file of so many bytes.
+    pub(crate) fn as_result(&self, bytes: u64) -> Value {
+        let Self { label, score, mime_type, .. } = *self;
+        json!({ "label": label, "score": score, "mime_type": mime_type, "bytes": bytes })
     }
 
     /// Time that the model ran; zero where a rule decided.

@@ -1,14 +1,15 @@
 //! The file classifier: an inference server in one binary, with its model inside.
 //!
 //! It wires options, log, model and HTTP server, and nothing else. The port opens before the model
-//! loads, so that probes are answered from the first moment; it keeps no state and opens no
-//! connection of its own.
+//! loads, so that probes are answered from the first moment; it keeps no state. Run as a pod it
+//! hands each answer to the agent, over the socket that the agent gave it; it opens no other connection.
 
 mod classifier;
 mod features;
 mod labels;
 mod metrics;
 mod model;
+mod results;
 mod server;
 mod window;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use clap::Parser;
 use tokio::net::TcpListener;
 
+use crate::results::Results;
 use crate::server::Service;
 
 /// Threads that run the model: one holds one core for some ten milliseconds, so more of them than a
@@ -64,5 +66,5 @@ async fn listen_and_serve(address: SocketAddr) -> anyhow::Result<()> {
         .map_err(|cause| anyhow::anyhow!(cause).context(format!("listening on {address}")))?;
     let bound = listener.local_addr()?;
     tracing::info!(address = %bound, "listening on {bound}");
-    server::serve(listener, Arc::new(Service::default())).await
+    server::serve(listener, Arc::new(Service::handing_results_in(Results::to_agent()))).await
 }

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use crate::classifier::{Answer, Classifier, LoadTime};
 use crate::metrics::Metrics;
 use crate::model::ModelError;
+use crate::results::Results;
 use crate::window::Window;
 
 /// Bytes of a body: nobody needs to send more than the two blocks that count, and what is longer is
@@ -43,6 +44,7 @@ const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0;
 #[derive(Default)]
 pub(crate) struct Service {
     metrics: Metrics,
+    results: Results,
     loaded: OnceLock<(Classifier, LoadTime)>,
 }
 
@@ -151,11 +153,17 @@ async fn classify(State(service): State<Arc<Service>>, body: Body) -> Response {
 }
 
 impl Service {
+    /// A service without a model yet, that hands each answer to `results`.
+    pub(crate) fn handing_results_in(results: Results) -> Self {
+        Self { results, ..Self::default() }
+    }
+
     async fn classify(&self, body: Body) -> Result<Answer, Refusal> {
         let (classifier, _) = self.loaded.get().cloned().ok_or(Refusal::NotReady)?;
         let window = tokio::time::timeout(BODY_TIME_MAX, read_window(body))
             .await
             .map_err(|_| Refusal::BodyTooSlow)??;
+        let bytes = window.total_bytes();
         let answer = tokio::task::spawn_blocking(move || classifier.classify(&window))
             .await
             .map_err(Refusal::InferenceThread)?
@@ -163,6 +171,7 @@ impl Service {
         if !answer.inference().is_zero() {
             self.metrics.model_ran(answer.inference());
         }
+        self.results.hand_in(&answer.as_result(bytes));
         Ok(answer)
     }
 }

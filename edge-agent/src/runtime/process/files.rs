@@ -8,6 +8,7 @@
 //! | `control` | agent | a FIFO that takes orders to stop |
 //! | `shim.log` | shim | what the shim itself has to say |
 //! | `log/` | shim | what the pod prints, rotated |
+//! | `results` | agent | the socket to which the pod posts its results |
 //! | `home/` | pod | its `HOME` and the folder it starts in |
 //!
 //! `state.json` is renamed into place, but not synced: after a power cut the boot is another, and
@@ -105,6 +106,11 @@ impl PodFolder {
 
     pub(super) fn control(&self) -> PathBuf {
         self.path.join("control")
+    }
+
+    /// A short name: the whole path has to fit `sun_path`.
+    pub(super) fn results_socket(&self) -> PathBuf {
+        self.path.join("results")
     }
 
     pub(super) fn shim_log(&self) -> PathBuf {

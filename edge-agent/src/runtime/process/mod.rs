@@ -11,6 +11,7 @@
 //! | `order` | what agent and shim say to each other |
 //! | `log` | rotated logs and their tail |
 //! | `usage` | CPU and memory of a pod |
+//! | `member` | whether a process is one of a pod |
 //!
 //! Pods outlive the agent: a shim is in a session of its own and needs nothing of the agent. A
 //! service manager has to leave it alone too (`KillMode=process` in systemd).
@@ -25,6 +26,7 @@ mod layers;
 mod life;
 mod lock;
 mod log;
+mod member;
 mod order;
 mod probe;
 mod shim;
@@ -34,16 +36,19 @@ pub use log::tail_log;
 pub use shim::shim_if_asked;
 pub use usage::ProcessUsage;
 
+use crate::gpu::GpuProcess;
 use crate::placement::Placement;
 use crate::ports::{
     InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
     StartRequest,
 };
+use crate::results::{Door, Doors};
 use adopt::{Finding, examine};
 use files::{PodFolder, moved_away_in, private_folder};
 use identity::{ProcessIdentity, boot_id};
 use layers::{Attempt, attempt};
 use life::{Keeper, Life};
+use member::is_member;
 use order::{RunOrder, StartFailure};
 use probe::Probed;
 use shared::in_words;
@@ -88,6 +93,8 @@ struct Shared {
     events: mpsc::UnboundedSender<RuntimeEvent>,
     boot_id: String,
     live: Mutex<BTreeMap<PodId, Live>>,
+    /// Where pods hand in their results.
+    doors: Option<Doors>,
     tasks: Handle,
 }
 
@@ -100,6 +107,8 @@ struct Live {
     main: Option<ProcessIdentity>,
     /// Milliseconds of grace, once it shall stop.
     stop: watch::Sender<Option<u64>>,
+    /// Open for as long as any of it runs.
+    door: Option<Door>,
 }
 
 impl ProcessRuntime {
@@ -121,8 +130,20 @@ impl ProcessRuntime {
             tasks.spawn_blocking(move || fs::remove_dir_all(left));
         }
         let live = Mutex::default();
-        let shared = Arc::new(Shared { options, events, boot_id, live, tasks });
+        let doors = None;
+        let shared = Arc::new(Shared { options, events, boot_id, live, doors, tasks });
         Ok(Self { shared, usage: UsageReader::default() })
+    }
+
+    /// From now on a pod that starts, or is found running, has a door for its results. To be called
+    /// before anything is started or adopted.
+    #[must_use]
+    pub fn with_doors(mut self, doors: Doors) -> Self {
+        match Arc::get_mut(&mut self.shared) {
+            Some(shared) => shared.doors = Some(doors),
+            None => warn!("pods run already: they can't hand in results"),
+        }
+        self
     }
 
     /// CPU time and memory of a pod with all its descendants; `None` when it does not run.
@@ -138,6 +159,26 @@ impl ProcessRuntime {
         let pods: Vec<PodId> = self.shared.live().keys().cloned().collect();
         let usages = pods.iter().filter_map(|pod| Some((pod, self.usage(pod)?)));
         usages.flat_map(|(pod, usage)| usage_series(pod, usage)).collect()
+    }
+
+    /// Memory of GPUs that each pod uses, as the driver counts it by process. Named as cAdvisor names
+    /// it.
+    #[must_use]
+    pub fn gpu_memory(&self, processes: &[GpuProcess]) -> BTreeMap<Series, f64> {
+        let mut values = BTreeMap::new();
+        if processes.is_empty() {
+            return values;
+        }
+        let live = self.shared.live();
+        let known = live.iter().filter_map(|(pod, live)| Some((pod, live.keeper?, live.main?)));
+        for (pod, keeper, main) in known {
+            let pids = self.usage.pids_of(keeper, main);
+            for process in processes.iter().filter(|process| pids.contains(&process.pid)) {
+                let series = pod_series(pod, "container_accelerator_memory_used_bytes");
+                *values.entry(series.with("acc_id", &process.uuid)).or_insert(0.0) += process.bytes;
+            }
+        }
+        values
     }
 
     fn adopt(&self, pod: &PodId, finding: Finding) -> Option<Observation> {
@@ -171,6 +212,7 @@ impl ProcessRuntime {
     ) {
         let (life, mut live) = self.life(pod, instance);
         (live.keeper, live.main) = (Some(keeper.identity()), main);
+        live.door = self.open_door(pod, instance);
         self.shared.live().insert(pod.clone(), live);
         self.shared.tasks.spawn(life.adopted(keeper));
     }
@@ -180,7 +222,14 @@ impl ProcessRuntime {
         let shared = self.shared.clone();
         let folder = self.shared.folder(pod);
         let life = Life { shared, pod: pod.clone(), instance, folder, orders };
-        (life, Live { instance, keeper: None, main: None, stop })
+        (life, Live { instance, keeper: None, main: None, stop, door: None })
+    }
+
+    fn open_door(&self, pod: &PodId, instance: InstanceId) -> Option<Door> {
+        let folder = self.shared.folder(pod);
+        let socket = folder.results_socket();
+        let is_member = move |pid| is_member(&folder, instance, pid);
+        Some(self.shared.doors.as_ref()?.open(pod, instance, &socket, Box::new(is_member)))
     }
 
     fn order(&self, request: &StartRequest) -> Result<RunOrder, StartFailure> {
@@ -213,11 +262,12 @@ impl ProcessRuntime {
     }
 }
 
+fn pod_series(pod: &PodId, name: &str) -> Series {
+    Series::new(name).with("namespace", pod.workload.namespace()).with("pod", &pod.name())
+}
+
 fn usage_series(pod: &PodId, usage: ProcessUsage) -> [(Series, f64); 2] {
-    let series = |name| {
-        let series = Series::new(name).with("namespace", pod.workload.namespace());
-        series.with("pod", &pod.name())
-    };
+    let series = |name| pod_series(pod, name);
     // Past 2^53 (285 years of CPU time, 9 petabytes) the last digits are lost.
     #[allow(clippy::cast_precision_loss)]
     let number = |value: u64| value as f64;
@@ -246,8 +296,12 @@ impl Runtime for ProcessRuntime {
     fn start(&mut self, request: StartRequest) {
         let (pod, instance) = (request.pod.clone(), request.instance);
         match self.order(&request) {
-            Ok(order) => {
-                let (life, live) = self.life(&pod, instance);
+            Ok(mut order) => {
+                let (life, mut live) = self.life(&pod, instance);
+                live.door = self.open_door(&pod, instance);
+                // Last, so that a template can't point a pod at another's door.
+                let told = live.door.as_ref().map(Door::environment).unwrap_or_default();
+                order.launch.environment.extend(told);
                 self.shared.live().insert(pod, live);
                 self.shared.tasks.spawn(life.started(order));
             }

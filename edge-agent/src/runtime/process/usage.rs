@@ -35,20 +35,30 @@ impl UsageReader {
         keeper: ProcessIdentity,
         main: ProcessIdentity,
     ) -> Option<ProcessUsage> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = seen.as_ref().is_some_and(|(at, _)| at.elapsed() < LOOK_LIFETIME);
-        if !is_fresh {
-            *seen = Some((Instant::now(), every_process()));
-        }
-        let (_, all) = seen.as_ref()?;
-        let own = all.iter().filter(|stat| stat.identity == main && keeper == main && stat.runs());
-        let mut pod = descendants(all, keeper.pid);
-        pod.extend(own.copied());
+        let pod = self.processes_of(keeper, main);
         // A pod that is not in the look was started after it.
         (!pod.is_empty()).then(|| ProcessUsage {
             cpu_usec: pod.iter().fold(0, |sum, stat| sum + stat.cpu_ticks * TICK_USEC),
             memory_bytes: pod.iter().map(|stat| resident_bytes(stat.identity.pid)).sum(),
         })
+    }
+
+    /// The numbers of these processes.
+    pub(super) fn pids_of(&self, keeper: ProcessIdentity, main: ProcessIdentity) -> Vec<i32> {
+        self.processes_of(keeper, main).iter().map(|stat| stat.identity.pid).collect()
+    }
+
+    fn processes_of(&self, keeper: ProcessIdentity, main: ProcessIdentity) -> Vec<ProcessStat> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_fresh = seen.as_ref().is_some_and(|(at, _)| at.elapsed() < LOOK_LIFETIME);
+        if !is_fresh {
+            *seen = Some((Instant::now(), every_process()));
+        }
+        let Some((_, all)) = seen.as_ref() else { return vec![] };
+        let own = all.iter().filter(|stat| stat.identity == main && keeper == main && stat.runs());
+        let mut pod = descendants(all, keeper.pid);
+        pod.extend(own.copied());
+        pod
     }
 }
 
