@@ -59,13 +59,6 @@ impl Acknowledgements {
         }
     }
 
-    /// The sender of `log` waits to hear: what is owed is due.
-    pub(super) fn urge(&mut self, log: &LogId, now: MonotonicMs) {
-        if let Some(owed) = self.owed.get_mut(log) {
-            owed.due = owed.due.min(now);
-        }
-    }
-
     /// The node hears the watermark of `log` now.
     pub(super) fn told(&mut self, log: &LogId) {
         self.owed.remove(log);
@@ -150,10 +143,9 @@ mod tests {
     #[test]
     fn a_sender_that_waits_to_hear_is_told_at_once_and_once() {
         let mut owed = Acknowledgements::default();
-        owed.committed(ack(Stream::Telemetry, 1), records(1), NOW);
-        owed.urge(&ack(Stream::Telemetry, 1).log, NOW);
-        assert_eq!(owed.take_due(NOW), [ack(Stream::Telemetry, 1)]);
         let urgent = Weight { urgent: true, ..records(1) };
+        owed.committed(ack(Stream::Telemetry, 1), urgent, NOW);
+        assert_eq!(owed.take_due(NOW), [ack(Stream::Telemetry, 1)]);
         owed.committed(ack(Stream::Telemetry, 2), urgent, NOW);
         owed.told(&ack(Stream::Telemetry, 2).log);
         assert!(owed.take_due(NOW).is_empty());

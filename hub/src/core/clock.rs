@@ -96,6 +96,12 @@ impl BootClocks {
         true
     }
 
+    /// With one boot, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(boot: u64, offset_ms: i64) -> Self {
+        Self { known: [(boot, offset_ms)].into() }
+    }
+
     /// Milliseconds from 1970 to `boot`, where that is known.
     #[must_use]
     pub fn offset_ms(&self, boot: u64) -> Option<i64> {

@@ -240,7 +240,10 @@ mod tests {
         held.push(LOG, batch(2, 20), NOW.plus_ms(1_000));
         held.delivered(&LOG, 1);
         held.take_done(&LOG, NOW.plus_ms(1_500));
-        assert!(held.take_due(NOW.plus_ms(3_000)).is_empty(), "the second has not waited for two seconds");
+        assert!(
+            held.take_due(NOW.plus_ms(3_000)).is_empty(),
+            "the second has not waited for two seconds"
+        );
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl HubCore {
         let Some(state) = self.nodes.get_mut(node) else { return };
         let (log, records, bytes) = (batch.log, batch.records.len() as u64, bytes_of(&batch));
         let known = last_of(&batch) <= state.record.logs.arrived(&log);
-        let room = state.held.has_room(&log, records, bytes) && self.deliveries.has_room(sink, bytes);
+        let room =
+            state.held.has_room(&log, records, bytes) && self.deliveries.has_room(sink, bytes);
         if !known && !room {
             // Neither taken nor acknowledged: its sender repeats it later.
             self.crowded_out_batches += 1;

@@ -11,8 +11,8 @@ use shared::ports::Tree;
 use shared::sync::{Opened, PreparedUpdate, Received};
 use shared::telemetry::decode_any;
 use shared::wire::{
-    Hello, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
-    RefusalReason, Stream, decode, desired_header_context, encode,
+    Hello, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message, RefusalReason,
+    Stream, decode, desired_header_context, encode,
 };
 use std::sync::Arc;
 use tracing::{debug, info, warn};
