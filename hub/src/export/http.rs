@@ -260,7 +260,15 @@ pub(crate) fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tls::client_config;
     use super::*;
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    use shared::io::clock::SystemClock;
+    use shared::io::tls::install_crypto_provider;
+    use shared::trust::certificate::CertificateAuthority;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     fn answer(status: u16) -> Result<(), Failure> {
         let status = StatusCode::from_u16(status).unwrap();
@@ -290,5 +298,84 @@ mod tests {
         {
             assert!(text.parse::<HttpUrl>().is_err(), "`{text}` was accepted");
         }
+    }
+
+    /// The head of one request on `stream`, answered by `status`; its body is left out.
+    async fn answer_one<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, status: &str) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.read_exact(&mut [0; 4]).await.unwrap();
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(head).unwrap().to_lowercase()
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_and_a_token_that_is_refused_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "old-token\nsecond line").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/write?x=1", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let mut heads = Vec::new();
+            let (mut first, _) = listener.accept().await.unwrap();
+            heads.push(answer_one(&mut first, "204 No Content").await);
+            heads.push(answer_one(&mut first, "401 Unauthorized").await);
+            let (mut second, _) = listener.accept().await.unwrap();
+            heads.push(answer_one(&mut second, "200 OK").await);
+            heads
+        });
+        let mut client = HttpClient::new(url.parse().unwrap(), None, Some(token.clone()));
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            let answer = client.post(Bytes::from_static(b"body"), &[]).await.unwrap();
+            statuses.push(answer.status.as_u16());
+            std::fs::write(&token, "new-token").unwrap();
+        }
+        assert_eq!(statuses, [204, 401, 200]);
+        let heads = server.await.unwrap();
+        assert!(heads[0].starts_with("post /write?x=1 http/1.1\r\n"), "{}", heads[0]);
+        assert!(heads[1].contains("authorization: bearer old-token\r\n"), "{}", heads[1]);
+        assert!(heads[2].contains("authorization: bearer new-token\r\n"), "{}", heads[2]);
+    }
+
+    #[tokio::test]
+    async fn https_is_spoken_with_a_server_under_the_named_ca_and_with_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = |name: &str, authority: &CertificateAuthority| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, authority.certificate_pem()).unwrap();
+            client_config(Some(&path)).unwrap()
+        };
+        let now = SystemClock::new().now().wall;
+        let authority = CertificateAuthority::create("site", now).unwrap();
+        let other = CertificateAuthority::create("other", now).unwrap();
+        let server = authority.issue_server(&["127.0.0.1".to_owned()], now, 1).unwrap();
+        let certificate =
+            CertificateDer::from_pem_slice(server.certificate_pem.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(server.key_pem.as_bytes()).unwrap();
+        install_crypto_provider();
+        let config = rustls::ServerConfig::builder().with_no_client_auth();
+        let config = config.with_single_cert(vec![certificate], key).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: HttpUrl = format!("https://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    answer_one(&mut stream, "200 OK").await;
+                }
+            }
+        });
+        let mut stranger = HttpClient::new(url.clone(), Some(ca("other", &other)), None);
+        let refused = stranger.post(Bytes::from_static(b"body"), &[]).await;
+        assert!(matches!(refused, Err(Failure::Down { .. })), "{refused:?}");
+        let mut client = HttpClient::new(url, Some(ca("site", &authority)), None);
+        let answer = client.post(Bytes::from_static(b"body"), &[]).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK);
     }
 }

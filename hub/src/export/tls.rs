@@ -2,6 +2,7 @@
 //!
 //! Not the fleet's TLS: these servers know nothing of nodes, and the hub shows them no certificate.
 
+use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -27,6 +28,9 @@ pub enum SinkTlsError {
         /// Where it was looked for.
         place: String,
     },
+    /// The library refuses its own defaults.
+    #[error("could not offer TLS")]
+    Configure(#[from] rustls::Error),
 }
 
 /// The configuration for servers under the CA in `ca_file`, or under those that the system trusts.
@@ -43,7 +47,11 @@ pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>,
     if usable == 0 {
         return Err(SinkTlsError::None { place });
     }
-    Ok(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, SinkTlsError> {
