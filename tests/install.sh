@@ -15,6 +15,7 @@ need mosquitto mosquitto
 need faketime faketime
 need curl curl
 need ip iproute2
+need prometheus prometheus
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 
 if [ "${#missing[@]}" -gt 0 ]; then

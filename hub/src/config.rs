@@ -3,6 +3,13 @@
 //! Every option has a default. An unknown key, a wrong type or a value out of bounds is refused with
 //! the file's name, the key and what was expected. Secrets are files of their own.
 
+mod sinks;
+
+pub use sinks::{
+    FilesConfig, MqttConfig, RemoteWriteConfig, SinkConfig, WebhookConfig, WebhookFormat,
+};
+pub(crate) use sinks::{MqttUrl, TopicTemplate};
+
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 use std::fmt;
@@ -46,6 +53,10 @@ pub struct Config {
     pub create_keys: bool,
     /// `text` or `json`.
     pub log_format: LogFormat,
+    /// Where samples go; without it they end at the hub.
+    pub remote_write: Option<RemoteWriteConfig>,
+    /// Where results go.
+    pub sinks: Vec<SinkConfig>,
 }
 
 /// How the hub writes its own log.
@@ -130,6 +141,8 @@ impl Default for Config {
             api_token_file: None,
             create_keys: true,
             log_format: LogFormat::default(),
+            remote_write: None,
+            sinks: Vec::new(),
         }
     }
 }
@@ -167,7 +180,7 @@ impl Config {
         if self.broker.is_none() && self.listen.port() == 0 {
             return refused("listen", "nodes must find it again: expected a port other than 0");
         }
-        Ok(())
+        sinks::check(self.remote_write.as_ref(), &self.sinks)
     }
 
     /// Where nodes are told to connect. `machine` is the machine's own name.

@@ -1,7 +1,7 @@
 //! What the hub's effects need of the world, and how one effect is performed. The simulation
 //! compiles this same function, with ports in memory.
 
-use crate::core::{Effect, Event};
+use crate::core::{Delivery, Effect, Event};
 use shared::in_words;
 use shared::model::NodeId;
 use shared::ports::{StoreError, WriteBatch};
@@ -22,6 +22,11 @@ pub trait HubPorts {
     fn expel(&mut self, node: &NodeId);
     /// A call came to its end: whoever asked is told.
     fn end_call(&mut self, ended: CallEnded);
+    /// Hands records to their sink, without waiting for it; `Event::Delivered` follows when it has them.
+    ///
+    /// # Errors
+    /// A sentence when nothing will follow.
+    fn deliver(&mut self, ticket: u64, delivery: Delivery) -> Result<(), String>;
 }
 
 /// Performs `effect`; what must be told to the core before the next one.
@@ -37,6 +42,10 @@ pub fn perform(effect: Effect, ports: &mut impl HubPorts) -> Option<Event> {
         Effect::Admit { node, certificate_serial } => ports.admit(&node, &certificate_serial),
         Effect::Expel { node } => ports.expel(&node),
         Effect::EndCall(ended) => ports.end_call(ended),
+        Effect::Deliver { ticket, delivery } => {
+            let taken = ports.deliver(ticket, delivery);
+            return taken.err().map(|error| Event::DeliveryFailed { ticket, error });
+        }
     }
     None
 }

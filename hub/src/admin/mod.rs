@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /v1/hub` | term, broker, manifests and their problems, store |
+//! | `GET /v1/hub` | term, broker, manifests and their problems, store, sinks |
 //! | `GET /v1/nodes`, `GET /v1/nodes/{node}` | nodes in short; one node in full |
 //! | `GET /v1/workloads`, `GET /v1/workloads/{namespace}/{name}` | workloads over the fleet |
 //! | `GET /v1/why/{node}/{namespace}/{pod}` | one pod, and why it is as it is |
@@ -24,6 +24,8 @@ mod tests;
 
 pub(crate) use guard::Token;
 pub use guard::TokenError;
-pub use query::{BrokerStatus, HubStatus, ManifestsStatus, NodeSummary, Query, Reply, Revoked};
+pub use query::{
+    BrokerStatus, HubStatus, ManifestsStatus, NodeSummary, Query, Reply, Revoked, SinkView,
+};
 pub(crate) use routes::{queries, router};
 pub(crate) use serve::serve;

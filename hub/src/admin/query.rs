@@ -2,6 +2,7 @@
 
 pub use crate::core::NodeSummary;
 use crate::core::{HubView, NodeView, PodView, WorkloadView};
+pub use crate::export::tally::SinkView;
 use crate::shell::SignError;
 use serde::{Deserialize, Serialize};
 use shared::model::{NodeId, PodId, WorkloadKey};
@@ -71,6 +72,9 @@ pub struct HubStatus {
     pub manifests: ManifestsStatus,
     /// Records of the store whose seal is broken.
     pub damaged_records: u64,
+    /// Where samples and results go.
+    #[serde(default)]
+    pub sinks: Vec<SinkView>,
 }
 
 /// The way to nodes.

@@ -11,7 +11,8 @@ use shared::trust::enrollment::Enrollment;
 use std::path::Path;
 
 pub(super) fn status(client: &Client, output: Output) -> anyhow::Result<()> {
-    show(client, "/v1/hub", output, table::status)
+    let now = wall_clock();
+    show(client, "/v1/hub", output, |status| table::status(status, now))
 }
 
 pub(super) fn nodes(client: &Client, output: Output) -> anyhow::Result<()> {

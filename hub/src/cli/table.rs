@@ -1,15 +1,15 @@
 //! Answers as a person reads them in a few seconds. What nodes say is printed without control
 //! characters: it must not steer a terminal.
 
-use crate::admin::{HubStatus, NodeSummary};
-use crate::core::{NodeView, PodView, WorkloadView};
+use crate::admin::{HubStatus, NodeSummary, SinkView};
+use crate::core::{MissingSink, NodeView, PodView, WaitingLog, WorkloadView};
 use shared::model::{ConditionStatus, GpuSource, PodStatus, UnixMs};
 use std::fmt::Write as _;
 
 /// Events of a node that are printed.
 const EVENTS_SHOWN: usize = 10;
 
-pub(super) fn status(status: &HubStatus) -> String {
+pub(super) fn status(status: &HubStatus, now: UnixMs) -> String {
     let hub = &status.hub;
     let mut lines = vec![
         ("Version", status.version.clone()),
@@ -30,7 +30,37 @@ pub(super) fn status(status: &HubStatus) -> String {
         lines.push(("Attention", words.to_owned()));
     }
     lines.extend(status.manifests.problems.iter().map(|problem| ("Problem", problem.clone())));
+    lines.extend(status.sinks.iter().map(|sink| ("Sink", sink_words(sink, now))));
+    let missing = |missing: &MissingSink| {
+        let MissingSink { sink, nodes } = missing;
+        let words = format!(
+            "{nodes} nodes have results for a sink with the number {sink}, which is not configured: \
+             they stay there"
+        );
+        ("Attention", words)
+    };
+    lines.extend(hub.missing_sinks.iter().map(missing));
     fields(&lines)
+}
+
+fn sink_words(sink: &SinkView, now: UnixMs) -> String {
+    let state = match (sink.down_since, &sink.last_error) {
+        (Some(since), error) => {
+            let error = error.as_deref().unwrap_or("no reason is known");
+            format!("DOWN since {}: {error}", age(Some(since), now))
+        }
+        (None, Some(error)) if sink.refused > 0 => format!("up; refused last: {error}"),
+        (None, _) => "up".to_owned(),
+    };
+    format!(
+        "{} ({}): {} taken, {} refused, {} deliveries of {} KiB wait; {state}",
+        sink.name,
+        sink.kind,
+        sink.taken,
+        sink.refused,
+        sink.queued_deliveries,
+        sink.queued_bytes.div_ceil(1024),
+    )
 }
 
 fn broker_words(status: &HubStatus) -> String {
@@ -107,13 +137,24 @@ pub(super) fn node(view: &NodeView, now: UnixMs) -> String {
         (
             "Received",
             format!(
-                "{} samples, {} events; {} records lost",
-                view.samples_received, view.events_received, view.records_lost
+                "{} samples, {} events, {} results; {} records lost",
+                view.samples_received,
+                view.events_received,
+                view.results_received,
+                view.records_lost
             ),
         ),
     ];
     lines.extend(capacity_words(view).map(|words| ("Capacity", words)));
     lines.extend(attention(view).map(|words| ("Attention", words)));
+    lines.extend(view.missing_sinks.iter().map(|sink| {
+        let words = format!("has results for sink {sink}, which this hub does not have");
+        ("Attention", words)
+    }));
+    lines.extend(view.waiting.iter().map(|log| {
+        let WaitingLog { stream, records, bytes } = log;
+        ("Waiting", format!("{stream}: {records} records of {bytes} bytes, for their sink"))
+    }));
     lines.extend(view.workloads.iter().map(|workload| ("Workload", workload.clone())));
     let mut text = fields(&lines);
     text.push('\n');
@@ -291,8 +332,24 @@ m        Offline  65 s ago   0.1.0 [2J  yes      1          1/2
             "has_manifests":false,"refused_payloads":0,"store_error":null,
             "broker":{"kind":"embedded","address":"mqtts://a:1","up":true,"problem":null},
             "manifests":{"folder":"/m","problems":["a.yaml:3: spec: wrong"]},"damaged_records":0}"#;
-        let text = status(&serde_json::from_str(json).unwrap());
+        let text = status(&serde_json::from_str(json).unwrap(), UnixMs(0));
         assert!(text.contains("Attention  no valid manifests"), "{text}");
         assert!(text.contains("Problem    a.yaml:3: spec: wrong"), "{text}");
+    }
+
+    #[test]
+    fn a_sink_that_is_down_says_since_when_and_why() {
+        let sink = SinkView {
+            name: "plant".to_owned(),
+            kind: "mqtt".to_owned(),
+            queued_deliveries: 2,
+            queued_bytes: 1_500,
+            down_since: Some(UnixMs(0)),
+            last_error: Some("mqtt://b:1883: refused".to_owned()),
+            ..SinkView::default()
+        };
+        let expected = "plant (mqtt): 0 taken, 0 refused, 2 deliveries of 2 KiB wait; \
+                        DOWN since 65 s ago: mqtt://b:1883: refused";
+        assert_eq!(sink_words(&sink, UnixMs(65_000)), expected);
     }
 }

@@ -1,8 +1,9 @@
 //! Writes that become durable together, and the acknowledgements that wait for them.
 
+use super::acknowledgements::Weight;
 use shared::model::{MonotonicMs, NodeId};
 use shared::ports::{Tree, Write, WriteBatch};
-use shared::wire::Message;
+use shared::wire::{LogAck, LogId, Message};
 use std::collections::BTreeMap;
 
 /// What arrives within this time shares one commit: a disk's fsync for many nodes instead of each.
@@ -13,15 +14,24 @@ const RETRY_INTERVAL_MS: u64 = 2_000;
 
 /// By node, and each node's in the order in which they came: whether one waits for a node is asked
 /// with every repeat, also while thousands wait.
-type Acknowledgements = BTreeMap<NodeId, Vec<Message>>;
+type Promises = BTreeMap<NodeId, Vec<Promise>>;
+
+/// What a node may hear once a commit has made it true.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Promise {
+    /// This, at once.
+    Message(Box<Message>),
+    /// That its log is committed up to here, in time.
+    Log(LogAck, Weight),
+}
 
 /// Writes on their way to the disk.
 #[derive(Debug, Default)]
 pub(super) struct GroupCommit {
     writes: BTreeMap<(Tree, Vec<u8>), Write>,
-    acknowledgements: Acknowledgements,
+    promises: Promises,
     due: Option<MonotonicMs>,
-    in_flight: Option<Acknowledgements>,
+    in_flight: Option<Promises>,
     term_waits: bool,
     term_in_flight: bool,
     error: Option<String>,
@@ -30,8 +40,8 @@ pub(super) struct GroupCommit {
 /// What a commit made true.
 #[derive(Debug, Default)]
 pub(super) struct Committed {
-    /// To send now.
-    pub(super) acknowledgements: Acknowledgements,
+    /// To be kept now.
+    pub(super) promises: Promises,
     /// Whether the term has become durable by it.
     pub(super) term: bool,
 }
@@ -49,13 +59,38 @@ impl GroupCommit {
 
     /// Sends `message` once everything put so far is durable.
     pub(super) fn acknowledge(&mut self, node: NodeId, message: Message) {
-        self.acknowledgements.entry(node).or_default().push(message);
+        self.promise(node, Promise::Message(Box::new(message)));
+    }
+
+    /// `ack` is true once everything put so far is durable.
+    pub(super) fn acknowledge_log(&mut self, node: NodeId, ack: LogAck, weight: Weight) {
+        self.promise(node, Promise::Log(ack, weight));
+    }
+
+    fn promise(&mut self, node: NodeId, promise: Promise) {
+        self.promises.entry(node).or_default().push(promise);
+    }
+
+    /// The sender of `log` waits to hear. Whether it must wait for a commit; else what it can hear is
+    /// durable.
+    pub(super) fn urge(&mut self, node: &NodeId, log: &LogId) -> bool {
+        let sets = self.in_flight.as_mut().into_iter().chain(std::iter::once(&mut self.promises));
+        let mut waits = false;
+        for promise in sets.filter_map(|promises| promises.get_mut(node)).flatten() {
+            if let Promise::Log(ack, weight) = promise
+                && ack.log == *log
+            {
+                weight.urgent = true;
+                waits = true;
+            }
+        }
+        waits
     }
 
     /// Whether an acknowledgement for `node` waits: what it acknowledges is not durable yet.
     pub(super) fn is_pending_for(&self, node: &NodeId) -> bool {
         let in_flight = self.in_flight.as_ref().is_some_and(|sent| sent.contains_key(node));
-        in_flight || self.acknowledgements.contains_key(node)
+        in_flight || self.promises.contains_key(node)
     }
 
     /// There is something to commit soon.
@@ -96,7 +131,7 @@ impl GroupCommit {
             return None;
         }
         self.due = None;
-        self.in_flight = Some(std::mem::take(&mut self.acknowledgements));
+        self.in_flight = Some(std::mem::take(&mut self.promises));
         self.term_in_flight = std::mem::take(&mut self.term_waits);
         Some(WriteBatch { writes: std::mem::take(&mut self.writes).into_values().collect() })
     }
@@ -104,7 +139,7 @@ impl GroupCommit {
     pub(super) fn handle_persisted(&mut self) -> Committed {
         self.error = None;
         let term = std::mem::take(&mut self.term_in_flight);
-        Committed { acknowledgements: self.in_flight.take().unwrap_or_default(), term }
+        Committed { promises: self.in_flight.take().unwrap_or_default(), term }
     }
 
     /// Nothing of the batch is durable: it is tried again with what came since. Its acknowledgements
@@ -114,11 +149,11 @@ impl GroupCommit {
             let (Write::Put { tree, key, .. } | Write::Delete { tree, key }) = &write;
             self.writes.entry((*tree, key.clone())).or_insert(write);
         }
-        let mut acknowledgements = self.in_flight.take().unwrap_or_default();
-        for (node, messages) in std::mem::take(&mut self.acknowledgements) {
-            acknowledgements.entry(node).or_default().extend(messages);
+        let mut kept = self.in_flight.take().unwrap_or_default();
+        for (node, promises) in std::mem::take(&mut self.promises) {
+            kept.entry(node).or_default().extend(promises);
         }
-        self.acknowledgements = acknowledgements;
+        self.promises = kept;
         self.term_waits |= std::mem::take(&mut self.term_in_flight);
         self.error = Some(error);
         self.due = Some(now.plus_ms(RETRY_INTERVAL_MS));

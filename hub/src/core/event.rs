@@ -1,6 +1,6 @@
 //! What goes into the hub's core and what comes out.
 
-use super::NodeRecord;
+use super::{Delivery, NodeRecord};
 use crate::manifests::Manifests;
 use shared::model::NodeId;
 use shared::ports::WriteBatch;
@@ -52,6 +52,18 @@ pub enum Event {
         /// Milliseconds within which the answer is of use.
         timeout_ms: u32,
     },
+    /// A sink has taken all of [`Effect::Deliver`], or refused it for good and said so.
+    Delivered {
+        /// Which.
+        ticket: u64,
+    },
+    /// Nobody will take [`Effect::Deliver`]: its records must come again.
+    DeliveryFailed {
+        /// Which.
+        ticket: u64,
+        /// A sentence for people.
+        error: String,
+    },
     /// The last [`Effect::Persist`] is durable.
     Persisted,
     /// The last [`Effect::Persist`] is not durable; nothing of it is.
@@ -73,7 +85,11 @@ impl Event {
             | Self::Enrolled { node, .. }
             | Self::Revoked { node }
             | Self::Call { node, .. } => Some(node),
-            Self::Manifests(_) | Self::Persisted | Self::PersistFailed { .. } => None,
+            Self::Manifests(_)
+            | Self::Delivered { .. }
+            | Self::DeliveryFailed { .. }
+            | Self::Persisted
+            | Self::PersistFailed { .. } => None,
         }
     }
 }
@@ -104,4 +120,11 @@ pub enum Effect {
     },
     /// A call came to its end.
     EndCall(CallEnded),
+    /// Hand these records to their sink; answered by `Delivered` or `DeliveryFailed`, whenever that is.
+    Deliver {
+        /// The number to answer with.
+        ticket: u64,
+        /// The records.
+        delivery: Delivery,
+    },
 }

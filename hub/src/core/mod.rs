@@ -8,12 +8,16 @@
 //! | what the hub knows of one node | `node.rs` |
 //! | manifests to desired state, signed | `desired.rs` |
 //! | what nodes send | `uplink.rs` |
+//! | their records: taken, delivered, held | `records.rs`, `held.rs`, `deliveries.rs` |
+//! | when a watermark is told | `acknowledgements.rs` |
+//! | times of wrong clocks | `clock.rs` |
 //! | writes that become durable together | `commit.rs` |
 //! | whose timer is due | `deadlines.rs` |
 //! | what the API shows | `view.rs` |
 //!
 //! **Persist before acknowledge.** What nodes send is gathered for a few milliseconds, made durable
-//! in one commit, and only then acknowledged.
+//! in one commit, and only then acknowledged. What must reach a sink is committed once the sink has
+//! it: until then the watermark stays, and the node keeps its records.
 //!
 //! **The term.** At each start the hub's term is above its stored one, and it rises above every
 //! validly signed header that a node shows; nothing signed with a term is sent before the term is
@@ -23,24 +27,33 @@
 //! should run. Until the first valid manifests it answers no greeting and publishes nothing: an
 //! empty desired state, signed under a new term, would stop every pod of the fleet.
 
+mod acknowledgements;
+mod clock;
 mod commit;
 mod deadlines;
+mod deliveries;
 mod desired;
 mod event;
+mod held;
 mod node;
+mod records;
 #[cfg(test)]
 mod tests;
 mod uplink;
 mod view;
 
+pub use clock::{BootClocks, ClockStamp, CorrectedTime, TimeBasis, corrected_time};
+pub(crate) use deliveries::SINK_DELIVERIES_MAX;
+pub use deliveries::{ConfiguredSinks, Delivery, SinkKey};
 pub use event::{Effect, Event};
 pub use node::NodeRecord;
-pub use view::{HubView, NodeSummary, NodeView, PodView, WorkloadView};
+pub use view::{HubView, MissingSink, NodeSummary, NodeView, PodView, WaitingLog, WorkloadView};
 
 use crate::fleet::Assignment;
 use crate::manifests::Manifests;
-use commit::GroupCommit;
+use commit::{GroupCommit, Promise};
 use deadlines::Deadlines;
+use deliveries::Deliveries;
 use node::NodeState;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -95,8 +108,11 @@ pub struct HubCore {
     commit: GroupCommit,
     /// Of every node's timers; see [`Self::note_deadline`].
     deadlines: Deadlines,
+    deliveries: Deliveries,
     effects: VecDeque<Effect>,
     refused_payloads: u64,
+    /// Batches that were not taken, since too much waits for their sink already.
+    crowded_out_batches: u64,
 }
 
 /// Reads what a core needs from the store. A record that can't be decoded is passed over with a
@@ -145,8 +161,10 @@ impl HubCore {
             reassign_due: None,
             commit: GroupCommit::default(),
             deadlines: Deadlines::default(),
+            deliveries: Deliveries::default(),
             effects: VecDeque::new(),
             refused_payloads: 0,
+            crowded_out_batches: 0,
         };
         let mut reported = stored.reported;
         for (id, record) in stored.nodes {
@@ -156,6 +174,13 @@ impl HubCore {
         }
         core.raise_term(now);
         core
+    }
+
+    /// The core with these sinks; without, samples end at the hub and results stay with their nodes.
+    #[must_use]
+    pub fn with_sinks(mut self, configured: ConfiguredSinks) -> Self {
+        self.deliveries = Deliveries::new(configured);
+        self
     }
 
     fn admit(&mut self, node: &NodeId, record: &NodeRecord) {
@@ -189,6 +214,10 @@ impl HubCore {
             Event::Call { ticket, node, method, timeout_ms } => {
                 self.handle_call(ticket, &node, method, timeout_ms, now);
             }
+            Event::Delivered { ticket } => self.handle_delivered(ticket, now),
+            Event::DeliveryFailed { ticket, error } => {
+                self.handle_delivery_failed(ticket, &error);
+            }
             Event::Persisted => self.handle_persisted(now),
             Event::PersistFailed { batch, error } => {
                 self.commit.handle_failed(batch, error, now.monotonic);
@@ -217,6 +246,7 @@ impl HubCore {
             node.desired.handle_timeout(now.monotonic);
             self.transmit(id, now);
         }
+        self.tell_due(id, now);
         self.note_deadline(id);
     }
 
@@ -246,12 +276,25 @@ impl HubCore {
 
     fn handle_persisted(&mut self, now: Now) {
         let committed = self.commit.handle_persisted();
-        for (node, messages) in committed.acknowledgements {
-            messages.iter().for_each(|message| self.send(&node, message));
+        for (node, promises) in committed.promises {
+            promises.into_iter().for_each(|promise| self.keep(&node, promise, now));
+            self.tell_due(&node, now);
+            self.note_deadline(&node);
         }
         if committed.term {
             let nodes: Vec<NodeId> = self.nodes.keys().cloned().collect();
             nodes.iter().for_each(|node| self.reply_and_transmit(node, now));
+        }
+    }
+
+    fn keep(&mut self, node: &NodeId, promise: Promise, now: Now) {
+        match promise {
+            Promise::Message(message) => self.send(node, &message),
+            Promise::Log(ack, weight) => {
+                if let Some(state) = self.nodes.get_mut(node) {
+                    state.acknowledgements.committed(ack, weight, now.monotonic);
+                }
+            }
         }
     }
 

@@ -1,12 +1,16 @@
 //! What the hub knows of one node.
 
+use super::acknowledgements::Acknowledgements;
+use super::clock::BootClocks;
+use super::held::{Gains, HeldLogs};
 use serde::{Deserialize, Serialize};
-use shared::model::{MonotonicMs, NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs};
+use shared::model::{MonotonicMs, NodeEvent, NodeId, NodeStatus, PodStatus, SinkId, UnixMs};
 use shared::sync::{Calls, HubSession, LogReceiver, MapContent, MapPublisher, MapReceiver};
 use shared::telemetry::Sample;
 use shared::trust::session::SessionPublicKey;
 use shared::wire::{MapHeader, MapName, MapPosition, Version, decode};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Events of one node that are kept for people; older ones are in the hub's log.
 pub(super) const EVENTS_MAX: usize = 64;
@@ -45,6 +49,12 @@ pub struct NodeRecord {
     pub incarnation: u64,
     /// When something genuine was last heard of it, as of the last commit.
     pub last_seen: Option<UnixMs>,
+    /// Results that their sinks have.
+    #[serde(default)]
+    pub results_received: u64,
+    /// Where its boots lie.
+    #[serde(default)]
+    pub boot_clocks: BootClocks,
 }
 
 impl NodeRecord {
@@ -68,7 +78,18 @@ impl NodeRecord {
             reported_header: None,
             incarnation: 0,
             last_seen: None,
+            results_received: 0,
+            boot_clocks: BootClocks::default(),
         }
+    }
+
+    /// Records are done with.
+    pub(super) fn add(&mut self, gains: Gains) {
+        self.samples_received += gains.samples;
+        self.events_received += gains.events;
+        self.results_received += gains.results;
+        self.records_lost += gains.lost;
+        self.records_undecodable += gains.undecodable;
     }
 }
 
@@ -90,6 +111,14 @@ pub(super) struct NodeState {
     pub(super) events: VecDeque<NodeEvent>,
     pub(super) status: Option<NodeStatus>,
     pub(super) pods: BTreeMap<String, PodStatus>,
+    /// Batches that wait for their sinks.
+    pub(super) held: HeldLogs,
+    /// What is committed and was not said yet.
+    pub(super) acknowledgements: Acknowledgements,
+    /// Sinks that it has results for and this hub has not.
+    pub(super) missing_sinks: BTreeSet<SinkId>,
+    /// As in its record, shared with deliveries on their way.
+    pub(super) clocks: Arc<BootClocks>,
 }
 
 impl NodeState {
@@ -118,6 +147,10 @@ impl NodeState {
             events: VecDeque::new(),
             status: None,
             pods: BTreeMap::new(),
+            held: HeldLogs::default(),
+            acknowledgements: Acknowledgements::default(),
+            missing_sinks: BTreeSet::new(),
+            clocks: Arc::new(record.boot_clocks.clone()),
             record,
         };
         state.decode_reported();
@@ -131,7 +164,13 @@ impl NodeState {
 
     /// When the first of its timers is due.
     pub(super) fn poll_timeout(&self) -> Option<MonotonicMs> {
-        [self.desired.poll_timeout(), self.calls.poll_timeout()].into_iter().flatten().min()
+        let timers = [
+            self.desired.poll_timeout(),
+            self.calls.poll_timeout(),
+            self.held.poll_timeout(),
+            self.acknowledgements.poll_timeout(),
+        ];
+        timers.into_iter().flatten().min()
     }
 
     /// The node's and its pods' state, from the items as they are now.

@@ -1,6 +1,7 @@
 //! The hub's core against one node: a real session, a store in memory, no sockets.
 
 mod departures;
+mod sinks;
 mod timers;
 
 use super::*;
@@ -61,6 +62,7 @@ enum Step {
     Admitted(String),
     Expelled,
     CallEnded(CallEnded),
+    Delivered(Delivery),
 }
 
 /// A hub with its store, and one node with its session.
@@ -69,6 +71,9 @@ struct World {
     store: Memory,
     session: AgentSession,
     now: Now,
+    /// Deliveries that no test has answered yet.
+    tickets: Vec<u64>,
+    sinks: ConfiguredSinks,
 }
 
 fn node() -> NodeId {
@@ -97,9 +102,14 @@ fn new_session() -> AgentSession {
 impl World {
     /// A hub that knows its node and has not read manifests.
     fn without_manifests() -> Self {
+        Self::without_manifests_with(ConfiguredSinks::default())
+    }
+
+    fn without_manifests_with(sinks: ConfiguredSinks) -> Self {
         let (store, now) = (Memory::default(), Now::default());
-        let hub = hub_on(&store, now);
-        let mut world = Self { hub, store, session: new_session(), now };
+        let hub = hub_on(&store, now).with_sinks(sinks.clone());
+        let (session, tickets) = (new_session(), vec![]);
+        let mut world = Self { hub, store, session, now, tickets, sinks };
         world.run();
         world.handle(Event::Enrolled { node: node(), record: record("1") });
         world
@@ -113,7 +123,8 @@ impl World {
 
     /// The hub is killed and starts again.
     fn restart(&mut self) -> Vec<Step> {
-        self.hub = hub_on(&self.store, self.now);
+        self.hub = hub_on(&self.store, self.now).with_sinks(self.sinks.clone());
+        self.tickets.clear();
         self.run()
     }
 
@@ -153,6 +164,10 @@ impl World {
                 }
                 Effect::Expel { .. } => steps.push(Step::Expelled),
                 Effect::EndCall(ended) => steps.push(Step::CallEnded(ended)),
+                Effect::Deliver { ticket, delivery } => {
+                    self.tickets.push(ticket);
+                    steps.push(Step::Delivered(delivery));
+                }
             }
         }
     }

@@ -1,17 +1,20 @@
-//! What nodes send: greetings, acknowledgements, reported state, records.
+//! What nodes send: greetings, acknowledgements, reported state; records are in `records.rs`.
 
 use super::commit::GroupCommit;
+use super::held::Gains;
 use super::node::reported_key;
 use super::{Effect, HubCore, NodeRecord, NodeState};
 use serde_bytes::ByteBuf;
-use shared::model::{NodeEvent, NodeId, Now};
+use shared::limits::LOG_RECORD_BYTES_MAX;
+use shared::model::{NodeEvent, NodeId, Now, PodResult};
 use shared::ports::Tree;
 use shared::sync::{Opened, PreparedUpdate, Received};
 use shared::telemetry::decode_any;
 use shared::wire::{
-    Hello, LogBatch, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
-    RefusalReason, Stream, decode, desired_header_context, encode,
+    Hello, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message, RefusalReason,
+    Stream, decode, desired_header_context, encode,
 };
+use std::sync::Arc;
 use tracing::{debug, info, warn};
 
 /// Bytes of an event record.
@@ -33,6 +36,8 @@ impl HubCore {
         state.greeted = false;
         state.desired.pause();
         state.reported.forget_assembly();
+        // It hears its watermarks when it greets again.
+        state.acknowledgements.clear();
         let ended = state.calls.handle_disconnect();
         self.effects.extend(ended.into_iter().map(Effect::EndCall));
         self.store_record(node, now);
@@ -158,6 +163,7 @@ impl HubCore {
         if hello.incarnation < state.record.incarnation {
             warn!(node = %node, "its counters went back: it begins anew");
             state.record.logs = Default::default();
+            state.held.clear();
             delete_reported(&mut self.commit, node, state);
             state.record.reported_header = None;
             state.reported = shared::sync::MapReceiver::new(MapName::Reported);
@@ -170,6 +176,11 @@ impl HubCore {
         }
         state.record.incarnation = hello.incarnation;
         state.record.logs.forget_before(hello.oldest_incarnation);
+        state.acknowledgements.clear();
+        let clocks = &mut state.record.boot_clocks;
+        if clocks.learn(hello.clock.as_ref(), &hello.earlier_clocks, now.wall) {
+            state.clocks = Arc::new(clocks.clone());
+        }
         state.agent_version = hello.agent_version;
         state.greeted = true;
         state.reply_due = true;
@@ -250,31 +261,6 @@ impl HubCore {
         self.commit.acknowledge(node.clone(), Message::MapAck(ack));
         self.store_record(node, now);
     }
-
-    fn handle_log_batch(&mut self, node: &NodeId, batch: LogBatch, now: Now) {
-        let Some(state) = self.nodes.get_mut(node) else { return };
-        let stream = batch.log.stream;
-        let received = state.record.logs.handle_batch(batch);
-        state.record.records_lost += received.lost_records;
-        for (_, record) in &received.records {
-            let taken = match stream {
-                Stream::Alarms | Stream::Events => state.take_event(record),
-                // Without a sink they are only counted.
-                Stream::Results(_) => true,
-                Stream::Telemetry | Stream::Backfill => state.take_telemetry(record),
-            };
-            if !taken {
-                state.record.records_undecodable += 1;
-            }
-        }
-        let Some(ack) = received.ack else { return };
-        if received.advanced {
-            self.commit.acknowledge(node.clone(), Message::LogAck(ack));
-            self.store_record(node, now);
-        } else if !self.commit.is_pending_for(node) {
-            self.send(node, &Message::LogAck(ack));
-        }
-    }
 }
 
 /// Items of another life of `node`, under a later header, would make the state that a restart finds
@@ -286,22 +272,35 @@ fn delete_reported(commit: &mut GroupCommit, node: &NodeId, state: &NodeState) {
 }
 
 impl NodeState {
-    fn take_event(&mut self, record: &[u8]) -> bool {
-        let Ok(event) = decode::<NodeEvent>("event", record, EVENT_BYTES_MAX) else { return false };
-        self.record.events_received += 1;
-        self.add_event(event);
-        true
+    /// What a record adds to the node's totals; `None` when it can't be decoded.
+    pub(super) fn take(&mut self, stream: Stream, record: &[u8]) -> Option<Gains> {
+        match stream {
+            Stream::Alarms | Stream::Events => self.take_event(record),
+            Stream::Results(_) => take_result(record),
+            Stream::Telemetry | Stream::Backfill => self.take_telemetry(record),
+        }
     }
 
-    fn take_telemetry(&mut self, record: &[u8]) -> bool {
-        let Ok(batch) = decode_any(record) else { return false };
-        self.record.samples_received += batch.samples.len() as u64;
+    fn take_event(&mut self, record: &[u8]) -> Option<Gains> {
+        let event = decode::<NodeEvent>("event", record, EVENT_BYTES_MAX).ok()?;
+        self.add_event(event);
+        Some(Gains { events: 1, ..Gains::default() })
+    }
+
+    fn take_telemetry(&mut self, record: &[u8]) -> Option<Gains> {
+        let batch = decode_any(record).ok()?;
+        let samples = batch.samples.len() as u64;
         let newest = batch.samples.into_iter().max_by_key(|sample| sample.at);
         let newer = newest
             .filter(|sample| self.latest.as_ref().is_none_or(|latest| latest.at <= sample.at));
         if newer.is_some() {
             self.latest = newer;
         }
-        true
+        Some(Gains { samples, ..Gains::default() })
     }
+}
+
+fn take_result(record: &[u8]) -> Option<Gains> {
+    decode::<PodResult>("result", record, LOG_RECORD_BYTES_MAX).ok()?;
+    Some(Gains { results: 1, ..Gains::default() })
 }

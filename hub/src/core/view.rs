@@ -2,9 +2,10 @@
 
 use super::{HubCore, NodeState};
 use serde::{Deserialize, Serialize};
-use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs, WorkloadKey};
+use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, SinkId, UnixMs, WorkloadKey};
 use shared::telemetry::Sample;
-use shared::wire::Digest;
+use shared::wire::{Digest, Stream};
+use std::collections::BTreeMap;
 
 /// The hub itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,33 @@ pub struct HubView {
     pub refused_payloads: u64,
     /// Why the store can't be written; `None` when it can.
     pub store_error: Option<String>,
+    /// Sinks that nodes have results for and this hub was not configured with.
+    #[serde(default)]
+    pub missing_sinks: Vec<MissingSink>,
+    /// Batches that were not taken, since too much waited for their sink already; their nodes repeat
+    /// them.
+    #[serde(default)]
+    pub crowded_out_batches: u64,
+}
+
+/// A sink that nodes have results for and this hub was not configured with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingSink {
+    /// Its number, in eight hexadecimal digits: nodes do not send the name.
+    pub sink: String,
+    /// Nodes that have results for it.
+    pub nodes: u64,
+}
+
+/// Records that wait at the hub until their sink takes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingLog {
+    /// `telemetry`, `backfill`, or `results` with the sink's number.
+    pub stream: String,
+    /// How many.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// One node.
@@ -54,6 +82,15 @@ pub struct NodeView {
     pub events_received: u64,
     /// Records that the node no longer had when their turn came.
     pub records_lost: u64,
+    /// Results that their sinks have.
+    #[serde(default)]
+    pub results_received: u64,
+    /// What waits at the hub for a sink.
+    #[serde(default)]
+    pub waiting: Vec<WaitingLog>,
+    /// Sinks that it has results for and this hub was not configured with, by number.
+    #[serde(default)]
+    pub missing_sinks: Vec<String>,
 }
 
 /// One node in short: a list of thousands must stay small.
@@ -121,7 +158,18 @@ impl HubCore {
             has_manifests: self.manifests.is_some(),
             refused_payloads: self.refused_payloads,
             store_error: self.commit.error().map(str::to_owned),
+            missing_sinks: self.missing_sinks(),
+            crowded_out_batches: self.crowded_out_batches,
         }
+    }
+
+    fn missing_sinks(&self) -> Vec<MissingSink> {
+        let mut nodes: BTreeMap<SinkId, u64> = BTreeMap::new();
+        for sink in self.nodes.values().flat_map(|node| &node.missing_sinks) {
+            *nodes.entry(*sink).or_default() += 1;
+        }
+        let view = |(sink, nodes)| MissingSink { sink: sink_number(sink), nodes };
+        nodes.into_iter().map(view).collect()
     }
 
     /// Every node in short, by name; copies nothing of what nodes report.
@@ -161,6 +209,9 @@ impl HubCore {
             samples_received: node.record.samples_received,
             events_received: node.record.events_received,
             records_lost: node.record.records_lost,
+            results_received: node.record.results_received,
+            waiting: waiting_of(node),
+            missing_sinks: node.missing_sinks.iter().map(|sink| sink_number(*sink)).collect(),
         }
     }
 
@@ -236,6 +287,23 @@ impl HubCore {
     pub fn latest_samples(&self) -> impl Iterator<Item = (&NodeId, &Sample)> {
         self.nodes.iter().filter_map(|(id, node)| Some((id, node.latest.as_ref()?)))
     }
+}
+
+/// A sink's number as people see it.
+pub(crate) fn sink_number(sink: SinkId) -> String {
+    format!("{:08x}", sink.0)
+}
+
+fn waiting_of(node: &NodeState) -> Vec<WaitingLog> {
+    let view = |log: &shared::wire::LogId| {
+        let weight = node.held.weight(log);
+        let stream = match log.stream {
+            Stream::Results(sink) => format!("results {}", sink_number(sink)),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        WaitingLog { stream, records: weight.records, bytes: weight.bytes }
+    };
+    node.held.logs().map(view).collect()
 }
 
 fn summary_of(id: &NodeId, node: &NodeState) -> NodeSummary {

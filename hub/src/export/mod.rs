@@ -1,4 +1,14 @@
-//! What the fleet is doing, in the Prometheus text format.
+//! What leaves the hub: its metrics as a page, samples by remote write, results to their sinks.
+//!
+//! | part | file |
+//! |---|---|
+//! | the page of metrics | here, `format.rs` |
+//! | the task of a sink, and its tally | `outlet.rs`, `tally.rs` |
+//! | samples to Prometheus | `remote_write/` |
+//! | results to files, webhooks, MQTT | `results/` |
+//! | HTTP and TLS towards sinks | `http.rs`, `tls.rs` |
+//!
+//! **The page.** What the fleet is doing, in the Prometheus text format.
 //!
 //! Two sorts of figures: the hub's own, all named `hinterland_hub_…`, and each online node's newest
 //! telemetry under the names that the node gave, with the label `node`. A node can't pass off a
@@ -7,6 +17,12 @@
 //! end.
 
 mod format;
+pub(crate) mod http;
+pub(crate) mod outlet;
+pub(crate) mod remote_write;
+pub(crate) mod results;
+pub(crate) mod tally;
+pub(crate) mod tls;
 
 use crate::admin::{HubStatus, NodeSummary};
 use crate::broker::BrokerCounters;
@@ -31,6 +47,7 @@ pub(crate) fn exposition<'a>(
     let mut page = Exposition::default();
     write_hub(&mut page, status);
     write_broker(&mut page, broker);
+    write_sinks(&mut page, status);
     write_nodes(&mut page, nodes);
     let online = nodes.iter().filter(|node| node.state == "Online");
     let online: HashSet<&str> = online.map(|node| node.node.as_str()).collect();
@@ -77,6 +94,12 @@ fn write_hub(page: &mut Exposition, status: &HubStatus) {
             hub.refused_payloads,
         ),
         ("broker_up", Gauge, "Whether the broker can be reached.", u64::from(status.broker.up)),
+        (
+            "crowded_out_batches_total",
+            Counter,
+            "Batches that were not taken, since too much waited for their sink; they come again.",
+            hub.crowded_out_batches,
+        ),
     ];
     for (name, kind, help, value) in figures {
         page.number(&format!("{OWN_PREFIX}{name}"), kind, help, &[], value);
@@ -101,6 +124,35 @@ fn write_broker(page: &mut Exposition, counters: BrokerCounters) {
     for (name, help, value) in figures {
         let name = format!("{OWN_PREFIX}broker_{name}_total");
         page.number(&name, Kind::Counter, help, &[], value);
+    }
+}
+
+fn write_sinks(page: &mut Exposition, status: &HubStatus) {
+    use Kind::{Counter, Gauge};
+    for sink in &status.sinks {
+        let labels = [("sink", sink.name.as_str()), ("kind", sink.kind.as_str())];
+        let figures = [
+            ("up", Gauge, "Whether the sink takes.", u64::from(sink.down_since.is_none())),
+            ("queued_deliveries", Gauge, "Deliveries that wait for it.", sink.queued_deliveries),
+            ("queued_bytes", Gauge, "Bytes of records that wait for it.", sink.queued_bytes),
+            ("taken_total", Counter, "Samples or results that it has taken.", sink.taken),
+            ("refused_total", Counter, "Samples or results refused for good.", sink.refused),
+            ("failed_attempts_total", Counter, "Attempts that failed.", sink.failed_attempts),
+            (
+                "unsynchronised_total",
+                Counter,
+                "Samples or results with a time for which nothing vouches.",
+                sink.unsynchronised,
+            ),
+        ];
+        for (name, kind, help, value) in figures {
+            page.number(&format!("{OWN_PREFIX}sink_{name}"), kind, help, &labels, value);
+        }
+    }
+    for missing in &status.hub.missing_sinks {
+        let (name, labels) = ("missing_sink_nodes", [("sink", missing.sink.as_str())]);
+        let help = "Nodes that have results for a sink that is not configured, by its number.";
+        page.number(&format!("{OWN_PREFIX}{name}"), Gauge, help, &labels, missing.nodes);
     }
 }
 
@@ -167,8 +219,9 @@ fn labels(node: &NodeId, series: &Series) -> Option<BTreeMap<String, String>> {
 
 #[cfg(test)]
 mod tests {
+    use super::tally::SinkView;
     use super::*;
-    use crate::core::HubView;
+    use crate::core::{HubView, MissingSink};
     use shared::model::UnixMs;
 
     fn status() -> HubStatus {
@@ -180,9 +233,14 @@ mod tests {
             has_manifests: true,
             refused_payloads: 0,
             store_error: None,
+            missing_sinks: vec![MissingSink { sink: "37a8eec1".to_owned(), nodes: 3 }],
+            crowded_out_batches: 0,
         };
         let (broker, manifests) = Default::default();
-        HubStatus { version: "0".to_owned(), hub, broker, manifests, damaged_records: 0 }
+        let sink =
+            SinkView { name: "plant".to_owned(), kind: "mqtt".to_owned(), ..SinkView::default() };
+        let sinks = vec![SinkView { down_since: Some(UnixMs(1)), queued_bytes: 7, ..sink }];
+        HubStatus { version: "0".to_owned(), hub, broker, manifests, damaged_records: 0, sinks }
     }
 
     fn summary(node: &str, state: &str) -> NodeSummary {
@@ -221,6 +279,18 @@ mod tests {
         );
         assert!(page.contains("hinterland_hub_node_online{node=\"mast-18\"} 0\n"), "{page}");
         assert!(page.contains("# TYPE hinterland_hub_broker_connects_total counter\n"), "{page}");
+    }
+
+    #[test]
+    fn a_sink_that_is_down_and_one_that_is_missing_are_on_the_page() {
+        let page = page(Series::new("x"), 1.0);
+        for line in [
+            "hinterland_hub_sink_up{sink=\"plant\",kind=\"mqtt\"} 0\n",
+            "hinterland_hub_sink_queued_bytes{sink=\"plant\",kind=\"mqtt\"} 7\n",
+            "hinterland_hub_missing_sink_nodes{sink=\"37a8eec1\"} 3\n",
+        ] {
+            assert!(page.contains(line), "{line}: {page}");
+        }
     }
 
     #[test]

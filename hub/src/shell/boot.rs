@@ -9,6 +9,7 @@ use super::hub::{Ended, Hub, Inputs};
 use super::keys::{self, KeysError};
 use super::registry::Registry;
 use super::signing::Signer;
+use super::sinks::{SinkError, Sinks};
 use super::world::World;
 use crate::admin::{self, BrokerStatus, ManifestsStatus, Token, TokenError};
 use crate::config::{BrokerUrl, Config};
@@ -66,6 +67,9 @@ pub enum BootError {
     /// The broker.
     #[error("could not start the way to nodes")]
     Broker(#[from] BrokerError),
+    /// A sink can't be used as it is configured.
+    #[error("could not start the sinks")]
+    Sinks(#[from] SinkError),
     /// Signals can't be listened to.
     #[error("could not listen for signals")]
     Signals(#[source] std::io::Error),
@@ -81,7 +85,9 @@ pub enum BootError {
 pub async fn run(config: &Config) -> Result<(), BootError> {
     let stop = stop_signal()?;
     let token = config.api_token_file.as_deref().map(Token::read).transpose()?;
-    let (mut hub, way) = open(config)?;
+    // Before the store: a mistake in the configuration shows while nothing is open.
+    let (sinks, delivered) = Sinks::start(config)?;
+    let (mut hub, way) = open(config, sinks)?;
     let api = listen(config.api).await?;
     let (broker_events, broker) = mpsc::channel(EVENTS_MAX);
     let (readings, manifests) = mpsc::channel(READINGS_MAX);
@@ -91,7 +97,7 @@ pub async fn run(config: &Config) -> Result<(), BootError> {
     hub.world.broker = Some(way.start(is_allowed, broker_events).await?);
     let served = tokio::spawn(admin::serve(api, admin::router(queries, token)));
     info!(api = %config.api, nodes = hub.broker.address, "the hub runs");
-    let mut inputs = Inputs { broker, manifests, queries: questions };
+    let mut inputs = Inputs { broker, manifests, queries: questions, delivered };
     let ended = hub.run(&mut inputs, stop).await;
     served.abort();
     if let Some(broker) = hub.world.broker.take() {
@@ -105,7 +111,7 @@ pub async fn run(config: &Config) -> Result<(), BootError> {
 }
 
 /// Keys, store and core, up to the durable term.
-fn open(config: &Config) -> Result<(Hub<SealedStore>, Way<'_>), BootError> {
+fn open(config: &Config, sinks: Sinks) -> Result<(Hub<SealedStore>, Way<'_>), BootError> {
     let (places, clock) = (config.places(), SystemClock::new());
     let now = clock.now();
     let (authority, keys) = keys::open(&places, config.create_keys, now.wall)?;
@@ -118,8 +124,8 @@ fn open(config: &Config) -> Result<(Hub<SealedStore>, Way<'_>), BootError> {
     let registry = Registry::new(places.enrolled);
     registry.restore(&mut stored);
     info!(nodes = stored.nodes.len(), term = stored.term, "read what was stored");
-    let core = HubCore::new(keys, fresh_seed(), stored, now);
-    let world = World::new(store);
+    let core = HubCore::new(keys, fresh_seed(), stored, now).with_sinks(sinks.configured());
+    let world = World::new(store, sinks);
     let broker = BrokerStatus {
         kind: if config.broker.is_some() { "external" } else { "embedded" }.to_owned(),
         address: advertised.to_string(),

@@ -29,6 +29,8 @@ pub(super) struct Inputs {
     pub(super) broker: mpsc::Receiver<BrokerEvent>,
     pub(super) manifests: mpsc::Receiver<ReadManifests>,
     pub(super) queries: mpsc::Receiver<Query>,
+    /// Deliveries that have ended.
+    pub(super) delivered: mpsc::Receiver<u64>,
 }
 
 /// Why the loop ended.
@@ -74,6 +76,9 @@ impl<S: HubStore> Hub<S> {
                 Some(event) = inputs.broker.recv() => self.handle_broker(event),
                 Some(reading) = inputs.manifests.recv() => self.handle_reading(reading),
                 Some(query) = inputs.queries.recv() => self.answer(query),
+                Some(ticket) = inputs.delivered.recv() => {
+                    self.handle(Event::Delivered { ticket });
+                }
             }
         }
     }
@@ -247,6 +252,7 @@ impl<S: HubStore> Hub<S> {
             broker: self.broker.clone(),
             manifests: self.manifests.clone(),
             damaged_records: self.world.store.damaged_records(),
+            sinks: self.world.sinks.views(),
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `keys` | the CA and the hub's keys in files |
 //! | `admission` | whom the broker lets in |
 //! | `registry` | who is enrolled, beside the store |
+//! | `sinks` | starts the tasks of the sinks, hands them what is to be delivered |
 
 mod admission;
 mod boot;
@@ -18,6 +19,7 @@ mod hub;
 pub(crate) mod keys;
 mod registry;
 mod signing;
+mod sinks;
 #[cfg(test)]
 pub(crate) mod testing;
 mod world;
@@ -25,3 +27,4 @@ mod world;
 pub use boot::{BootError, run};
 pub use keys::KeysError;
 pub use signing::SignError;
+pub use sinks::SinkError;

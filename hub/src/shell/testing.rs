@@ -3,6 +3,7 @@
 use super::hub::{Ended, Hub, Inputs};
 use super::registry::Registry;
 use super::signing::Signer;
+use super::sinks::Sinks;
 use super::world::{HubStore, World};
 use crate::admin::{self, BrokerStatus, ManifestsStatus, Token};
 use crate::broker::BrokerEvent;
@@ -113,7 +114,8 @@ impl TestHub {
         let registry = Registry::new(folder.path().join("enrolled"));
         registry.restore(&mut stored);
         let core = HubCore::new(keys, [3; 32], stored, now);
-        let (world, status) = (World::new(store), BrokerStatus::default());
+        let (sinks, delivered) = Sinks::none();
+        let (world, status) = (World::new(store, sinks), BrokerStatus::default());
         let manifests = ManifestsStatus::default();
         let mut hub = Hub { core, world, signer, registry, clock, broker: status, manifests };
         hub.begin();
@@ -125,7 +127,8 @@ impl TestHub {
         let served = tokio::spawn(admin::serve(listener, admin::router(queries, token)));
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
-            let mut inputs = Inputs { broker: broker_events, manifests, queries: questions };
+            let mut inputs =
+                Inputs { broker: broker_events, manifests, queries: questions, delivered };
             hub.run(&mut inputs, async { drop(stopped.await) }).await
         });
         Self { api, broker, manifests: readings, stop: Some(stop), running, served, folder }

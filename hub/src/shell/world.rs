@@ -1,7 +1,9 @@
-//! What the core's effects reach: store, broker, admissions, and whoever waits for a call.
+//! What the core's effects reach: store, broker, sinks, admissions, and whoever waits for a call.
 
 use super::admission::Admissions;
+use super::sinks::Sinks;
 use crate::broker::BrokerLink;
+use crate::core::Delivery;
 use crate::ports::HubPorts;
 use shared::io::store::SealedStore;
 use shared::model::NodeId;
@@ -30,14 +32,15 @@ pub(super) struct World<S> {
     pub(super) admissions: Admissions,
     /// `None` until the first term is durable.
     pub(super) broker: Option<BrokerLink>,
+    pub(super) sinks: Sinks,
     calls: HashMap<u64, oneshot::Sender<CallOutcome>>,
     next_ticket: u64,
 }
 
 impl<S: HubStore> World<S> {
-    pub(super) fn new(store: S) -> Self {
+    pub(super) fn new(store: S, sinks: Sinks) -> Self {
         let (admissions, calls) = (Admissions::default(), HashMap::new());
-        Self { store, admissions, broker: None, calls, next_ticket: 0 }
+        Self { store, admissions, broker: None, sinks, calls, next_ticket: 0 }
     }
 
     /// The number of a call whose end goes to `reply`.
@@ -76,5 +79,9 @@ impl<S: HubStore> HubPorts for World<S> {
             // Whoever asked may have gone away.
             let _ = reply.send(ended.outcome);
         }
+    }
+
+    fn deliver(&mut self, ticket: u64, delivery: Delivery) -> Result<(), String> {
+        self.sinks.deliver(ticket, delivery)
     }
 }

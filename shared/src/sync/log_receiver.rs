@@ -1,6 +1,11 @@
 //! The receiving side of all logs of one node: takes each record once, in order, and counts exactly
 //! what was lost.
 //!
+//! A log has two positions. What has *arrived* is not taken again in this life of the receiver; the
+//! *watermark* is what is done with for good, and only that is stored and acknowledged. Where a record
+//! must reach something else first, the caller moves the watermark itself ([`LogReceiver::settle`])
+//! once it has; else both move together ([`LogReceiver::handle_batch`]).
+//!
 //! The caller commits what comes out together with the watermark, and only then acknowledges.
 
 use crate::wire::{Incarnation, LogAck, LogBatch, LogId, SequenceNumber};
@@ -20,6 +25,10 @@ pub struct LogReceiver {
     /// comes of them was overtaken, or the sender's disk did not let go of it.
     #[serde(default)]
     forgotten_before: Incarnation,
+    /// How far each log has arrived, where that is beyond its watermark. Forgotten with the process:
+    /// the sender then sends it again.
+    #[serde(skip)]
+    arrived: BTreeMap<LogId, SequenceNumber>,
 }
 
 /// What a batch brought.
@@ -29,16 +38,27 @@ pub struct ReceivedRecords {
     pub records: Vec<(SequenceNumber, Vec<u8>)>,
     /// Records that the sender no longer had.
     pub lost_records: u64,
-    /// Whether the watermark moved, so that it must be committed.
+    /// Whether anything is new, so that a watermark must be committed now or later.
     pub advanced: bool,
-    /// The acknowledgement to send once everything is committed.
+    /// Whether the batch begins behind a record that has not arrived: it was not taken, and the sender
+    /// must hear where to go on.
+    pub hole: bool,
+    /// How far the log has arrived: the acknowledgement to send once everything up to there is done
+    /// with and committed. `None` for a batch over its limits.
     pub ack: Option<LogAck>,
 }
 
 impl LogReceiver {
-    /// Takes what is new of a batch. A batch that leaves a hole is not taken; the acknowledgement
-    /// then says where to go on.
+    /// Takes what is new of a batch, and moves the watermark over it. A batch that leaves a hole is not
+    /// taken; the acknowledgement then says where to go on.
     pub fn handle_batch(&mut self, batch: LogBatch) -> ReceivedRecords {
+        let received = self.receive(batch);
+        received.ack.iter().for_each(|ack| self.settle(*ack));
+        received
+    }
+
+    /// Takes what is new of a batch; the watermark stays where it is until [`Self::settle`].
+    pub fn receive(&mut self, batch: LogBatch) -> ReceivedRecords {
         if !batch.is_within_limits() {
             return ReceivedRecords::default();
         }
@@ -47,31 +67,58 @@ impl LogReceiver {
             let ack = Some(LogAck { log: batch.log, watermark });
             return ReceivedRecords { ack, ..ReceivedRecords::default() };
         }
-        let watermark = self.watermarks.get(&batch.log).copied().unwrap_or(0);
-        let begin = watermark.max(batch.oldest - 1);
-        let mut received = ReceivedRecords::default();
-        let mut reached = begin;
+        let position = self.arrived(&batch.log);
+        let begin = position.max(batch.oldest - 1);
         // Nothing before `first` is here: the records between would be skipped.
-        if batch.first <= begin.saturating_add(1) {
-            for (sequence, record) in (batch.first..).zip(batch.records) {
-                if sequence <= begin {
-                    continue;
-                }
-                reached = sequence;
-                if record.is_empty() {
-                    received.lost_records += 1;
-                } else {
-                    received.records.push((sequence, record.into_vec()));
-                }
+        let hole = batch.first > begin.saturating_add(1);
+        let mut received = ReceivedRecords { hole, ..ReceivedRecords::default() };
+        let mut reached = begin;
+        let numbered = (batch.first..).zip(batch.records);
+        for (sequence, record) in numbered.filter(|(sequence, _)| !hole && *sequence > begin) {
+            reached = sequence;
+            if record.is_empty() {
+                received.lost_records += 1;
+            } else {
+                received.records.push((sequence, record.into_vec()));
             }
         }
-        received.lost_records += begin - watermark;
-        received.advanced = reached > watermark;
+        received.lost_records += begin - position;
+        received.advanced = reached > position;
         if received.advanced {
-            self.watermarks.insert(batch.log, reached);
+            self.arrived.insert(batch.log, reached);
         }
         received.ack = Some(LogAck { log: batch.log, watermark: reached });
         received
+    }
+
+    /// Everything up to `done.watermark` is done with: the watermark moves there, as far as it has
+    /// arrived, and never back.
+    pub fn settle(&mut self, done: LogAck) {
+        let arrived = self.arrived(&done.log);
+        let watermark = done.watermark.min(arrived);
+        if done.log.incarnation < self.forgotten_before || watermark <= self.watermark(&done.log) {
+            return;
+        }
+        self.watermarks.insert(done.log, watermark);
+        if watermark == arrived {
+            self.arrived.remove(&done.log);
+        }
+    }
+
+    /// What has arrived of `log` beyond `to` and its watermark was not taken after all: it must come
+    /// again.
+    pub fn rewind(&mut self, log: LogId, to: SequenceNumber) {
+        if to > self.watermark(&log) {
+            self.arrived.insert(log, to.min(self.arrived(&log)));
+        } else {
+            self.arrived.remove(&log);
+        }
+    }
+
+    /// The last record of `log` that has arrived; 0 when there is none.
+    #[must_use]
+    pub fn arrived(&self, log: &LogId) -> SequenceNumber {
+        self.arrived.get(log).copied().unwrap_or_else(|| self.watermark(log))
     }
 
     /// All of the incarnations before this one was delivered: their watermarks can go.
@@ -79,6 +126,7 @@ impl LogReceiver {
         let changed = oldest > self.forgotten_before;
         self.forgotten_before = self.forgotten_before.max(oldest);
         self.watermarks.retain(|log, _| log.incarnation >= self.forgotten_before);
+        self.arrived.retain(|log, _| log.incarnation >= self.forgotten_before);
         changed
     }
 
@@ -121,7 +169,7 @@ mod tests {
     fn a_hole_is_not_taken_and_the_answer_says_where_to_go_on() {
         let mut receiver = LogReceiver::default();
         let received = receiver.handle_batch(batch(1, 1, 3, &["c"]));
-        assert!(received.records.is_empty() && !received.advanced);
+        assert!(received.records.is_empty() && !received.advanced && received.hole);
         assert_eq!(received.ack.unwrap().watermark, 0);
     }
 
@@ -143,5 +191,47 @@ mod tests {
         assert!(late.records.is_empty() && late.lost_records == 0 && !late.advanced);
         assert_eq!(late.ack.unwrap().watermark, 1);
         assert_eq!(receiver.handle_batch(batch(2, 1, 1, &["x"])).records.len(), 1);
+    }
+
+    #[test]
+    fn what_has_arrived_is_neither_taken_twice_nor_acknowledged_before_it_is_settled() {
+        let mut receiver = LogReceiver::default();
+        let log = batch(1, 1, 1, &[]).log;
+        assert_eq!(receiver.receive(batch(1, 1, 1, &["a", "b"])).records.len(), 2);
+        assert_eq!(receiver.receive(batch(1, 1, 2, &["b", "c"])).records, [(3, b"c".to_vec())]);
+        assert_eq!((receiver.watermark(&log), receiver.arrived(&log)), (0, 3));
+        assert!(receiver.newest_watermarks().is_empty());
+        receiver.settle(LogAck { log, watermark: 2 });
+        assert_eq!((receiver.watermark(&log), receiver.arrived(&log)), (2, 3));
+        receiver.settle(LogAck { log, watermark: 1 });
+        receiver.settle(LogAck { log, watermark: 9 });
+        assert_eq!((receiver.watermark(&log), receiver.arrived(&log)), (3, 3));
+    }
+
+    #[test]
+    fn what_was_not_settled_comes_again_after_a_restart_and_after_a_failure() {
+        let mut receiver = LogReceiver::default();
+        let log = batch(1, 1, 1, &[]).log;
+        receiver.receive(batch(1, 1, 1, &["a", "b"]));
+        receiver.settle(LogAck { log, watermark: 1 });
+        let stored = crate::wire::encode("logs", &receiver).unwrap();
+        let mut restarted: LogReceiver = crate::wire::decode("logs", &stored, 1000).unwrap();
+        receiver.rewind(log, 0);
+        for receiver in [&mut receiver, &mut restarted] {
+            let again = receiver.receive(batch(1, 1, 1, &["a", "b"]));
+            assert_eq!(again.records, [(2, b"b".to_vec())]);
+        }
+        receiver.receive(batch(1, 1, 3, &["c", "d"]));
+        receiver.rewind(log, 3);
+        assert_eq!((receiver.watermark(&log), receiver.arrived(&log)), (1, 3));
+    }
+
+    #[test]
+    fn a_late_settlement_does_not_bring_a_forgotten_log_back() {
+        let mut receiver = LogReceiver::default();
+        receiver.receive(batch(1, 1, 1, &["a"]));
+        receiver.forget_before(2);
+        receiver.settle(LogAck { log: batch(1, 1, 1, &[]).log, watermark: 1 });
+        assert!(receiver.newest_watermarks().is_empty());
     }
 }

@@ -54,6 +54,16 @@ impl Hub {
         Ok(fs::write(path, format!("broker = \"mqtts://{broker}\"\n{text}"))?)
     }
 
+    /// From the next start on the hub's configuration has these tables as well.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn configure(&self, tables: &str) -> anyhow::Result<()> {
+        let path = self.folder.join("hub.toml");
+        let text = fs::read_to_string(&path)?;
+        Ok(fs::write(path, format!("{text}\n{tables}"))?)
+    }
+
     fn write_config(&self) -> anyhow::Result<()> {
         let folder = self.folder.display();
         let text = format!(

@@ -7,6 +7,8 @@
 //! | `hub.rs`, `agent.rs` | a hub, an agent, each with a folder of its own |
 //! | `http.rs` | one request and its answer |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
+//! | `raw_node.rs` | a node without an agent, whose every record is the test's |
+//! | `prometheus.rs`, `site.rs` | where samples and results go: a Prometheus, a webhook's receiver, a broker |
 
 pub mod agent;
 pub mod binaries;
@@ -15,3 +17,6 @@ pub mod http;
 pub mod hub;
 pub mod mosquitto;
 pub mod process;
+pub mod prometheus;
+pub mod raw_node;
+pub mod site;

@@ -1,7 +1,9 @@
 //! The hub of the simulated world: the production core and `perform`, on ports in memory.
 
 use super::disk::Disk;
-use hub::core::{Effect, Event, HubCore, HubKeys, NodeRecord, read_stored_state};
+use hub::core::{
+    ConfiguredSinks, Delivery, Effect, Event, HubCore, HubKeys, NodeRecord, read_stored_state,
+};
 use hub::ports::{HubPorts, perform};
 use shared::model::{NodeId, Now};
 use shared::ports::{Store, StoreError, WriteBatch};
@@ -17,6 +19,10 @@ pub(super) struct SimHub {
     signing_key: [u8; 32],
     /// The running process; `None` after a crash.
     pub(super) core: Option<HubCore>,
+    /// Whether the sink of telemetry takes nothing.
+    pub(super) sink_is_down: bool,
+    /// What the sink was handed and has not taken; a hub that is killed loses it.
+    at_the_sink: VecDeque<u64>,
 }
 
 /// What one step handed to the outside.
@@ -31,6 +37,7 @@ pub(super) struct Outcome {
 struct Ports<'a> {
     disk: &'a mut Disk,
     outcome: &'a mut Outcome,
+    at_the_sink: &'a mut VecDeque<u64>,
 }
 
 impl HubPorts for Ports<'_> {
@@ -47,18 +54,27 @@ impl HubPorts for Ports<'_> {
     fn expel(&mut self, _node: &NodeId) {}
 
     fn end_call(&mut self, _ended: CallEnded) {}
+
+    fn deliver(&mut self, ticket: u64, _delivery: Delivery) -> Result<(), String> {
+        self.at_the_sink.push_back(ticket);
+        Ok(())
+    }
 }
 
 impl SimHub {
     /// A hub with keys that never ran.
     pub(super) fn new(session_key: [u8; 32], signing_key: [u8; 32]) -> Self {
-        Self { disk: Disk::default(), session_key, signing_key, core: None }
+        let at_the_sink = VecDeque::new();
+        let (disk, core) = (Disk::default(), None);
+        Self { disk, session_key, signing_key, core, sink_is_down: false, at_the_sink }
     }
 
     /// Another replica takes the lead with what the leader had stored so far; the one that led goes on
     /// without knowing.
     pub(super) fn fail_over(&mut self) -> Self {
-        let successor = Self { disk: self.disk.copy(), core: None, ..*self };
+        let mut successor = Self::new(self.session_key, self.signing_key);
+        successor.disk = self.disk.copy();
+        successor.sink_is_down = self.sink_is_down;
         std::mem::replace(self, successor)
     }
 
@@ -73,12 +89,20 @@ impl SimHub {
         for (node, record) in registry {
             stored.nodes.entry(node.clone()).or_insert_with(|| record.clone());
         }
-        self.core = Some(HubCore::new(keys, seed, stored, now));
+        let sinks = ConfiguredSinks { telemetry: true, results: vec![] };
+        self.core = Some(HubCore::new(keys, seed, stored, now).with_sinks(sinks));
     }
 
     /// The process is killed.
     pub(super) fn kill(&mut self) {
         self.core = None;
+        self.at_the_sink.clear();
+    }
+
+    /// What the sink takes next, if it takes anything.
+    fn poll_sink(&mut self) -> Option<Event> {
+        let ticket = if self.sink_is_down { None } else { self.at_the_sink.pop_front() };
+        ticket.map(|ticket| Event::Delivered { ticket })
     }
 
     /// Hands `events` to the core and performs what follows; before each effect `dies` says whether
@@ -99,14 +123,17 @@ impl SimHub {
                     outcome.crashed = true;
                     return outcome;
                 }
-                let mut ports = Ports { disk: &mut self.disk, outcome: &mut outcome };
+                let (disk, at_the_sink) = (&mut self.disk, &mut self.at_the_sink);
+                let mut ports = Ports { disk, outcome: &mut outcome, at_the_sink };
                 if let Some(event) = perform(effect, &mut ports) {
                     core.handle_event(event, now);
                 }
             }
-            match queue.pop_front() {
-                Some(event) => core.handle_event(event, now),
-                None => return outcome,
+            let Some(event) = queue.pop_front().or_else(|| self.poll_sink()) else {
+                return outcome;
+            };
+            if let Some(core) = self.core.as_mut() {
+                core.handle_event(event, now);
             }
         }
     }

@@ -357,6 +357,8 @@ impl World {
         self.clock_offset_ms.fill(0);
         self.cut.iter_mut().for_each(|cut| *cut = false);
         self.hub.disk.set_full(false);
+        self.hub.sink_is_down = false;
+        self.step_hub([]);
         self.agents.iter().for_each(|agent| agent.disk.set_full(false));
         // Links that are up stay up: what the two sides believe of each other must heal by itself.
     }

@@ -85,7 +85,10 @@ impl Fleet {
                         drop(session.handle_payload(&payload));
                     }
                 }
-                Effect::Admit { .. } | Effect::Expel { .. } | Effect::EndCall(_) => {}
+                Effect::Admit { .. }
+                | Effect::Expel { .. }
+                | Effect::EndCall(_)
+                | Effect::Deliver { .. } => {}
             }
         }
     }

@@ -80,6 +80,9 @@ impl World {
         let hub_full = chance(&mut self.random, 200);
         self.note(format!("the disk of the hub is full: {hub_full}"));
         self.hub.disk.set_full(hub_full);
+        self.hub.sink_is_down = chance(&mut self.random, 300);
+        self.note(format!("the sink of telemetry is down: {}", self.hub.sink_is_down));
+        self.step_hub([]);
     }
 
     fn end_a_pod(&mut self, index: usize) {
