@@ -1,11 +1,20 @@
-//! A program whose store the tests of `tests/store.rs` break: by kill -9, by damaged files, by a full
-//! disk. What it finds it says in lines of `word: value`.
+//! A program whose store the tests break: by kill -9, by damaged files, by a full disk, by power cuts.
+//! What it finds it says in lines of `word: value`.
 //!
 //! It judges what a store must hold by itself: batch `n` always writes the same.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `lives.rs` | what the commits of an agent's and a hub's store write |
+//! | `cuts.rs` | a life that says what it was promised, and the judge of what a power cut left |
 
 #![allow(clippy::print_stdout, reason = "its output is what the tests read")]
 
+mod cuts;
+mod lives;
+
 use anyhow::{Context, bail, ensure};
+use lives::Layout;
 use rustix::fs::{FallocateFlags, fallocate};
 use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions, probe_if_asked};
 use shared::ports::{Store, StoreError, Tree, WriteBatch};
@@ -39,8 +48,19 @@ fn main() -> anyhow::Result<ExitCode> {
         ["check", folder] => check(Path::new(folder))?,
         ["fill", disk] => fill(Path::new(disk))?,
         ["measure", folder, count, bytes] => measure(folder, count.parse()?, bytes.parse()?)?,
+        ["live", folder, layout, until, promises] => {
+            let layout = Layout::parse(layout).context("expected agent or hub")?;
+            cuts::live(Path::new(folder), layout, until.parse()?, Path::new(promises))?;
+        }
+        ["recover", folder, layout] => {
+            let layout = Layout::parse(layout).context("expected agent or hub")?;
+            cuts::recover(Path::new(folder), layout)?;
+        }
         _ => {
-            bail!("expected write FOLDER COUNT, check FOLDER, fill DISK or measure FOLDER N BYTES")
+            bail!(
+                "expected write FOLDER COUNT, check FOLDER, fill DISK, measure FOLDER N BYTES, live \
+                 FOLDER LAYOUT UNTIL PROMISES or recover FOLDER LAYOUT"
+            )
         }
     }
     Ok(ExitCode::SUCCESS)
