@@ -6,7 +6,7 @@
 //! - a page of the very last write may be torn at a sector of 512 bytes;
 //! - a file's size is, by itself, any that it had since the last sync;
 //! - names that were made, renamed or removed since their folder's last sync are kept or not, in order
-//!   (as journals do it) or each by itself.
+//!   (as journals do it) or each by itself; in a folder with `chattr +D` they are durable at once.
 
 use super::recording::Operation;
 use super::Random;
@@ -27,6 +27,8 @@ pub(super) struct Disk {
     /// By folder, since its last sync.
     unsynced: BTreeMap<PathBuf, Vec<NameChange>>,
     last_written: Option<usize>,
+    /// Folders of which the file system was asked to make names durable as they change.
+    name_synced: BTreeSet<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -95,6 +97,12 @@ impl Disk {
         self.files.len() - 1
     }
 
+    /// From now on, names in this folder are durable as they change (`chattr +D`).
+    pub(super) fn sync_names_of(mut self, folder: &str) -> Self {
+        self.name_synced.insert(folder.into());
+        self
+    }
+
     pub(super) fn perform(&mut self, operation: &Operation) {
         match operation {
             Operation::Create { file, path } => {
@@ -137,7 +145,11 @@ impl Disk {
     fn change_name(&mut self, change: NameChange, path: &Path) {
         self.now.apply(&change);
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        self.unsynced.entry(folder).or_default().push(change);
+        if self.name_synced.contains(&folder) {
+            self.durable.apply(&change);
+        } else {
+            self.unsynced.entry(folder).or_default().push(change);
+        }
     }
 
     /// Writes what a power cut now may leave into `root`, which is made.

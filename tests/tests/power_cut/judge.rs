@@ -29,10 +29,10 @@ impl Promised {
                 "commit" => promised.commit = number,
                 "accepted" => promised.accepted = number,
                 "incarnation" => promised.incarnation = number,
+                "tries" => promised.tried = number,
                 _ => {}
             }
         }
-        promised.tried = promised.commit + 1;
         promised
     }
 

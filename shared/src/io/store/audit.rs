@@ -34,6 +34,10 @@ impl SealedStore {
         self.lost_commits = noted.saturating_sub(commits);
         // Numbers go on from the greater one, so that a number never means two commits.
         self.commits = noted.max(commits);
+        if commits > 0 {
+            self.lock.note(self.sealer.keyring_id(), self.commits);
+            self.lock.sync();
+        }
         // Without totals what is there counts as all.
         let trees = if found.is_some() { &EAGER_TREES[..] } else { &[] };
         let is_known = found.is_some();

@@ -1,7 +1,7 @@
 //! The two ends of a power cut: a life that says what it was promised, and the judge of what is left.
 //!
 //! `live` says each promise in one write to a file of its own, after the promise was made: `commit N`,
-//! `accepted N`, `incarnation N`, and what it is about to do as `phase WORD`. `recover` opens what a
+//! `accepted N`, `incarnation N`, and what it is about to do as `phase WORD` and `tries N`. `recover` opens what a
 //! cut left as agent and hub do, says what it finds, works with it, and opens it once more.
 
 use super::lives::{self, Layout};
@@ -29,7 +29,8 @@ pub(super) fn live(
     let incarnation = ledger.begin_incarnation(0)?;
     promise(&mut promises, &format!("incarnation {incarnation}"))?;
     for number in last(&store)? + 1..=until {
-        promise(&mut promises, &format!("phase {}", lives::phase(number)))?;
+        let phase = lives::phase(number);
+        promise(&mut promises, &format!("phase {phase}\ntries {number}"))?;
         store.commit(&layout.batch(number))?;
         promise(&mut promises, &format!("commit {number}"))?;
         if let Some(generation) = lives::accepted_by(number) {
