@@ -46,8 +46,8 @@ impl Promised {
         let is_whole = found.word("content") == "whole" && found.word("content again") == "whole";
         let is_quiet = found.number("damaged") + found.number("lost") == 0;
         let opening = found.word("opening");
-        // What was never promised may begin anew.
-        let opens = opening == "existing" || (self.commit == 0 && opening == "created");
+        // Where nothing was promised yet, half a creation may be put aside.
+        let opens = opening == "existing" || self.commit == 0;
         let opens_again = found.word("opening again") == "existing" && found.number("restarts") == 0;
         let is_right = is_kept && is_whole && is_quiet && opens && opens_again;
         if is_right { Ok(()) } else { Err(format!("{found:?}")) }
