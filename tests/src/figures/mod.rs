@@ -7,6 +7,7 @@
 //! | `memory.rs` | memory of agent, shim and hub; size of the program |
 //! | `outbox.rs` | records appended to the outbox and drained from it |
 //! | `flash.rs` | what an idle node writes to its flash |
+//! | `kills.rs` | kill -9 of a real agent under load |
 //! | `world.rs` | the simulated world's rate |
 //! | `full_store.rs` | fills a node's store, as weeks without a link do |
 //! | `marks.rs` | pods that leave a mark when they start |
@@ -14,6 +15,7 @@
 mod change;
 mod flash;
 mod full_store;
+mod kills;
 mod marks;
 mod memory;
 mod outbox;
@@ -54,6 +56,7 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("hub_memory", memory::hub),
         ("outbox", outbox::outbox),
         ("flash", flash::idle),
+        ("kills", kills::agent),
         ("sim", world::simulation),
     ]
 }

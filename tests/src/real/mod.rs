@@ -5,6 +5,7 @@
 //! | `process.rs` | any process, with its log; what a folder's processes are; memory |
 //! | `binaries.rs` | where the programs of this workspace lie |
 //! | `hub.rs`, `agent.rs` | a hub, an agent, each with a folder of its own |
+//! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
 //! | `http.rs` | one request and its answer |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
 
@@ -13,5 +14,6 @@ pub mod binaries;
 pub mod broker_case;
 pub mod http;
 pub mod hub;
+pub mod kills;
 pub mod mosquitto;
 pub mod process;
