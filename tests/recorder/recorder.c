@@ -1,6 +1,6 @@
 /*
  * A preload library that records what a process does to the files below one folder: what the tests of
- * power cuts replay (tests/tests/power_cut). It is C because a preload library needs what Rust calls
+ * power cuts replay (tests/tests/power_cut), and from which a figure counts what reaches the flash. It is C because a preload library needs what Rust calls
  * unsafe, which this workspace forbids.
  *
  * RECORDER_ROOT  the folder whose files are recorded
@@ -8,11 +8,15 @@
  * RECORDER_ACKS  a file whose writes are recorded as acknowledgements: their place among the other
  *                records says what was promised when
  *
+ * RECORDER_KILL  a promise after which, three records later, the process kills itself with signal 9: as
+ *                a kill from outside, but never between an operation and its record
+ *
  * A record is kind (1) | a (8) | b (8) | length of x (4) | length of y (4) | x | y, little endian:
  *
  *   C  a file was made or emptied at its creation: a its number, x its path
  *   W  written: a the file, b the offset, x the bytes
  *   T  cut or extended: a the file, b the size
+ *   F  handed to the disk, which promises nothing about power: a the file, b the offset, x the length (8)
  *   S  the file was synced: a
  *   D  a folder was synced: x its path
  *   R  renamed: x from, y to
@@ -22,14 +26,15 @@
  *
  * One lock is held from before each operation until its record is written, so that the order of the
  * records is an order in which the operations happened. Syncs are recorded and not carried out: what
- * survives is decided by the replay. sync_file_range is not recorded: it promises nothing about power.
- * What bypasses libc is not seen; the test compares the whole replay with the folder to find it.
+ * survives is decided by the replay. What bypasses libc is not seen; the test compares the whole replay
+ * with the folder to find it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -50,13 +55,14 @@ static struct {
 } open_files[FDS_MAX];
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static const char *root, *acks;
-static int log_fd = -1;
+static const char *root, *acks, *fatal;
+static int log_fd = -1, records_to_live = -1;
 
 __attribute__((constructor)) static void begin(void) {
     const char *log = getenv("RECORDER_LOG");
     root = getenv("RECORDER_ROOT");
     acks = getenv("RECORDER_ACKS");
+    fatal = getenv("RECORDER_KILL");
     if (log && root)
         log_fd = (int)syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 }
@@ -73,6 +79,10 @@ static void record(char kind, uint64_t a, uint64_t b, const void *x, size_t xs, 
     struct iovec parts[3] = {{head, sizeof head}, {(void *)x, xs}, {(void *)y, ys}};
     if (syscall(SYS_writev, log_fd, parts, 3) != (ssize_t)(sizeof head + xs + ys))
         abort();
+    if (records_to_live > 0 && --records_to_live == 0)
+        kill(getpid(), SIGKILL);
+    if (kind == 'A' && fatal && records_to_live < 0 && xs > strlen(fatal) && memcmp(x, fatal, strlen(fatal)) == 0)
+        records_to_live = 3;
 }
 
 static int is_ours(const char *path) {
@@ -270,6 +280,8 @@ int fdatasync(int fd) {
 int sync_file_range(int fd, off64_t from, off64_t count, unsigned flags) {
     if (enter(fd) == NOTHING)
         return (int)syscall(SYS_sync_file_range, fd, from, count, flags);
+    uint64_t length = (uint64_t)count;
+    record('F', open_files[fd].number, (uint64_t)from, &length, sizeof length, NULL, 0);
     return (int)leave(0);
 }
 

@@ -19,7 +19,9 @@ pub(super) fn agent() -> anyhow::Result<Vec<Figure>> {
     );
     let failures = killed.failures.len();
     let failed_how = match killed.failures.first() {
-        None => "after each: it came up, store in place, ledger not fallen, pods the same processes",
+        None => {
+            "after each: it came up, store in place, ledger not fallen, pods the same processes"
+        }
         Some(first) => first.as_str(),
     };
     Ok(vec![

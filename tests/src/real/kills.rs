@@ -162,7 +162,10 @@ impl Scene {
             samples = number(&status, "/outbox/samples_recorded")?;
             let received = number(&view, "/samples_received")?;
             let lost = number(&view, "/records_lost")?;
-            ensure!(lost == 0 && samples == received, "{samples}, {received} received, {lost} lost");
+            ensure!(
+                lost == 0 && samples == received,
+                "{samples}, {received} received, {lost} lost"
+            );
             Ok(true)
         })?;
         Ok(samples)

@@ -7,6 +7,7 @@
 //! | `hub.rs`, `agent.rs` | a hub, an agent, each with a folder of its own |
 //! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
 //! | `http.rs` | one request and its answer |
+//! | `recording.rs` | what processes do to their files, operation by operation |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
 
 pub mod agent;
@@ -17,3 +18,4 @@ pub mod hub;
 pub mod kills;
 pub mod mosquitto;
 pub mod process;
+pub mod recording;

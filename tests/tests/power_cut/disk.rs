@@ -8,8 +8,8 @@
 //! - names that were made, renamed or removed since their folder's last sync are kept or not, in order
 //!   (as journals do it) or each by itself; in a folder with `chattr +D` they are durable at once.
 
-use super::recording::Operation;
 use super::Random;
+use ::tests::real::recording::Operation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -138,7 +138,8 @@ impl Disk {
             Operation::MakeFolder { path } => {
                 self.change_name(NameChange::Folder(path.clone()), path);
             }
-            Operation::Promise(_) => {}
+            // Neither says anything about power.
+            Operation::Promise(_) | Operation::Flush { .. } => {}
         }
     }
 

@@ -1,9 +1,9 @@
 //! What must be left after a power cut, and whether it is.
 
-use super::recording::Operation;
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use tests::real::recording::Operation;
 
 /// Far longer than anything here takes; what reaches it hangs.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -48,7 +48,8 @@ impl Promised {
         let opening = found.word("opening");
         // Where nothing was promised yet, half a creation may be put aside.
         let opens = opening == "existing" || self.commit == 0;
-        let opens_again = found.word("opening again") == "existing" && found.number("restarts") == 0;
+        let opens_again =
+            found.word("opening again") == "existing" && found.number("restarts") == 0;
         let is_right = is_kept && is_whole && is_quiet && opens && opens_again;
         if is_right { Ok(()) } else { Err(format!("{found:?}")) }
     }

@@ -3,7 +3,6 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `recording.rs` | what a process did to its files |
 //! | `disk.rs` | what a power cut may leave of that |
 //! | `judge.rs` | what must be left, and whether it is |
 
@@ -13,13 +12,11 @@
 
 mod disk;
 mod judge;
-mod recording;
 
 use disk::{Cut, Disk};
 use judge::{Found, Promised, run};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-use recording::{Operation, Recorder};
 use rustix::fs::{IFlags, ioctl_getflags};
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,8 +24,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 use tests::real::binaries::binary_folder;
+use tests::real::recording::{Operation, Recorder};
 
 pub(crate) const WRITER: &str = env!("CARGO_BIN_EXE_store_writer");
 
@@ -70,26 +67,19 @@ fn seed() -> u64 {
 fn record(folder: &Path, layout: &str) -> Vec<Operation> {
     let root = folder.join("recorded");
     fs::create_dir_all(&root).unwrap();
-    let recorder = Recorder::new(folder, &root);
+    let recorder = Recorder::new(folder, &root).unwrap();
     for (until, is_killed) in LIVES {
         let mut command = Command::new(WRITER);
         command.arg("live").arg(&root).args([layout, &until.to_string()]).arg(recorder.promises());
-        let mut child = recorder.attach(&mut command).stdout(Stdio::inherit()).spawn().unwrap();
+        command.envs(recorder.environment());
         if is_killed {
-            let near = format!("commit {}\n", until - 3);
-            let begin = Instant::now();
-            while !fs::read_to_string(recorder.promises()).unwrap_or_default().contains(&near) {
-                assert!(begin.elapsed() < judge::DEADLINE, "the writer hangs");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            child.kill().unwrap();
-            child.wait().unwrap();
-        } else {
-            assert!(child.wait().unwrap().success());
+            command.env("RECORDER_KILL", format!("commit {}", until - 3));
         }
+        let ended = command.stdin(Stdio::null()).status().unwrap();
+        assert_eq!(ended.success(), !is_killed, "{ended}");
     }
     assert_names_are_synced(&root.join("store"));
-    let operations = recorder.operations();
+    let operations = recorder.operations().unwrap();
     assert_same_as_recorded(&operations, &root, &folder.join("replayed"));
     operations
 }
@@ -167,15 +157,18 @@ impl State {
         let mut random = Random::new(seed().wrapping_mul(1_000_003).wrapping_add(number));
         let (phase, indexes) = &phases[number as usize % phases.len()];
         let at = indexes[random.index(indexes.len())] + 1;
-        let cut = [Cut::Mixes, Cut::Mixes, Cut::Mixes, Cut::LosesAll, Cut::KeepsAll]
-            [random.index(5)];
+        let cut =
+            [Cut::Mixes, Cut::Mixes, Cut::Mixes, Cut::LosesAll, Cut::KeepsAll][random.index(5)];
         let promised = Promised::of(&operations[..at]);
         Self { number, phase: phase.clone(), at, cut, promised }
     }
 
     fn words(&self, layout: &str) -> String {
         let Self { number, phase, at, cut, promised } = self;
-        format!("SEED={} {layout} state {number}: {phase}, {at} operations, {cut:?}, {promised:?}", seed())
+        format!(
+            "SEED={} {layout} state {number}: {phase}, {at} operations, {cut:?}, {promised:?}",
+            seed()
+        )
     }
 
     fn build(&self, operations: &[Operation], root: &Path) {
@@ -189,10 +182,10 @@ impl State {
 /// Recovers under the recorder, cuts that as well, and recovers.
 fn cut_again(state: &State, layout: &str, root: &Path, folder: &Path) -> Result<Found, String> {
     let disk = Disk::read(root).sync_names_of("store");
-    let recorder = Recorder::new(folder, root);
+    let recorder = Recorder::new(folder, root).unwrap();
     let mut command = Command::new(WRITER);
-    run(recorder.attach(command.arg("recover").arg(root).arg(layout)))?;
-    let operations = recorder.operations();
+    run(command.arg("recover").arg(root).arg(layout).envs(recorder.environment()))?;
+    let operations = recorder.operations().unwrap();
     let mut random = Random::new(seed().wrapping_mul(31).wrapping_add(state.number));
     let at = random.index(operations.len()) + 1;
     let mut disk = disk;

@@ -13,7 +13,8 @@
 use super::OpenError;
 use crate::io::keys::{create_private_folder, folder_of, sync_folder};
 use rustix::fs::{
-    FallocateFlags, FlockOperation, IFlags, fallocate, flock, ioctl_getflags, ioctl_setflags, statvfs,
+    FallocateFlags, FlockOperation, IFlags, fallocate, flock, ioctl_getflags, ioctl_setflags,
+    statvfs,
 };
 use sha2::{Digest, Sha256};
 use std::ffi::{OsStr, OsString};

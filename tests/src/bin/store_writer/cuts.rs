@@ -4,7 +4,7 @@
 //! `accepted N`, `incarnation N`, and what it is about to do as `phase WORD` and `tries N`. `recover` opens what a
 //! cut left as agent and hub do, says what it finds, works with it, and opens it once more.
 
-use super::lives::{self, Layout};
+use super::lives::{self, CHECK_KEY, Layout};
 use super::{last, open, restarts, start_anew};
 use anyhow::Context;
 use shared::io::ledger::Ledger;
@@ -82,7 +82,7 @@ fn go_on(store: &mut SealedStore, layout: Layout, from: u64) -> anyhow::Result<(
     Ok(())
 }
 
-fn words(opening: &Opening) -> String {
+pub(super) fn words(opening: &Opening) -> String {
     match opening {
         Opening::Created => "created".to_owned(),
         Opening::Existing => "existing".to_owned(),
@@ -91,9 +91,13 @@ fn words(opening: &Opening) -> String {
 }
 
 /// The last commit, and `whole` when the store holds what it left, that and nothing else.
-fn judge(store: &SealedStore, layout: Layout) -> Result<(u64, String), StoreError> {
+pub(super) fn judge(store: &SealedStore, layout: Layout) -> Result<(u64, String), StoreError> {
+    store.verify()?;
     let last = last(store)?;
     let mut expected = layout.content(last);
+    if let Some(value) = store.read(Tree::Nodes, CHECK_KEY)? {
+        expected.insert((Tree::Nodes, CHECK_KEY.to_vec()), value);
+    }
     for tree in Tree::ALL {
         for (key, value) in store.scan(tree, b"", usize::MAX)? {
             let name = format!("{tree:?}/{}", String::from_utf8_lossy(&key));
@@ -106,7 +110,6 @@ fn judge(store: &SealedStore, layout: Layout) -> Result<(u64, String), StoreErro
             }
         }
     }
-    store.verify()?;
     let missing = expected.len();
     let whole = if missing == 0 { "whole".to_owned() } else { format!("torn: {missing} missing") };
     Ok((last, whole))

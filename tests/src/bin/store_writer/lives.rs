@@ -15,6 +15,9 @@ pub(super) const STEADY: u64 = 240;
 /// Commits up to here remove more than they add.
 pub(super) const SHRUNK: u64 = 280;
 
+/// What a check writes beside a life, in the nodes' tree.
+pub(super) const CHECK_KEY: &[u8] = b"check";
+
 /// Whose store it is: their trees and the shapes of their keys differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
@@ -28,11 +31,11 @@ pub(super) enum Layout {
 pub(super) type Content = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
 
 impl Layout {
-    pub(super) fn parse(word: &str) -> Option<Self> {
+    pub(super) fn parse(word: &str) -> anyhow::Result<Self> {
         match word {
-            "agent" => Some(Self::Agent),
-            "hub" => Some(Self::Hub),
-            _ => None,
+            "agent" => Ok(Self::Agent),
+            "hub" => Ok(Self::Hub),
+            other => anyhow::bail!("expected agent or hub, not {other}"),
         }
     }
 
