@@ -253,9 +253,13 @@ fn a_hub_serves_its_nodes_whatever_became_of_its_store() {
     let old = folder.path().join("old");
     for (number, (what, damage)) in (1..).zip(HUB) {
         agent.wait_for("in session", PATIENCE, in_session).context(what).unwrap();
+        // Each loss of the hub doubles the pause before an agent connects again: a fresh start has none.
+        agent.terminate().unwrap();
         hub.terminate().unwrap();
         copy(&hub.state(), &old, &["store", "store.lock"]);
         hub.start().unwrap();
+        agent.start().unwrap();
+        agent.wait_until_up().unwrap();
         agent.wait_for("in session", PATIENCE, in_session).context(what).unwrap();
         std::thread::sleep(Duration::from_secs(4));
         let term = hub.ask("/v1/hub").unwrap()["hub"]["term"].as_u64();
