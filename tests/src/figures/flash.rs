@@ -36,7 +36,7 @@ const WARM_UP_BATCHES: u64 = 50;
 const BATCHES: u64 = 250;
 
 /// What a disk writes at least.
-const PAGE_BYTES: u64 = 4096;
+const PAGE_BYTES: usize = 4096;
 
 /// Pages that the agent hands to the disk, for each batch of telemetry that is recorded, delivered and
 /// removed.
@@ -61,7 +61,7 @@ pub(super) fn idle() -> anyhow::Result<Vec<Figure>> {
     let (last, operations) = (batches(&story)?, recorder.operations()?);
     let counted = Counted::of(&operations, before);
     let batches = (last - first).max(1);
-    let per_batch = counted.pages * PAGE_BYTES / batches;
+    let per_batch = counted.pages * PAGE_BYTES as u64 / batches;
     let per_day = per_batch * BATCHES_PER_DAY;
     let how = format!(
         "{batches} batches of {SAMPLES_PER_BATCH} samples recorded, delivered and removed, {PODS} idle pods, \
@@ -136,8 +136,7 @@ impl Counted {
 }
 
 fn pages(at: usize, length: usize) -> std::ops::Range<usize> {
-    const PAGE: usize = PAGE_BYTES as usize;
-    at / PAGE..(at + length).div_ceil(PAGE)
+    at / PAGE_BYTES..(at + length).div_ceil(PAGE_BYTES)
 }
 
 #[cfg(test)]

@@ -131,11 +131,11 @@ fn by_phase(operations: &[Operation]) -> BTreeMap<String, Vec<usize>> {
     let mut phases = BTreeMap::<String, Vec<usize>>::new();
     let (mut phase, mut opens) = ("open".to_owned(), 0);
     for (index, operation) in operations.iter().enumerate() {
-        if let Operation::Promise(line) = operation {
-            if let Some(word) = line.strip_prefix("phase ") {
-                opens += u64::from(word == "open");
-                phase = word.to_owned();
-            }
+        if let Operation::Promise(line) = operation
+            && let Some(word) = line.strip_prefix("phase ")
+        {
+            opens += u64::from(word == "open");
+            phase = word.to_owned();
         }
         let name = if phase == "open" && opens < 2 { "creation" } else { &phase };
         phases.entry(name.to_owned()).or_default().push(index);
@@ -155,7 +155,7 @@ struct State {
 impl State {
     fn new(number: u64, operations: &[Operation], phases: &[(String, Vec<usize>)]) -> Self {
         let mut random = Random::new(seed().wrapping_mul(1_000_003).wrapping_add(number));
-        let (phase, indexes) = &phases[number as usize % phases.len()];
+        let (phase, indexes) = &phases[usize::try_from(number).unwrap() % phases.len()];
         let at = indexes[random.index(indexes.len())] + 1;
         let cut =
             [Cut::Mixes, Cut::Mixes, Cut::Mixes, Cut::LosesAll, Cut::KeepsAll][random.index(5)];

@@ -76,11 +76,14 @@ impl Layout {
 
 /// The word for where in its life a store is at commit `number`.
 pub(super) fn phase(number: u64) -> &'static str {
-    match number {
-        0..=GROWN => "growth",
-        ..=STEADY => "steady",
-        ..=SHRUNK => "removal",
-        _ => "growth again",
+    if number <= GROWN {
+        "growth"
+    } else if number <= STEADY {
+        "steady"
+    } else if number <= SHRUNK {
+        "removal"
+    } else {
+        "growth again"
     }
 }
 
