@@ -23,6 +23,7 @@ use shared::telemetry::CborCodec;
 use shared::trust::certificate::{CertificateError, validity_of};
 use shared::trust::enrollment::{Enrollment, EnrollmentError};
 use shared::trust::session::SessionPrivateKey;
+use shared::wire::Version;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,13 +164,14 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let trusted_time = TrustedTime::new(time_floor(&ledger, &enrollment)?);
     let tls = tls_config(&places, &enrollment, Arc::clone(&trusted_time))?;
     let stored = read_stored_state(&store)?;
-    let incarnation = ledger.begin_incarnation(newest_incarnation(&stored.meta) + 1)?;
+    let newest = newest_incarnation(&stored.meta);
+    let notices = notices(&opening, &ledger, &store, newest);
+    let incarnation = ledger.begin_incarnation(newest + 1)?;
     let (events, runtime_events) = mpsc::unbounded_channel();
     let (doors, posts) = Doors::new(token_key(&places), config.results);
     let runtime = ProcessRuntime::new(process_options(config), events)?;
     let mut runtime = runtime.with_doors(doors.clone());
     let observations = runtime.observe()?;
-    let notices = notices(&opening, &ledger, &store);
     let fence = ledger.state().accepted;
     let restored = Restored { stored, fence, observations, notices };
     let capacity = Capacity {
@@ -252,9 +254,21 @@ fn core_options(
 }
 
 /// What the hub and the people behind it must hear of how this start went.
-fn notices(opening: &Opening, ledger: &Ledger, store: &SealedStore) -> Vec<(String, String)> {
+/// `newest` is the newest start that the store knows.
+fn notices(
+    opening: &Opening,
+    ledger: &Ledger,
+    store: &SealedStore,
+    newest: u64,
+) -> Vec<(String, String)> {
     let mut notices = Vec::new();
     match opening {
+        // The ledger is written after the store.
+        Opening::Created if ledger.state().accepted > Version::default() => {
+            let message = "there was a store, and it is gone: a new one was made; records that were not delivered are lost, desired state is asked for again".to_owned();
+            warn!(message);
+            notices.push(("StoreDamaged".to_owned(), message));
+        }
         Opening::Created => info!("made a new store"),
         Opening::Existing => {}
         Opening::Quarantined { folder, reason } => {
@@ -274,6 +288,10 @@ fn notices(opening: &Opening, ledger: &Ledger, store: &SealedStore) -> Vec<(Stri
     }
     if ledger.was_damaged() {
         let message = "a part of the ledger beside the store was damaged".to_owned();
+        warn!(message);
+        notices.push(("LedgerDamaged".to_owned(), message));
+    } else if ledger.state().incarnation < newest {
+        let message = "the ledger is older than the store: it was lost or replaced".to_owned();
         warn!(message);
         notices.push(("LedgerDamaged".to_owned(), message));
     }

@@ -5,14 +5,20 @@
 //! | `restart.rs` | an offline restart: to the first start, to the first answer, to all ready |
 //! | `change.rs` | from a manifest to a started pod |
 //! | `memory.rs` | memory of agent, shim and hub; size of the program |
+//! | `outbox.rs` | records appended to the outbox and drained from it |
+//! | `flash.rs` | what an idle node writes to its flash |
+//! | `kills.rs` | kill -9 of a real agent under load |
 //! | `world.rs` | the simulated world's rate |
 //! | `full_store.rs` | fills a node's store, as weeks without a link do |
 //! | `marks.rs` | pods that leave a mark when they start |
 
 mod change;
+mod flash;
 mod full_store;
+mod kills;
 mod marks;
 mod memory;
+mod outbox;
 mod restart;
 mod world;
 
@@ -48,6 +54,9 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("change", change::change_to_start),
         ("agent_memory", memory::agent),
         ("hub_memory", memory::hub),
+        ("outbox", outbox::outbox),
+        ("flash", flash::idle),
+        ("kills", kills::agent),
         ("sim", world::simulation),
     ]
 }

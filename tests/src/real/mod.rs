@@ -5,7 +5,9 @@
 //! | `process.rs` | any process, with its log; what a folder's processes are; memory |
 //! | `binaries.rs` | where the programs of this workspace lie |
 //! | `hub.rs`, `agent.rs` | a hub, an agent, each with a folder of its own |
+//! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
 //! | `http.rs` | one request and its answer |
+//! | `recording.rs` | what processes do to their files, operation by operation |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
 //! | `raw_node.rs` | a node without an agent, whose every record is the test's |
 //! | `prometheus.rs`, `site.rs` | where samples and results go: a Prometheus, a webhook's receiver, a broker |
@@ -15,8 +17,10 @@ pub mod binaries;
 pub mod broker_case;
 pub mod http;
 pub mod hub;
+pub mod kills;
 pub mod mosquitto;
 pub mod process;
 pub mod prometheus;
 pub mod raw_node;
+pub mod recording;
 pub mod site;

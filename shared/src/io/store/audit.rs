@@ -7,6 +7,7 @@
 use super::sealer::{OWN, Totals};
 use super::{EAGER_TREES, Refusal, SealedStore, lock};
 use crate::ports::{StoreError, Tree};
+use std::sync::atomic::Ordering::Relaxed;
 use tracing::warn;
 
 /// Records that are visited at once, before the cache may be emptied: at most 800 KiB.
@@ -32,8 +33,14 @@ impl SealedStore {
         let found = self.stored_totals().ok().flatten();
         let commits = found.as_ref().map_or(0, |found| found.commits);
         self.lost_commits = noted.saturating_sub(commits);
+        self.noted_commits.store(noted, Relaxed);
         // Numbers go on from the greater one, so that a number never means two commits.
         self.commits = noted.max(commits);
+        self.durable_commits = self.commits;
+        if commits > 0 {
+            self.note_commits();
+            self.lock.sync();
+        }
         // Without totals what is there counts as all.
         let trees = if found.is_some() { &EAGER_TREES[..] } else { &[] };
         let is_known = found.is_some();
@@ -50,6 +57,14 @@ impl SealedStore {
         if lost_commits > 0 || damaged_records > 0 {
             let store = self.files.folder().display().to_string();
             warn!(store, lost_commits, damaged_records, "the store lost what was acknowledged");
+        }
+    }
+
+    /// Notes the number of the last durable commit beside the store.
+    pub(super) fn note_commits(&self) {
+        let durable = self.durable_commits;
+        if self.noted_commits.swap(durable, Relaxed) != durable {
+            self.lock.note(self.sealer.keyring_id(), durable);
         }
     }
 

@@ -7,10 +7,16 @@ use super::sealer::{CHUNK_BYTES, CHUNKS, KEY_BYTES_MAX, Totals, VALUE_BYTES_MAX}
 use super::{RecordCounts, Refusal, SealedStore, lock};
 use crate::ports::{Tree, Write, WriteBatch};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 use tracing::warn;
 
 /// All changes of one commit. A whole map update of 4 MiB a few times over.
 pub(super) const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// Commits between two notes of their number beside the store. A note is a page of flash, as much as
+/// the commit itself; what a store that comes back shorter may hide is at most this much, and nothing
+/// after an orderly end.
+pub(super) const NOTED_EVERY_COMMITS: u64 = 16;
 
 impl SealedStore {
     pub(super) fn commit_batch(&mut self, batch: &WriteBatch) -> Result<(), Refusal> {
@@ -29,7 +35,10 @@ impl SealedStore {
             Err(error) => self.recover(error)?,
         }
         *lock(&self.records) = records;
-        self.lock.note(self.sealer.keyring_id(), self.commits);
+        self.durable_commits = self.commits;
+        if self.commits.saturating_sub(self.noted_commits.load(Relaxed)) >= NOTED_EVERY_COMMITS {
+            self.note_commits();
+        }
         Ok(())
     }
 

@@ -12,7 +12,10 @@
 
 use super::OpenError;
 use crate::io::keys::{create_private_folder, folder_of, sync_folder};
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use rustix::fs::{
+    FallocateFlags, FlockOperation, IFlags, fallocate, flock, ioctl_getflags, ioctl_setflags,
+    statvfs,
+};
 use sha2::{Digest, Sha256};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -100,7 +103,28 @@ impl StoreFiles {
     }
 
     pub(super) fn create_folder(&self) -> Result<(), OpenError> {
-        create_private_folder(&self.folder).map_err(failed("create the folder", &self.folder))
+        let created = create_private_folder(&self.folder);
+        created.map_err(failed("create the folder", &self.folder))?;
+        self.keep_names_durable();
+        Ok(())
+    }
+
+    /// Asks the file system to make names in the folder durable as they change (`chattr +D`: ext4,
+    /// f2fs, ubifs). sled renames a new snapshot into place and at once overwrites segments of its log
+    /// that only an older recovery needs: where the power fails and that rename is lost, it would find
+    /// an empty store. Elsewhere [`Self::sync_names`] ends that window when the open ends.
+    pub(super) fn keep_names_durable(&self) {
+        let Ok(folder) = File::open(&self.folder) else { return };
+        let Ok(flags) = ioctl_getflags(&folder) else { return };
+        if !flags.contains(IFlags::DIRSYNC) {
+            let _ = ioctl_setflags(&folder, flags | IFlags::DIRSYNC);
+        }
+    }
+
+    /// Makes durable the names in the folder.
+    pub(super) fn sync_names(&self) -> Result<(), OpenError> {
+        let synced = sync_folder(&self.folder);
+        synced.map_err(failed("make durable the folder", &self.folder))
     }
 
     /// Why the store is not to be trusted, if an open left its marker.
@@ -227,13 +251,21 @@ impl StoreFiles {
 }
 
 impl StoreLock {
-    /// Notes the number of the last commit of the store with these keys. Not synced: it is a witness
-    /// against a store that comes back shorter than it was, not a promise.
+    /// Notes the number of the last commit of the store with these keys. Not synced but by
+    /// [`Self::sync`]: it is a witness against a store that comes back shorter than it was, not a
+    /// promise.
     pub(super) fn note(&self, keyring_id: u32, commits: u64) {
         let body = [&WITNESS_MAGIC[..], &keyring_id.to_be_bytes(), &commits.to_be_bytes()].concat();
         let digest = Sha256::digest(&body);
         let witness: Vec<u8> = body.into_iter().chain(digest).take(WITNESS_BYTES).collect();
         let _ = self.file.write_all_at(&witness, 0);
+    }
+
+    /// Makes durable what was noted: from now on not even a power cut takes the witness of what there
+    /// is now.
+    pub(super) fn sync(&self) {
+        // A witness that can't be kept is missed by nobody but a damaged store.
+        let _ = self.file.sync_data();
     }
 
     /// The number that was noted last; 0 when there is none of a store with these keys.

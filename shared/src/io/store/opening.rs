@@ -42,6 +42,7 @@ pub(super) fn open(
     deadline: Duration,
     rng: &mut ChaCha20Rng,
 ) -> Result<(Database, Keyring, Opening), OpenError> {
+    files.keep_names_durable();
     // Before the trial in a child, which would take half a snapshot for damage.
     files.remove_unfinished_snapshots()?;
     let mut aside = None;
@@ -114,6 +115,9 @@ fn open_database(files: &StoreFiles, deadline: Duration) -> Result<Database, End
         result => result,
     };
     let needs_new_process = |e: &DatabaseError| e.remedy() == Remedy::NewProcess;
+    if opened.is_ok() {
+        files.sync_names()?;
+    }
     if !opened.as_ref().is_err_and(needs_new_process) {
         files.clear_suspicion();
     }

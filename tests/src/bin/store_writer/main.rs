@@ -1,11 +1,20 @@
-//! A program whose store the tests of `tests/store.rs` break: by kill -9, by damaged files, by a full
-//! disk. What it finds it says in lines of `word: value`.
+//! A program whose store the tests break: by kill -9, by damaged files, by a full disk, by power cuts.
+//! What it finds it says in lines of `word: value`.
 //!
 //! It judges what a store must hold by itself: batch `n` always writes the same.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `lives.rs` | what the commits of an agent's and a hub's store write |
+//! | `cuts.rs` | a life that says what it was promised, and the judge of what a power cut left |
 
 #![allow(clippy::print_stdout, reason = "its output is what the tests read")]
 
+mod cuts;
+mod lives;
+
 use anyhow::{Context, bail, ensure};
+use lives::Layout;
 use rustix::fs::{FallocateFlags, fallocate};
 use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions, probe_if_asked};
 use shared::ports::{Store, StoreError, Tree, WriteBatch};
@@ -20,9 +29,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Records of the outbox that stay; older ones are removed by the batch that comes.
-const WINDOW: u64 = 400;
-
 const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Counts how often this program executed itself anew, across the executions.
@@ -35,12 +41,25 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let words: Vec<&str> = args.iter().skip(1).filter_map(|word| word.to_str()).collect();
     match words.as_slice() {
-        ["write", folder, count] => write(Path::new(folder), count.parse()?)?,
-        ["check", folder] => check(Path::new(folder))?,
+        ["write", folder, layout, count] => {
+            write(Path::new(folder), Layout::parse(layout)?, count.parse()?)?;
+        }
+        ["check", folder, layout] => check(Path::new(folder), Layout::parse(layout)?)?,
         ["fill", disk] => fill(Path::new(disk))?,
         ["measure", folder, count, bytes] => measure(folder, count.parse()?, bytes.parse()?)?,
+        ["live", folder, layout, until, promises] => {
+            let layout = Layout::parse(layout)?;
+            cuts::live(Path::new(folder), layout, until.parse()?, Path::new(promises))?;
+        }
+        ["recover", folder, layout] => {
+            let layout = Layout::parse(layout)?;
+            cuts::recover(Path::new(folder), layout)?;
+        }
         _ => {
-            bail!("expected write FOLDER COUNT, check FOLDER, fill DISK or measure FOLDER N BYTES")
+            bail!(
+                "expected write FOLDER LAYOUT COUNT, check FOLDER LAYOUT, fill DISK, measure FOLDER N \
+                 BYTES, live FOLDER LAYOUT UNTIL PROMISES or recover FOLDER LAYOUT"
+            )
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -72,34 +91,18 @@ fn restarts() -> u64 {
     std::env::var(RESTARTS).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-fn record(number: u64) -> Vec<u8> {
-    let length = if number.is_multiple_of(50) { 20_000 } else { 100 + number * 37 % 3000 };
-    number.to_be_bytes().into_iter().cycle().take(usize::try_from(length).unwrap_or(0)).collect()
-}
-
-fn batch(number: u64) -> WriteBatch {
-    let mut batch = WriteBatch::new();
-    batch.put(Tree::Meta, "last", number.to_be_bytes());
-    batch.put(Tree::Outbox, number.to_be_bytes(), record(number));
-    batch.put(Tree::Pods, format!("pod-{}", number % 5), number.to_be_bytes());
-    if number > WINDOW {
-        batch.delete(Tree::Outbox, (number - WINDOW).to_be_bytes());
-    }
-    batch
-}
-
 fn last(store: &SealedStore) -> Result<u64, StoreError> {
     let last = store.read(Tree::Meta, b"last")?;
     Ok(last.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
 }
 
 /// Commits `count` batches and says each one's number when it is durable.
-fn write(folder: &Path, count: u64) -> anyhow::Result<()> {
+fn write(folder: &Path, layout: Layout, count: u64) -> anyhow::Result<()> {
     let (mut store, _) = open(folder)?;
     let first = last(&store)? + 1;
     let mut out = std::io::stdout();
     for number in first..first + count {
-        store.commit(&batch(number))?;
+        store.commit(&layout.batch(number))?;
         writeln!(out, "{number}")?;
         out.flush()?;
     }
@@ -107,20 +110,15 @@ fn write(folder: &Path, count: u64) -> anyhow::Result<()> {
 }
 
 /// Opens the store and says what is in it, and whether it works.
-fn check(folder: &Path) -> anyhow::Result<()> {
+fn check(folder: &Path, layout: Layout) -> anyhow::Result<()> {
     let (mut store, opening) = open(folder)?;
-    match opening {
-        Opening::Created => println!("opening: created"),
-        Opening::Existing => println!("opening: existing"),
-        Opening::Quarantined { reason, .. } => println!("opening: quarantined ({reason})"),
-    }
-    let found = judge(&store).and_then(|found| {
-        store.verify()?;
+    println!("opening: {}", cuts::words(&opening));
+    let found = cuts::judge(&store, layout).and_then(|(_, found)| {
         // A store works when it takes what it is given.
         let mut batch = WriteBatch::new();
-        batch.put(Tree::Nodes, "check", found.as_bytes());
+        batch.put(Tree::Nodes, lives::CHECK_KEY, found.as_bytes());
         store.commit(&batch)?;
-        let read = store.read(Tree::Nodes, b"check")?;
+        let read = store.read(Tree::Nodes, lives::CHECK_KEY)?;
         Ok(if read.as_deref() == Some(found.as_bytes()) { found } else { "useless".to_owned() })
     });
     match found {
@@ -136,24 +134,6 @@ fn check(folder: &Path) -> anyhow::Result<()> {
     println!("lost: {}", store.lost_commits());
     println!("restarts: {}", restarts());
     Ok(())
-}
-
-/// `whole` when the store holds exactly what its last batch left.
-fn judge(store: &SealedStore) -> Result<String, StoreError> {
-    let last = last(store)?;
-    let first = (last + 1).saturating_sub(WINDOW).max(1);
-    let expected: Vec<_> = (first..=last).map(|n| (n.to_be_bytes().to_vec(), record(n))).collect();
-    let found = store.scan(Tree::Outbox, b"", usize::MAX)?;
-    if found != expected {
-        return Ok(format!("torn: {} records of {} behind {last}", found.len(), expected.len()));
-    }
-    for number in last.saturating_sub(4).max(1)..=last {
-        let pod = store.read(Tree::Pods, format!("pod-{}", number % 5).as_bytes())?;
-        if pod != Some(number.to_be_bytes().to_vec()) {
-            return Ok(format!("torn: pod of batch {number}"));
-        }
-    }
-    Ok("whole".to_owned())
 }
 
 /// What became of commits on a disk that is full now and then.
