@@ -96,7 +96,7 @@ fn drain(store: &mut SealedStore, outbox: &mut Outbox) -> anyhow::Result<(Durati
     outbox.begin(&[], now, &mut WriteBatch::new());
     while outbox.totals(Stream::Backfill).records > 0 {
         let mut last = None;
-        while let Some(read) = outbox.poll_read() {
+        while let Some(read) = outbox.poll_read(usize::MAX, false, |_, _| true) {
             let records = read_log(store, &read)?;
             let batch = outbox.handle_read(&read, records, now).context("nothing to send")?;
             ensure!(batch.records.iter().all(|record| record.len() == RECORD_BYTES), "a hole");
