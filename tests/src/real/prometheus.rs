@@ -99,7 +99,10 @@ fn series_of(found: &serde_json::Value) -> anyhow::Result<(String, Vec<(u64, f64
     let labels = found["metric"].as_object().context("no labels")?;
     let name = labels.get("__name__").and_then(|name| name.as_str()).unwrap_or_default();
     let others = labels.iter().filter(|(label, _)| *label != "__name__");
-    let others: Vec<String> = others.map(|(label, value)| format!("{label}={value}")).collect();
+    let text = |(label, value): (&String, &serde_json::Value)| {
+        format!("{label}={}", value.as_str().unwrap_or_default())
+    };
+    let others: Vec<String> = others.map(text).collect();
     let values = found["values"].as_array().context("no values")?;
     let sample = |pair: &serde_json::Value| {
         let seconds: f64 = pair[0].as_f64().context("a time that is no number")?;
