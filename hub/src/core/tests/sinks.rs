@@ -47,8 +47,13 @@ fn batch(stream: Stream, first: u64, records: &[Vec<u8>]) -> Message {
 }
 
 fn delivered(steps: &[Step]) -> Vec<&Delivery> {
-    let delivery = |step| if let &Step::Delivered(ref sent) = step { Some(sent) } else { None };
-    steps.iter().filter_map(delivery).collect()
+    let mut found = Vec::new();
+    for step in steps {
+        if let Step::Delivered(delivery) = step {
+            found.push(delivery);
+        }
+    }
+    found
 }
 
 /// When the delivered samples were taken.

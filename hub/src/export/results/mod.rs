@@ -180,9 +180,8 @@ pub(crate) mod tests {
     }
 
     fn texts(bodies: &[(ResultFormat, &[u8])]) -> Vec<String> {
-        let lines =
-            lines(&[delivery(bodies)], &Tally::new("t", "t")).map(|line| line.text).collect();
-        lines
+        let tally = Tally::new("t", "t");
+        lines(&[delivery(bodies)], &tally).map(|line| line.text).collect()
     }
 
     #[test]
