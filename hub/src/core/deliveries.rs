@@ -4,17 +4,22 @@
 //! the records are with the sink's task.
 
 use super::clock::BootClocks;
+use super::columns::Columns;
 use shared::model::{NodeId, SinkId};
 use shared::wire::{LogId, SequenceNumber, Stream};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Bytes of records that may wait for Prometheus: a batch of a minute has about 300, so that a fleet of
-/// 10 000 nodes fits with all that each may have on its way.
-const TELEMETRY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of samples that may wait for Prometheus: those of a minute of 60 series take about 19 KiB, so
+/// that a fleet of 10 000 nodes can bring out one each while Prometheus is slow. While it is down they
+/// are better with their nodes.
+const TELEMETRY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Bytes of records that may wait for one sink of results.
 const RESULTS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What a record takes besides its bytes: numbers, a pointer, the allocator's share.
+const RECORD_BYTES: u64 = 64;
 
 /// Deliveries that may wait for one sink, whatever their size: about 200 bytes each besides the records.
 pub(crate) const SINK_DELIVERIES_MAX: usize = 65_536;
@@ -49,7 +54,7 @@ pub(super) enum Route {
 }
 
 /// Records that a sink must have.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
     /// Whose.
     pub node: NodeId,
@@ -57,17 +62,31 @@ pub struct Delivery {
     pub log: LogId,
     /// To which sink.
     pub sink: SinkKey,
-    /// The records with their numbers, in order; at least one. The core could decode each.
-    pub records: Vec<(SequenceNumber, Vec<u8>)>,
+    /// What was in them.
+    pub content: Content,
     /// Where the node's boots lie, to correct the times of wrong clocks.
     pub clocks: Arc<BootClocks>,
 }
 
+/// What is delivered, in order; never empty.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// Samples, a record each.
+    Samples(Vec<Columns>),
+    /// Results as they arrived, with their numbers. The core could decode each.
+    Results(Vec<(SequenceNumber, Vec<u8>)>),
+}
+
 impl Delivery {
-    /// Bytes of its records.
+    /// About what it takes of the hub's memory.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.records.iter().map(|(_, record)| record.len() as u64).sum()
+        match &self.content {
+            Content::Samples(batches) => batches.iter().map(Columns::bytes).sum(),
+            Content::Results(records) => {
+                records.iter().map(|(_, record)| RECORD_BYTES + record.len() as u64).sum()
+            }
+        }
     }
 }
 
@@ -93,6 +112,8 @@ pub(super) struct Deliveries {
     tickets: BTreeMap<u64, Ticket>,
     shares: BTreeMap<SinkKey, Share>,
     next_ticket: u64,
+    /// Logs that were told to wait, since there was no room.
+    left_out: BTreeSet<(SinkKey, NodeId, LogId)>,
 }
 
 impl Deliveries {
@@ -112,14 +133,57 @@ impl Deliveries {
         }
     }
 
-    /// Whether `bytes` more may be on their way to `sink`.
-    pub(super) fn has_room(&self, sink: SinkKey, bytes: u64) -> bool {
+    /// Whether more may be on its way to `sink`. The share is passed by one delivery at most.
+    pub(super) fn has_room(&self, sink: SinkKey) -> bool {
+        self.fills_less_than(sink, 1)
+    }
+
+    /// Whether `sink` has less than one of so many parts of its share.
+    fn fills_less_than(&self, sink: SinkKey, parts: u64) -> bool {
         let share = self.shares.get(&sink).copied().unwrap_or_default();
         let bytes_max = match sink {
             SinkKey::Telemetry => TELEMETRY_BYTES_MAX,
             SinkKey::Results(_) => RESULTS_BYTES_MAX,
         };
-        share.deliveries < SINK_DELIVERIES_MAX && share.bytes.saturating_add(bytes) <= bytes_max
+        let deliveries = (share.deliveries as u64).saturating_mul(parts);
+        deliveries < SINK_DELIVERIES_MAX as u64 && share.bytes.saturating_mul(parts) < bytes_max
+    }
+
+    /// A log must wait, since there is no room.
+    pub(super) fn leave_out(&mut self, sink: SinkKey, node: &NodeId, log: LogId) {
+        self.left_out.insert((sink, node.clone(), log));
+    }
+
+    /// Whether a log was told to wait, and not yet to send again.
+    pub(super) fn is_left_out(&self, sink: SinkKey, node: &NodeId, log: LogId) -> bool {
+        !self.left_out.is_empty() && self.left_out.contains(&(sink, node.clone(), log))
+    }
+
+    /// The sender of `log` begins anew.
+    pub(super) fn let_in(&mut self, node: &NodeId) {
+        self.left_out.retain(|(_, left_out, _)| left_out != node);
+    }
+
+    /// Some logs that may be sent again: those of sinks with room for more, of which nothing waits any
+    /// more (`is_idle`). They are no longer left out.
+    pub(super) fn take_recalled(
+        &mut self,
+        count_max: usize,
+        is_idle: impl Fn(&NodeId, &LogId) -> bool,
+    ) -> Vec<(NodeId, LogId)> {
+        let may = |(sink, node, log): &&(SinkKey, NodeId, LogId)| {
+            self.fills_less_than(*sink, 2) && is_idle(node, log)
+        };
+        let recalled: Vec<_> = self.left_out.iter().filter(may).take(count_max).cloned().collect();
+        for entry in &recalled {
+            self.left_out.remove(entry);
+        }
+        recalled.into_iter().map(|(_, node, log)| (node, log)).collect()
+    }
+
+    /// Whether any log is left out.
+    pub(super) fn leaves_out(&self) -> bool {
+        !self.left_out.is_empty()
     }
 
     /// The number of `delivery`, which is on its way from now on.
@@ -152,21 +216,42 @@ mod tests {
     fn delivery(sink: SinkKey, bytes: usize) -> Delivery {
         let log = LogId { incarnation: 1, stream: Stream::Telemetry };
         let node = NodeId::new("mast-17").unwrap();
-        let clocks = Arc::default();
-        Delivery { node, log, sink, records: vec![(1, vec![0; bytes])], clocks }
+        let (content, clocks) = (Content::Results(vec![(1, vec![0; bytes])]), Arc::default());
+        Delivery { node, log, sink, content, clocks }
     }
 
     #[test]
     fn a_sink_that_is_down_fills_its_own_share_and_no_others() {
         let mut deliveries = Deliveries::default();
         let (one, other) = (SinkKey::Results(SinkId(1)), SinkKey::Results(SinkId(2)));
-        let mib = 1024 * 1024;
+        let mib = 1024 * 1024 - 64;
         let tickets: Vec<u64> = (0..16).map(|_| deliveries.begin(&delivery(one, mib))).collect();
-        assert!(!deliveries.has_room(one, 1));
-        assert!(deliveries.has_room(other, 1) && deliveries.has_room(SinkKey::Telemetry, 1));
+        assert!(!deliveries.has_room(one));
+        assert!(deliveries.has_room(other) && deliveries.has_room(SinkKey::Telemetry));
         assert!(deliveries.end(tickets[0]).is_some());
-        assert!(deliveries.has_room(one, 1));
+        assert!(deliveries.has_room(one));
         assert_eq!(deliveries.end(tickets[0]), None, "a share was given back twice");
+    }
+
+    #[test]
+    fn what_was_left_out_is_recalled_a_few_at_a_time_once_half_the_share_is_free() {
+        let mut deliveries = Deliveries::default();
+        let sink = SinkKey::Results(SinkId(1));
+        let sent = delivery(sink, 1024 * 1024 - 64);
+        let tickets: Vec<u64> = (0..16).map(|_| deliveries.begin(&sent)).collect();
+        for incarnation in 1..=3 {
+            let log = LogId { incarnation, ..sent.log };
+            deliveries.leave_out(sink, &sent.node, log);
+            assert!(deliveries.is_left_out(sink, &sent.node, log));
+        }
+        tickets.iter().take(8).for_each(|ticket| drop(deliveries.end(*ticket)));
+        let any = |_: &NodeId, _: &LogId| true;
+        assert!(deliveries.take_recalled(2, any).is_empty());
+        deliveries.end(tickets[8]);
+        assert!(deliveries.take_recalled(2, |_, _| false).is_empty(), "something waits still");
+        assert_eq!(deliveries.take_recalled(2, any).len(), 2);
+        assert_eq!(deliveries.take_recalled(2, any).len(), 1);
+        assert!(!deliveries.leaves_out());
     }
 
     #[test]

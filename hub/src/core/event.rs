@@ -95,7 +95,7 @@ impl Event {
 }
 
 /// Something to do, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Make this durable; answered by `Persisted` or `PersistFailed` before the next effect.
     Persist(WriteBatch),

@@ -16,8 +16,8 @@ const HOLD_AFTER_MS: u64 = 2_000;
 /// of an MQTT payload. An honest sender stops there by itself.
 const LOG_BYTES_MAX: u64 = 64 * 1024;
 
-/// As [`LOG_BYTES_MAX`], for records of a few bytes: four batches of the largest number.
-const LOG_RECORDS_MAX: u64 = 4 * shared::limits::LOG_BATCH_RECORDS_MAX as u64;
+/// As [`LOG_BYTES_MAX`], for records of a few bytes, of which a sender has more on its way.
+const LOG_RECORDS_MAX: u64 = 8_192;
 
 /// What records add to the totals of their node once they are done with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -260,10 +260,10 @@ mod tests {
     #[test]
     fn a_log_may_have_waiting_what_an_honest_sender_keeps_on_its_way_and_no_more() {
         let mut held = HeldLogs::default();
-        assert!(held.has_room(&LOG, 1024, 64 * 1024));
+        assert!(held.has_room(&LOG, 8_192, 64 * 1024));
         held.push(LOG, batch(1, 10), NOW);
-        assert!(!held.has_room(&LOG, 1024, 1));
+        assert!(!held.has_room(&LOG, 8_192, 1));
         assert!(!held.has_room(&LOG, 1, 64 * 1024));
-        assert!(held.has_room(&LogId { incarnation: 2, ..LOG }, 1024, 1));
+        assert!(held.has_room(&LogId { incarnation: 2, ..LOG }, 8_192, 1));
     }
 }

@@ -8,7 +8,7 @@
 //! | what the hub knows of one node | `node.rs` |
 //! | manifests to desired state, signed | `desired.rs` |
 //! | what nodes send | `uplink.rs` |
-//! | their records: taken, delivered, held | `records.rs`, `held.rs`, `deliveries.rs` |
+//! | their records: taken, delivered, held | `records.rs`, `held.rs`, `deliveries.rs`, `columns.rs` |
 //! | when a watermark is told | `acknowledgements.rs` |
 //! | times of wrong clocks | `clock.rs` |
 //! | writes that become durable together | `commit.rs` |
@@ -29,6 +29,7 @@
 
 mod acknowledgements;
 mod clock;
+mod columns;
 mod commit;
 mod deadlines;
 mod deliveries;
@@ -43,8 +44,9 @@ mod uplink;
 mod view;
 
 pub use clock::{BootClocks, ClockStamp, CorrectedTime, TimeBasis, corrected_time};
+pub use columns::{Columns, Moment};
 pub(crate) use deliveries::SINK_DELIVERIES_MAX;
-pub use deliveries::{ConfiguredSinks, Delivery, SinkKey};
+pub use deliveries::{ConfiguredSinks, Content, Delivery, SinkKey};
 pub use event::{Effect, Event};
 pub use node::NodeRecord;
 pub use view::{HubView, MissingSink, NodeSummary, NodeView, PodView, WaitingLog, WorkloadView};
@@ -113,6 +115,8 @@ pub struct HubCore {
     refused_payloads: u64,
     /// Batches that were not taken, since too much waits for their sink already.
     crowded_out_batches: u64,
+    /// When the next senders of those are told to send again.
+    recall_due: Option<MonotonicMs>,
 }
 
 /// Reads what a core needs from the store. A record that can't be decoded is passed over with a
@@ -165,6 +169,7 @@ impl HubCore {
             effects: VecDeque::new(),
             refused_payloads: 0,
             crowded_out_batches: 0,
+            recall_due: None,
         };
         let mut reported = stored.reported;
         for (id, record) in stored.nodes {
@@ -235,6 +240,9 @@ impl HubCore {
         if self.reassign_due.take_if(|due| *due <= now.monotonic).is_some() {
             self.reassign(now);
         }
+        if self.recall_due.take_if(|due| *due <= now.monotonic).is_some() {
+            self.recall(now);
+        }
         self.advance(now);
     }
 
@@ -253,7 +261,7 @@ impl HubCore {
     /// When [`Self::handle_timeout`] is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<MonotonicMs> {
-        [self.deadlines.earliest(), self.commit.due(), self.reassign_due]
+        [self.deadlines.earliest(), self.commit.due(), self.reassign_due, self.recall_due]
             .into_iter()
             .flatten()
             .min()

@@ -2,23 +2,28 @@
 //!
 //! A batch whose sink is this hub alone is done with once it is committed. Any other waits, in order,
 //! until its sink has it; only then its log's watermark moves, is committed and acknowledged. Results
-//! for a sink that this hub does not have stay with their node, which is told not to repeat them.
+//! for a sink that this hub does not have stay with their node, which is told not to repeat them; so
+//! does what has no room while a sink is down, until there is room and the node is told to send again.
 
 use super::acknowledgements::Weight;
-use super::deliveries::{Delivery, Route, SinkKey};
+use super::deliveries::{Content, Delivery, Route, SinkKey};
 use super::held::{Gains, HeldBatch};
+use super::uplink::take_result;
 use super::{Effect, HubCore, NodeState};
 use shared::model::{NodeId, Now, SinkId};
 use shared::sync::ReceivedRecords;
-use shared::wire::{LogAck, LogBatch, LogHold, LogId, Message, SequenceNumber};
+use shared::wire::{LogAck, LogBatch, LogHold, LogId, Message, SequenceNumber, Stream};
 use std::sync::Arc;
 use tracing::warn;
 
 /// Sinks of one node that are named as missing; more are a mistake, and say no more to a person.
 const MISSING_SINKS_MAX: usize = 16;
 
-/// Records with their numbers.
-type Numbered = Vec<(SequenceNumber, Vec<u8>)>;
+/// Between two times that senders are told to send again what had no room.
+const RECALL_INTERVAL_MS: u64 = 1_000;
+
+/// Logs that are recalled at once: each brings up to 48 KiB, and the hub has a second for them.
+const RECALLS_MAX: usize = 50;
 
 impl HubCore {
     pub(super) fn handle_log_batch(&mut self, node: &NodeId, batch: LogBatch, now: Now) {
@@ -58,12 +63,11 @@ impl HubCore {
         let Some(state) = self.nodes.get_mut(node) else { return };
         let (log, records, bytes) = (batch.log, batch.records.len() as u64, bytes_of(&batch));
         let known = last_of(&batch) <= state.record.logs.arrived(&log);
-        let room =
-            state.held.has_room(&log, records, bytes) && self.deliveries.has_room(sink, bytes);
-        if !known && !room {
-            // Neither taken nor acknowledged: its sender repeats it later.
-            self.crowded_out_batches += 1;
-            return;
+        let crowded_out = self.deliveries.is_left_out(sink, node, log)
+            || !state.held.has_room(&log, records, bytes)
+            || !self.deliveries.has_room(sink);
+        if !known && crowded_out {
+            return self.leave_out(node, &batch, sink, now);
         }
         let received = state.record.logs.receive(batch);
         let Some(reached) = received.ack else { return };
@@ -89,10 +93,10 @@ impl HubCore {
     ) {
         let Some(state) = self.nodes.get_mut(node) else { return };
         let (log, weight) = (reached.log, weight_of(&received));
-        let (records, gains) = state.look_at(log, received);
+        let (content, gains) = state.look_at(log, received);
         let clocks = Arc::clone(&state.clocks);
-        let ticket = (!records.is_empty()).then(|| {
-            let delivery = Delivery { node: node.clone(), log, sink, records, clocks };
+        let ticket = content.map(|content| {
+            let delivery = Delivery { node: node.clone(), log, sink, content, clocks };
             let ticket = self.deliveries.begin(&delivery);
             self.effects.push_back(Effect::Deliver { ticket, delivery });
             ticket
@@ -128,6 +132,37 @@ impl HubCore {
         self.send(node, &Message::LogHold(hold));
     }
 
+    /// Leaves records with their node, since there is no room for them: it is told not to repeat them.
+    fn leave_out(&mut self, node: &NodeId, batch: &LogBatch, sink: SinkKey, now: Now) {
+        if !batch.is_within_limits() {
+            return;
+        }
+        self.crowded_out_batches += 1;
+        self.deliveries.leave_out(sink, node, batch.log);
+        self.recall_due.get_or_insert(now.monotonic.plus_ms(RECALL_INTERVAL_MS));
+        let hold = LogHold { log: batch.log, received: last_of(batch) };
+        self.send(node, &Message::LogHold(hold));
+    }
+
+    /// There may be room again: some of those that had none are told where to go on. An acknowledgement
+    /// of what they know already makes them count the time until they repeat what is behind it.
+    pub(super) fn recall(&mut self, now: Now) {
+        let nodes = &self.nodes;
+        let is_idle =
+            |node: &NodeId, log: &LogId| nodes.get(node).is_none_or(|state| !state.held.holds(log));
+        for (node, log) in self.deliveries.take_recalled(RECALLS_MAX, is_idle) {
+            let Some(state) = self.nodes.get_mut(&node) else { continue };
+            state.acknowledgements.told(&log);
+            let ack = LogAck { log, watermark: state.record.logs.watermark(&log) };
+            if !self.commit.urge(&node, &log) {
+                self.send(&node, &Message::LogAck(ack));
+            }
+        }
+        if self.deliveries.leaves_out() {
+            self.recall_due = Some(now.monotonic.plus_ms(RECALL_INTERVAL_MS));
+        }
+    }
+
     pub(super) fn handle_delivered(&mut self, ticket: u64, now: Now) {
         let Some(ended) = self.deliveries.end(ticket) else { return };
         if let Some(state) = self.nodes.get_mut(&ended.node) {
@@ -159,21 +194,30 @@ impl HubCore {
 }
 
 impl NodeState {
-    /// Looks at new records: those that can be decoded, and what all of them add.
-    fn look_at(&mut self, log: LogId, received: ReceivedRecords) -> (Numbered, Gains) {
+    /// Looks at new records: what a sink must have of them, and what all of them add. One bad record
+    /// must not stand in the way of those behind it.
+    fn look_at(&mut self, log: LogId, received: ReceivedRecords) -> (Option<Content>, Gains) {
         let mut gains = Gains { lost: received.lost_records, ..Gains::default() };
-        let mut kept = Numbered::new();
+        let (mut samples, mut results) = (Vec::new(), Vec::new());
         for (sequence, record) in received.records {
-            match self.take(log.stream, &record) {
-                Some(more) => {
-                    gains = gains.plus(more);
-                    kept.push((sequence, record));
+            let more = match log.stream {
+                Stream::Alarms | Stream::Events => self.take_event(&record),
+                Stream::Telemetry | Stream::Backfill => self.take_telemetry(&record).map(|taken| {
+                    samples.push(taken.1);
+                    taken.0
+                }),
+                Stream::Results(_) => {
+                    take_result(&record).inspect(|_| results.push((sequence, record)))
                 }
-                // One bad record must not stand in the way of those behind it.
-                None => gains.undecodable += 1,
-            }
+            };
+            gains = gains.plus(more.unwrap_or(Gains { undecodable: 1, ..Gains::default() }));
         }
-        (kept, gains)
+        let content = match (samples.is_empty(), results.is_empty()) {
+            (false, _) => Some(Content::Samples(samples)),
+            (_, false) => Some(Content::Results(results)),
+            _ => None,
+        };
+        (content, gains)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What nodes send: greetings, acknowledgements, reported state; records are in `records.rs`.
 
+use super::columns::Columns;
 use super::commit::GroupCommit;
 use super::held::Gains;
 use super::node::reported_key;
@@ -12,7 +13,7 @@ use shared::sync::{Opened, PreparedUpdate, Received};
 use shared::telemetry::decode_any;
 use shared::wire::{
     Hello, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message, RefusalReason,
-    Stream, decode, desired_header_context, encode,
+    decode, desired_header_context, encode,
 };
 use std::sync::Arc;
 use tracing::{debug, info, warn};
@@ -177,6 +178,7 @@ impl HubCore {
         state.record.incarnation = hello.incarnation;
         state.record.logs.forget_before(hello.oldest_incarnation);
         state.acknowledgements.clear();
+        self.deliveries.let_in(node);
         let clocks = &mut state.record.boot_clocks;
         if clocks.learn(hello.clock.as_ref(), &hello.earlier_clocks, now.wall) {
             state.clocks = Arc::new(clocks.clone());
@@ -272,23 +274,15 @@ fn delete_reported(commit: &mut GroupCommit, node: &NodeId, state: &NodeState) {
 }
 
 impl NodeState {
-    /// What a record adds to the node's totals; `None` when it can't be decoded.
-    pub(super) fn take(&mut self, stream: Stream, record: &[u8]) -> Option<Gains> {
-        match stream {
-            Stream::Alarms | Stream::Events => self.take_event(record),
-            Stream::Results(_) => take_result(record),
-            Stream::Telemetry | Stream::Backfill => self.take_telemetry(record),
-        }
-    }
-
-    fn take_event(&mut self, record: &[u8]) -> Option<Gains> {
+    pub(super) fn take_event(&mut self, record: &[u8]) -> Option<Gains> {
         let event = decode::<NodeEvent>("event", record, EVENT_BYTES_MAX).ok()?;
         self.add_event(event);
         Some(Gains { events: 1, ..Gains::default() })
     }
 
-    fn take_telemetry(&mut self, record: &[u8]) -> Option<Gains> {
+    pub(super) fn take_telemetry(&mut self, record: &[u8]) -> Option<(Gains, Columns)> {
         let batch = decode_any(record).ok()?;
+        let columns = Columns::of(&batch);
         let samples = batch.samples.len() as u64;
         let newest = batch.samples.into_iter().max_by_key(|sample| sample.at);
         let newer = newest
@@ -296,11 +290,12 @@ impl NodeState {
         if newer.is_some() {
             self.latest = newer;
         }
-        Some(Gains { samples, ..Gains::default() })
+        Some((Gains { samples, ..Gains::default() }, columns))
     }
 }
 
-fn take_result(record: &[u8]) -> Option<Gains> {
+/// Results are delivered as they arrived: this only looks whether they can be.
+pub(super) fn take_result(record: &[u8]) -> Option<Gains> {
     decode::<PodResult>("result", record, LOG_RECORD_BYTES_MAX).ok()?;
     Some(Gains { results: 1, ..Gains::default() })
 }

@@ -23,8 +23,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The longest pause that a sink may ask for.
 const PAUSE_ASKED_MAX: Duration = Duration::from_secs(300);
 
-/// Parts into which one gathering is split in search of what is refused; past it whole parts are passed
-/// over, lest a sink that refuses everything costs a request a record.
+/// How often one part is split in search of what is refused; past it what is left of it is passed over,
+/// lest a sink that refuses everything costs a request a record.
 const SPLITS_MAX: u32 = 512;
 
 /// Why a part was not taken.
@@ -50,7 +50,7 @@ impl Failure {
 /// How much is brought out together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gather {
-    /// Bytes of records after which it is enough.
+    /// Bytes of deliveries after which it is enough.
     pub(crate) bytes: u64,
     /// How long the first delivery waits for company.
     pub(crate) wait: Duration,
@@ -73,8 +73,8 @@ pub(crate) trait Outlet: Send + 'static {
     /// How many samples or results a part has.
     fn size(part: &Self::Part) -> u64;
 
-    /// Two halves of a part of at least two.
-    fn halves(part: Self::Part) -> (Self::Part, Self::Part);
+    /// Two halves of a part of at least two that was refused, in the order in which to try them.
+    fn halves(part: Self::Part, reason: &str) -> (Self::Part, Self::Part);
 
     /// A part of one was refused: takes out of `rest` what will be refused for the same reason; how
     /// much that was.
@@ -126,8 +126,20 @@ async fn gather(
     Some((tickets, deliveries))
 }
 
-async fn bring_out<O: Outlet>(outlet: &mut O, mut parts: VecDeque<O::Part>, tally: &Tally) {
+async fn bring_out<O: Outlet>(outlet: &mut O, mut rest: VecDeque<O::Part>, tally: &Tally) {
+    while let Some(part) = rest.pop_front() {
+        bring_out_part(outlet, part, &mut rest, tally).await;
+    }
+}
+
+async fn bring_out_part<O: Outlet>(
+    outlet: &mut O,
+    whole: O::Part,
+    rest: &mut VecDeque<O::Part>,
+    tally: &Tally,
+) {
     let (mut pause, mut splits_left) = (PAUSE_FIRST, SPLITS_MAX);
+    let mut parts = VecDeque::from([whole]);
     while let Some(part) = parts.pop_front() {
         match outlet.send(&part).await {
             Ok(()) => {
@@ -147,11 +159,13 @@ async fn bring_out<O: Outlet>(outlet: &mut O, mut parts: VecDeque<O::Part>, tall
             Err(Failure::Refused(reason)) if O::size(&part) > 1 && splits_left > 0 => {
                 splits_left -= 1;
                 tally.answered(&reason);
-                let (first, second) = O::halves(part);
+                let (first, second) = O::halves(part, &reason);
                 parts.push_front(second);
                 parts.push_front(first);
             }
-            Err(Failure::Refused(reason)) => pass_over(outlet, &part, &reason, &mut parts, tally),
+            Err(Failure::Refused(reason)) => {
+                pass_over(outlet, &part, &reason, [&mut parts, &mut *rest], tally);
+            }
         }
     }
 }
@@ -160,11 +174,12 @@ fn pass_over<O: Outlet>(
     outlet: &O,
     part: &O::Part,
     reason: &str,
-    rest: &mut VecDeque<O::Part>,
+    rest: [&mut VecDeque<O::Part>; 2],
     tally: &Tally,
 ) {
-    let forgone = if O::size(part) == 1 { outlet.forgo(part, reason, rest) } else { 0 };
-    let refused = O::size(part).saturating_add(forgone);
+    let alone = O::size(part) == 1;
+    let forgone = rest.map(|parts| if alone { outlet.forgo(part, reason, parts) } else { 0 });
+    let refused = O::size(part).saturating_add(forgone.iter().sum());
     if tally.refused(refused, reason) {
         warn!(
             sink = tally.name(),
@@ -176,7 +191,7 @@ fn pass_over<O: Outlet>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::SinkKey;
+    use crate::core::{Content, SinkKey};
     use shared::model::NodeId;
     use shared::wire::{LogId, Stream};
     use std::sync::Mutex;
@@ -197,8 +212,11 @@ mod tests {
         }
 
         fn prepare(&self, deliveries: &[Delivery], _: &Tally) -> VecDeque<Vec<u64>> {
-            let records = deliveries.iter().flat_map(|delivery| &delivery.records);
-            [records.map(|(number, _)| *number).collect()].into()
+            let numbers = deliveries.iter().flat_map(|delivery| match &delivery.content {
+                Content::Results(records) => records.iter().map(|(number, _)| *number),
+                Content::Samples(_) => panic!("no numbers"),
+            });
+            [numbers.collect()].into()
         }
 
         async fn send(&mut self, part: &Vec<u64>) -> Result<(), Failure> {
@@ -218,7 +236,7 @@ mod tests {
             part.len() as u64
         }
 
-        fn halves(mut part: Vec<u64>) -> (Vec<u64>, Vec<u64>) {
+        fn halves(mut part: Vec<u64>, _: &str) -> (Vec<u64>, Vec<u64>) {
             let second = part.split_off(part.len() / 2);
             (part, second)
         }
@@ -237,9 +255,9 @@ mod tests {
         let tally = Arc::new(Tally::new("numbers", "test"));
         let task = tokio::spawn(run(outlet, queue, done, Arc::clone(&tally)));
         let log = LogId { incarnation: 1, stream: Stream::Telemetry };
-        let records = (1..=count).map(|number| (number, vec![])).collect();
+        let content = Content::Results((1..=count).map(|number| (number, vec![])).collect());
         let (node, clocks) = (NodeId::new("mast-17").unwrap(), Arc::default());
-        let delivery = Delivery { node, log, sink: SinkKey::Telemetry, records, clocks };
+        let delivery = Delivery { node, log, sink: SinkKey::Telemetry, content, clocks };
         tally.queued(0);
         orders.send(Order { ticket: 5, delivery }).await.unwrap();
         assert_eq!(ended.recv().await, Some(5));

@@ -3,6 +3,7 @@
 use super::http::request;
 use super::process::{Process, free_port, wait_until};
 use anyhow::Context;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -90,20 +91,26 @@ impl Prometheus {
         let query = percent_encoded(&format!("{selector}[{hours}h]"));
         let path = format!("/api/v1/query?query={query}");
         let answer = request(self.address, "GET", &path, &[], ANSWER_TIMEOUT)?.json()?;
-        let found = answer["data"]["result"].as_array().context("no result")?;
+        let found =
+            answer.pointer("/data/result").and_then(Value::as_array).context("no result")?;
         found.iter().map(series_of).collect()
     }
 }
 
-fn series_of(found: &serde_json::Value) -> anyhow::Result<(String, Vec<(u64, f64)>)> {
-    let labels = found["metric"].as_object().context("no labels")?;
+fn series_of(found: &Value) -> anyhow::Result<(String, Vec<(u64, f64)>)> {
+    let labels = found.get("metric").and_then(Value::as_object).context("no labels")?;
     let name = labels.get("__name__").and_then(|name| name.as_str()).unwrap_or_default();
     let others = labels.iter().filter(|(label, _)| *label != "__name__");
-    let others: Vec<String> = others.map(|(label, value)| format!("{label}={value}")).collect();
-    let values = found["values"].as_array().context("no values")?;
-    let sample = |pair: &serde_json::Value| {
-        let seconds: f64 = pair[0].as_f64().context("a time that is no number")?;
-        let value: f64 = pair[1].as_str().context("a value that is no text")?.parse()?;
+    let text = |(label, value): (&String, &Value)| {
+        format!("{label}={}", value.as_str().unwrap_or_default())
+    };
+    let others: Vec<String> = others.map(text).collect();
+    let values = found.get("values").and_then(Value::as_array).context("no values")?;
+    let sample = |pair: &Value| {
+        let seconds: f64 =
+            pair.get(0).and_then(Value::as_f64).context("a time that is no number")?;
+        let value: f64 =
+            pair.get(1).and_then(Value::as_str).context("a value that is no text")?.parse()?;
         // Prometheus says seconds with three places.
         Ok((format!("{:.0}", seconds * 1000.0).parse()?, value))
     };

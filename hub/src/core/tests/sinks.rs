@@ -47,13 +47,22 @@ fn batch(stream: Stream, first: u64, records: &[Vec<u8>]) -> Message {
 }
 
 fn delivered(steps: &[Step]) -> Vec<&Delivery> {
-    let delivery = |step| if let &Step::Delivered(ref sent) = step { Some(sent) } else { None };
-    steps.iter().filter_map(delivery).collect()
+    let mut found = Vec::new();
+    for step in steps {
+        if let Step::Delivered(delivery) = step {
+            found.push(delivery);
+        }
+    }
+    found
 }
 
-fn numbers(steps: &[Step]) -> Vec<u64> {
-    let records = delivered(steps).into_iter().flat_map(|delivery| &delivery.records);
-    records.map(|(sequence, _)| *sequence).collect()
+/// When the delivered samples were taken.
+fn moments(steps: &[Step]) -> Vec<u64> {
+    let batches = delivered(steps).into_iter().flat_map(|delivery| match &delivery.content {
+        Content::Samples(batches) => batches.clone(),
+        Content::Results(_) => panic!("no samples"),
+    });
+    batches.flat_map(|batch| batch.moments).map(|moment| moment.at.0).collect()
 }
 
 fn holds(steps: &[Step]) -> Vec<LogHold> {
@@ -90,7 +99,7 @@ impl World {
 fn samples_are_committed_once_prometheus_has_them_and_acknowledged_in_time() {
     let mut world = world();
     let steps = world.tell(&batch(Stream::Telemetry, 1, &[sample(1), sample(2)]));
-    assert_eq!(numbers(&steps), [1, 2]);
+    assert_eq!(moments(&steps), [1, 2]);
     assert_eq!((acked(&steps), world.record().samples_received), (vec![], 0));
     assert_eq!(world.stored_watermark(Stream::Telemetry), 0);
     let steps = world.sink_takes();
@@ -126,7 +135,7 @@ fn a_hub_that_is_killed_meanwhile_is_sent_everything_again_and_counts_it_once() 
     let steps = world.greet(None);
     assert_eq!(reply_in(&steps).unwrap().watermarks[0].watermark, 2);
     let steps = world.tell(&batch(Stream::Telemetry, 3, &[sample(3), vec![1, 0xff]]));
-    assert_eq!(numbers(&steps), [3], "the undecodable one does not stand in the way");
+    assert_eq!(moments(&steps), [3], "the undecodable one does not stand in the way");
     world.sink_takes();
     let record = world.record();
     assert_eq!((record.samples_received, record.records_undecodable), (3, 1));
@@ -163,18 +172,26 @@ fn results_for_a_sink_that_is_not_configured_stay_with_their_node_and_are_named(
 }
 
 #[test]
-fn more_than_a_sender_may_have_on_its_way_is_neither_taken_nor_acknowledged() {
+fn more_than_may_wait_stays_with_its_node_until_there_is_room() {
     let mut world = world();
-    let large = vec![sample(1); 256];
-    for number in 0..4 {
-        world.tell(&batch(Stream::Telemetry, number * 256 + 1, &large));
-    }
-    let steps = world.tell(&batch(Stream::Telemetry, 1_025, &[sample(1)]));
-    assert!(numbers(&steps).is_empty() && acked(&steps).is_empty(), "{steps:?}");
-    assert_eq!(world.hub.view().crowded_out_batches, 1);
-    world.sink_takes();
-    let steps = world.tell(&batch(Stream::Telemetry, 1_025, &[sample(1)]));
-    assert_eq!(numbers(&steps), [1_025]);
+    let (mut first, many) = (1, vec![sample(1); 256]);
+    let steps = loop {
+        let steps = world.tell(&batch(Stream::Telemetry, first, &many));
+        if world.hub.view().crowded_out_batches > 0 {
+            break steps;
+        }
+        first += 256;
+    };
+    assert!(first > 4 * 256, "what an honest sender has on its way must fit");
+    assert!(moments(&steps).is_empty() && acked(&steps).is_empty(), "{steps:?}");
+    let hold = LogHold { log: log(Stream::Telemetry), received: first + 255 };
+    assert!(holds(&steps).contains(&hold), "{steps:?}");
+    assert!(acked(&world.pass(60_000)).is_empty(), "there is no room yet");
+    // There is room again: the node is told where to go on, and what it repeats is taken.
+    let steps = [world.sink_takes(), world.pass(1_000)].concat();
+    assert!(acked(&steps).contains(&(first - 1)), "{steps:?}");
+    let steps = world.tell(&batch(Stream::Telemetry, first, &[sample(7)]));
+    assert_eq!(moments(&steps), [7]);
 }
 
 #[test]
@@ -185,7 +202,7 @@ fn what_nobody_will_deliver_comes_again() {
     let [first, second] = world.tickets[..] else { panic!("{:?}", world.tickets) };
     world.handle(Event::DeliveryFailed { ticket: second, error: "full".to_owned() });
     let steps = world.tell(&batch(Stream::Telemetry, 1, &[sample(1), sample(2)]));
-    assert_eq!(numbers(&steps), [2]);
+    assert_eq!(moments(&steps), [2]);
     world.tickets.push(first);
     world.sink_takes();
     assert_eq!(world.stored_watermark(Stream::Telemetry), 2);

@@ -16,8 +16,8 @@ use points::Points;
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Records that share a request: about 2 000 samples of ours.
-const GATHER_BYTES: u64 = 64 * 1024;
+/// Samples that are brought out together: about 50 000 values of a fleet.
+const GATHER_BYTES: u64 = 2 * 1024 * 1024;
 
 /// How long a sample waits for company.
 const GATHER_WAIT: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ impl Outlet for RemoteWrite {
     }
 
     fn prepare(&self, deliveries: &[Delivery], tally: &Tally) -> VecDeque<Points> {
-        points::requests(deliveries, tally)
+        points::requests(deliveries, tally, now_ms())
     }
 
     async fn send(&mut self, part: &Points) -> Result<(), Failure> {
@@ -69,8 +69,14 @@ impl Outlet for RemoteWrite {
         part.points.len() as u64
     }
 
-    fn halves(part: Points) -> (Points, Points) {
-        part.halves()
+    fn halves(part: Points, reason: &str) -> (Points, Points) {
+        let by_time = BY_TIME.iter().any(|words| reason.contains(words));
+        let is_past = part.points.last().is_some_and(|newest| newest.at <= now_ms());
+        let (older, newer) = part.halves();
+        // Too old: the newest that is refused settles all before it. Too far in the future: the oldest
+        // that is refused settles all behind it. So few requests find where a backlog begins to be
+        // taken, instead of one for each of its moments.
+        if by_time && is_past { (newer, older) } else { (older, newer) }
     }
 
     fn forgo(&self, refused: &Points, reason: &str, rest: &mut VecDeque<Points>) -> u64 {

@@ -1,11 +1,11 @@
-//! From records to points: decoded, their times corrected, their series named as Prometheus wants it.
+//! From samples to points: their times corrected, their series named as Prometheus wants it.
 
 use super::protobuf::put_series;
-use crate::core::{ClockStamp, Delivery, TimeBasis, corrected_time};
+use crate::core::{Columns, Content, Delivery, Moment, TimeBasis, corrected_time};
 use crate::export::labels;
 use crate::export::tally::Tally;
-use shared::model::NodeId;
-use shared::telemetry::{Sample, Series, decode_any};
+use shared::model::{ClockQuality, NodeId};
+use shared::telemetry::Series;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -41,15 +41,13 @@ struct Builder {
     unsynchronised: u64,
 }
 
-/// The requests that bring out `deliveries`, the oldest points first: in each request and from one to
+/// The requests that bring out `deliveries` at `now` (milliseconds since 1970), the oldest points first: in each request and from one to
 /// the next the points of a series are in order.
-pub(super) fn requests(deliveries: &[Delivery], tally: &Tally) -> VecDeque<Points> {
+pub(super) fn requests(deliveries: &[Delivery], tally: &Tally, now: i64) -> VecDeque<Points> {
     let mut builder = Builder::default();
     for delivery in deliveries {
-        for (_, record) in &delivery.records {
-            // The core could decode it.
-            let Ok(batch) = decode_any(record) else { continue };
-            batch.samples.iter().for_each(|sample| builder.add(delivery, sample));
+        if let Content::Samples(batches) = &delivery.content {
+            batches.iter().for_each(|batch| builder.add(delivery, batch));
         }
     }
     if builder.unnamed > 0 {
@@ -59,29 +57,28 @@ pub(super) fn requests(deliveries: &[Delivery], tally: &Tally) -> VecDeque<Point
         );
     }
     tally.unsynchronised(builder.unsynchronised);
-    builder.into_requests()
-}
-
-/// The clock by which a sample was taken, as far as its codec carries it.
-fn stamp_of(_sample: &Sample) -> Option<ClockStamp> {
-    None
+    builder.into_requests(now)
 }
 
 impl Builder {
-    fn add(&mut self, delivery: &Delivery, sample: &Sample) {
-        let time = corrected_time(sample.at, stamp_of(sample), &delivery.clocks);
-        let count = sample.values.len() as u64;
-        let vouched = sample.quality == shared::model::ClockQuality::Synchronised
-            || time.basis == TimeBasis::Corrected;
-        self.unsynchronised += if vouched { 0 } else { count };
-        let Ok(at) = i64::try_from(time.at.0) else {
-            self.unnamed += count;
-            return;
+    fn add(&mut self, delivery: &Delivery, batch: &Columns) {
+        let time = |moment: &Moment| {
+            let time = corrected_time(moment.at, moment.clock, &delivery.clocks);
+            let vouched =
+                moment.quality == ClockQuality::Synchronised || time.basis == TimeBasis::Corrected;
+            (i64::try_from(time.at.0).ok(), vouched)
         };
-        for (series, value) in &sample.values {
-            match self.place(&delivery.node, series) {
-                Some(series) => self.points.push(Point { at, series, value: *value }),
-                None => self.unnamed += 1,
+        let times: Vec<(Option<i64>, bool)> = batch.moments.iter().map(time).collect();
+        for (series, values) in &batch.series {
+            let place = self.place(&delivery.node, series);
+            for ((at, vouched), value) in times.iter().zip(values).filter(|(_, v)| !v.is_nan()) {
+                self.unsynchronised += u64::from(!vouched);
+                match (place, *at) {
+                    (Some(series), Some(at)) => {
+                        self.points.push(Point { at, series, value: *value });
+                    }
+                    _ => self.unnamed += 1,
+                }
             }
         }
     }
@@ -99,13 +96,17 @@ impl Builder {
         Some(place)
     }
 
-    fn into_requests(mut self) -> VecDeque<Points> {
+    fn into_requests(mut self, now: i64) -> VecDeque<Points> {
         self.points.sort_by_key(|point| (point.at, point.series));
         self.points.dedup_by_key(|point| (point.at, point.series));
         let table = Arc::new(self.table);
         let request =
             |points: &[Point]| Points { table: Arc::clone(&table), points: points.to_vec() };
-        self.points.chunks(REQUEST_SAMPLES_MAX).map(request).collect()
+        // Of a clock that is wrong, and likely refused: not in one request with what is not.
+        let (present, future) =
+            self.points.split_at(self.points.partition_point(|point| point.at <= now));
+        let chunks = [present, future].map(|points| points.chunks(REQUEST_SAMPLES_MAX));
+        chunks.into_iter().flatten().map(request).collect()
     }
 }
 
@@ -136,18 +137,17 @@ impl Points {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::SinkKey;
+    use crate::core::{BootClocks, ClockStamp, SinkKey};
     use shared::model::UnixMs;
-    use shared::telemetry::{Batch, CborCodec, TelemetryCodec};
+    use shared::telemetry::{Batch, Sample};
     use shared::wire::{LogId, Stream};
 
     fn delivery(node: &str, samples: Vec<Sample>) -> Delivery {
-        let record = CborCodec.encode(&Batch { samples }).unwrap();
         Delivery {
             node: NodeId::new(node).unwrap(),
             log: LogId { incarnation: 1, stream: Stream::Telemetry },
             sink: SinkKey::Telemetry,
-            records: vec![(1, record)],
+            content: Content::Samples(vec![Columns::of(&Batch { samples })]),
             clocks: Arc::default(),
         }
     }
@@ -173,10 +173,11 @@ mod tests {
             delivery("b", vec![sample(5, "Up"), sample(1, "Up")]),
             delivery("a", vec![sample(3, "up"), sample(3, "up")]),
         ];
-        let requests = requests(&deliveries, &Tally::new("t", "t"));
-        assert_eq!(requests.len(), 1);
-        let expected = "1 __name__=Up,node=b\n3 __name__=up,node=a\n5 __name__=Up,node=b\n";
-        assert_eq!(text(&requests[0]), expected);
+        let requests = requests(&deliveries, &Tally::new("t", "t"), 4);
+        let texts: Vec<String> = requests.iter().map(text).collect();
+        let (present, future) =
+            ("1 __name__=Up,node=b\n3 __name__=up,node=a\n", "5 __name__=Up,node=b\n");
+        assert_eq!(texts, [present, future]);
     }
 
     #[test]
@@ -186,9 +187,31 @@ mod tests {
             (0..50).map(|n| delivery("a", (0..60).map(|s| sample(n * 60 + s, "x")).collect()));
         let deliveries: Vec<Delivery> =
             batches.chain([delivery("a", vec![sample(9, "1 x")])]).collect();
-        let sizes: Vec<usize> =
-            requests(&deliveries, &tally).iter().map(|request| request.points.len()).collect();
+        let sizes: Vec<usize> = requests(&deliveries, &tally, 10_000)
+            .iter()
+            .map(|request| request.points.len())
+            .collect();
         assert_eq!(sizes, [2_000, 1_000]);
         assert_eq!((tally.view().refused, tally.view().unsynchronised), (1, 3_001));
+    }
+
+    #[test]
+    fn samples_of_a_wrong_clock_have_their_true_times_and_their_spacing() {
+        let mut sent = delivery("a", vec![sample(1_000, "x"), sample(11_000, "x")]);
+        let Content::Samples(batches) = &mut sent.content else { panic!("no samples") };
+        let quality = ClockQuality::Unsynchronised;
+        for moment in &mut batches[0].moments {
+            moment.clock = Some(ClockStamp { boot: 7, offset_ms: 0, quality });
+        }
+        // The wall clock was set between the two, to something else that is wrong.
+        let later = &mut batches[0].moments[1];
+        later.at = UnixMs(later.at.0 + 500);
+        later.clock = Some(ClockStamp { boot: 7, offset_ms: 500, quality });
+        sent.clocks = BootClocks::of(7, 1_800_000_000_000).into();
+        let tally = Tally::new("t", "t");
+        let requests = requests(&[sent], &tally, i64::MAX);
+        let times: Vec<i64> = requests[0].points.iter().map(|point| point.at).collect();
+        assert_eq!(times, [1_800_000_001_000, 1_800_000_011_000]);
+        assert_eq!(tally.view().unsynchronised, 0);
     }
 }

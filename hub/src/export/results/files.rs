@@ -109,7 +109,7 @@ impl Outlet for FilesSink {
         part.len() as u64
     }
 
-    fn halves(part: Vec<Line>) -> (Vec<Line>, Vec<Line>) {
+    fn halves(part: Vec<Line>, _reason: &str) -> (Vec<Line>, Vec<Line>) {
         halves(part)
     }
 }

@@ -17,7 +17,7 @@ pub(crate) mod mqtt;
 pub(crate) mod webhook;
 
 use super::tally::Tally;
-use crate::core::{Delivery, TimeBasis, corrected_time};
+use crate::core::{Content, Delivery, TimeBasis, corrected_time};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use json::quoted;
@@ -69,8 +69,13 @@ pub(crate) fn parts(deliveries: &[Delivery], tally: &Tally) -> VecDeque<Vec<Line
 
 fn lines(deliveries: &[Delivery], tally: &Tally) -> impl Iterator<Item = Line> {
     deliveries.iter().flat_map(move |delivery| {
-        let records = delivery.records.iter();
-        records.filter_map(move |(sequence, record)| line(delivery, *sequence, record, tally))
+        let records = match &delivery.content {
+            Content::Results(records) => records.as_slice(),
+            Content::Samples(_) => &[],
+        };
+        records
+            .iter()
+            .filter_map(move |(sequence, record)| line(delivery, *sequence, record, tally))
     })
 }
 
@@ -169,15 +174,14 @@ pub(crate) mod tests {
             node: NodeId::new("mast-17").unwrap(),
             log: LogId { incarnation: 0xa1, stream: Stream::Results(SinkId(0x37a8_eec1)) },
             sink: SinkKey::Results(SinkId(0x37a8_eec1)),
-            records: (1..).zip(bodies.iter().map(record)).collect(),
+            content: Content::Results((1..).zip(bodies.iter().map(record)).collect()),
             clocks: Default::default(),
         }
     }
 
     fn texts(bodies: &[(ResultFormat, &[u8])]) -> Vec<String> {
-        let lines =
-            lines(&[delivery(bodies)], &Tally::new("t", "t")).map(|line| line.text).collect();
-        lines
+        let tally = Tally::new("t", "t");
+        lines(&[delivery(bodies)], &tally).map(|line| line.text).collect()
     }
 
     #[test]
@@ -223,9 +227,10 @@ pub(crate) mod tests {
     fn a_wrong_clock_is_corrected_and_both_times_are_told() {
         let mut sent = delivery(&[(ResultFormat::Json, b"1")]);
         let clock = BootClock { quality: ClockQuality::Unsynchronised, ..CLOCK };
-        let mut result: PodResult = decode("result", &sent.records[0].1, 10_000).unwrap();
+        let Content::Results(records) = &mut sent.content else { panic!("no results") };
+        let mut result: PodResult = decode("result", &records[0].1, 10_000).unwrap();
         (result.at, result.clock) = (UnixMs(5_000), clock);
-        sent.records[0].1 = encode("result", &result).unwrap();
+        records[0].1 = encode("result", &result).unwrap();
         let tally = Tally::new("t", "t");
         let text = |sent: Delivery| lines(&[sent], &tally).next().unwrap().text;
         assert!(text(sent.clone()).contains("\"at_unix_ms\":5000,\"clock\":\"unsynchronised\""));

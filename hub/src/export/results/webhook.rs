@@ -73,7 +73,7 @@ impl Outlet for WebhookSink {
         part.len() as u64
     }
 
-    fn halves(part: Vec<Line>) -> (Vec<Line>, Vec<Line>) {
+    fn halves(part: Vec<Line>, _reason: &str) -> (Vec<Line>, Vec<Line>) {
         halves(part)
     }
 }
