@@ -255,7 +255,9 @@ impl HubCore {
         let Some(state) = self.nodes.get_mut(node) else { return };
         let stream = batch.log.stream;
         let received = state.record.logs.handle_batch(batch);
-        state.record.records_lost += received.lost_records;
+        // A node that jumps to the last number, in two logs, claims more than can be counted.
+        let lost = state.record.records_lost.saturating_add(received.lost_records);
+        state.record.records_lost = lost;
         for (_, record) in &received.records {
             let taken = match stream {
                 Stream::Events => state.take_event(record),

@@ -12,6 +12,10 @@ use std::collections::BTreeMap;
 /// said that nothing of them is left.
 const WATERMARKS_SENT_MAX: usize = 16;
 
+/// Logs of one node whose watermarks are kept. An agent keeps as many positions of its own; without
+/// a bound a hostile one would fill the hub's memory, and its record could not be read again.
+pub const LOGS_MAX: usize = 65_536;
+
 /// The watermarks of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LogReceiver {
@@ -37,9 +41,10 @@ pub struct ReceivedRecords {
 
 impl LogReceiver {
     /// Takes what is new of a batch. A batch that leaves a hole is not taken; the acknowledgement
-    /// then says where to go on.
+    /// then says where to go on. One of a log over [`LOGS_MAX`] is neither taken nor acknowledged.
     pub fn handle_batch(&mut self, batch: LogBatch) -> ReceivedRecords {
-        if !batch.is_within_limits() {
+        let known = self.watermarks.contains_key(&batch.log);
+        if !batch.is_within_limits() || (!known && self.watermarks.len() >= LOGS_MAX) {
             return ReceivedRecords::default();
         }
         if batch.log.incarnation < self.forgotten_before {
@@ -53,7 +58,8 @@ impl LogReceiver {
         let mut reached = begin;
         // Nothing before `first` is here: the records between would be skipped.
         if batch.first <= begin.saturating_add(1) {
-            for (sequence, record) in (batch.first..).zip(batch.records) {
+            // The numbers second: they are not asked for one more than there are records.
+            for (record, sequence) in batch.records.into_iter().zip(batch.first..) {
                 if sequence <= begin {
                     continue;
                 }
@@ -143,5 +149,28 @@ mod tests {
         assert!(late.records.is_empty() && late.lost_records == 0 && !late.advanced);
         assert_eq!(late.ack.unwrap().watermark, 1);
         assert_eq!(receiver.handle_batch(batch(2, 1, 1, &["x"])).records.len(), 1);
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn records_past_the_last_number_are_refused() {
+        let mut receiver = LogReceiver::default();
+        let received = receiver.handle_batch(batch(1, u64::MAX, u64::MAX, &["a", "b"]));
+        assert_eq!(received, ReceivedRecords::default());
+        let received = receiver.handle_batch(batch(1, u64::MAX, u64::MAX, &[]));
+        assert_eq!((received.lost_records, received.advanced), (u64::MAX - 1, true));
+    }
+
+    #[test]
+    fn a_node_can_begin_only_so_many_logs_and_goes_on_with_those_it_has() {
+        let mut receiver = LogReceiver::default();
+        for incarnation in 0..LOGS_MAX as u64 {
+            assert!(receiver.handle_batch(batch(incarnation, 1, 1, &["a"])).advanced);
+        }
+        let over = receiver.handle_batch(batch(LOGS_MAX as u64, 1, 1, &["a"]));
+        assert_eq!(over, ReceivedRecords::default());
+        assert!(receiver.handle_batch(batch(7, 1, 2, &["b"])).advanced);
+        assert!(receiver.forget_before(8));
+        assert!(receiver.handle_batch(batch(LOGS_MAX as u64, 1, 1, &["a"])).advanced);
     }
 }

@@ -25,7 +25,7 @@ mod retry;
 pub use agent_session::{AgentSession, Outgoing, SessionFault};
 pub use call::{CallEnded, Calls, TooManyCalls};
 pub use hub_session::{HubSession, Opened};
-pub use log_receiver::{LogReceiver, ReceivedRecords};
+pub use log_receiver::{LOGS_MAX, LogReceiver, ReceivedRecords};
 pub use map_content::MapContent;
 pub use map_publisher::MapPublisher;
 pub use map_receiver::{MapReceiver, PreparedUpdate, Received};

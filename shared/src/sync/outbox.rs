@@ -173,6 +173,7 @@ impl Outbox {
         let log = |(key, value): &(Vec<u8>, Vec<u8>)| {
             let log = parse_meta_key(key)?;
             let meta: LogMeta = decode("log position", value, 256).ok()?;
+            meta.is_possible().then_some(())?;
             Some(((log.stream, log.incarnation), OutboxLog::restore(meta)))
         };
         let logs = meta.iter().filter_map(log).collect();
