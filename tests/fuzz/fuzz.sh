@@ -4,6 +4,7 @@
 #   fuzz.sh run SECONDS [TARGET...]   each target (or these) for so long; fails on a finding
 #   fuzz.sh short                     what `make test` runs: shows that fuzzing works, then a few seconds each
 #   fuzz.sh replay TARGET FILE...     one execution of each input, with a backtrace
+#   fuzz.sh seeds                     adds seeds to the corpus; minimise then
 #   fuzz.sh minimise [TARGET...]      puts into the corpus what earlier runs found and the corpus lacks
 #
 # Inputs that a run finds are kept in target/fuzz/found/TARGET, those that fail in target/fuzz/failed.
@@ -21,7 +22,7 @@ input_bytes_max=4096
 # Tokio's workers have 2 MiB of stack: what recurses deeper here would overflow there.
 stack_kib_max=2048
 seconds_short=4
-files_a_target_max=100
+files_a_target_max=90
 
 build() {
     # The same packages as everywhere, so that no dependency is built anew for other features.
@@ -62,7 +63,8 @@ fuzz_one() { # fuzz_one TARGET SECONDS: one line, or what was found and how to s
         printf '%s FAILED\n' "$target"
         grep -aE -A2 'panicked at|one execution holds|ERROR: libFuzzer' "$log" | head -8 || true
         printf 'replay it: tests/fuzz/fuzz.sh replay %s %s\n' "$target" "${input:-(see $log)}"
-        printf 'once it is repaired: cp %s %s/corpus/%s/\n' "${input:-INPUT}" "$here" "$target"
+        printf 'once it is repaired, with a name that begins with crash-: cp %s %s/corpus/%s/crash-NAME\n' \
+            "${input:-INPUT}" "$here" "$target"
         return 1
     fi
     printf '%-14s %9s executions %7s/s  coverage %6s  features %6s  new inputs %5s\n' "$target" \
@@ -127,6 +129,8 @@ minimise_one() { # minimise_one TARGET: the fewest files that reach what all rea
     while [ "$(find "$fewer" -type f | wc -l)" -gt "$files_a_target_max" ]; do
         rm "$(find "$fewer" -type f -printf '%s %p\n' | sort -n | head -1 | cut -d' ' -f2-)"
     done
+    # What made a target fail once stays, whatever else reaches.
+    cp "$corpus"/crash-* "$fewer" 2>/dev/null || true
     rm -rf "$corpus"
     cp -r "$fewer" "$corpus"
     printf '%-14s %4s files\n' "$target" "$(find "$corpus" -type f | wc -l)"
@@ -153,6 +157,10 @@ replay)
     target="$1"
     shift
     RUST_BACKTRACE=1 start "$target" "$@"
+    ;;
+seeds)
+    build
+    FUZZ_SEEDS="$here/corpus" "$program"
     ;;
 minimise)
     build

@@ -392,7 +392,7 @@ fn contiguous(
     let last = found.keys().next_back().copied();
     // Where the store found nothing at all, everything that was asked for is a hole.
     let asked = read.count_max.min(LOG_BATCH_RECORDS_MAX) as u64;
-    let end = last.map_or(read.first + asked, |last| last + 1).min(log_next);
+    let end = last.map_or(read.first + asked, |last| last.saturating_add(1)).min(log_next);
     let mut bytes = 0;
     let mut batch = Vec::new();
     for sequence in read.first..end.min(read.first + asked) {

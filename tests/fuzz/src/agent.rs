@@ -18,8 +18,8 @@ use shared::sync::{MapContent, OutboxQuota, read_log};
 use shared::telemetry::{CborCodec, Sample, Series};
 use shared::trust::session::{Responder, SealedSession};
 use shared::wire::{
-    CallOutcome, CallResponse, Digest, Envelope, HelloReply, LogAck, MapName, MapPosition,
-    Message, Version, decode, encode,
+    CallOutcome, CallResponse, Digest, Envelope, HelloReply, LogAck, MapName, MapPosition, Message,
+    Version, decode, encode,
 };
 
 /// Events a step may cause before it is called endless.
@@ -46,7 +46,7 @@ fn options(incarnation: u64) -> CoreOptions {
     }
 }
 
-/// The agent on a hostile store: it starts, connects, lives for a minute.
+/// The agent on a hostile store: it starts, connects, lives for some seconds.
 pub fn store(data: &[u8]) {
     let mut input = Input::new(data);
     let fence = Version { term: u64::from(input.byte() & 3), generation: 1 };
@@ -54,7 +54,7 @@ pub fn store(data: &[u8]) {
     let mut bench = Bench::new(store, fence);
     bench.tell(Event::LinkUp);
     bench.hub_answers();
-    bench.wait(60_000);
+    bench.wait(10_000);
     let _ = bench.core.status(LinkStatus::default());
 }
 
@@ -244,10 +244,8 @@ impl Bench {
             let version = Version { term: input.number(), generation: input.number() };
             MapPosition { version, digest }
         });
-        let watermark = |input: &mut Input<'_>| LogAck {
-            log: log_id(input),
-            watermark: input.number(),
-        };
+        let watermark =
+            |input: &mut Input<'_>| LogAck { log: log_id(input), watermark: input.number() };
         let watermarks = (0..input.byte() % 4).map(|_| watermark(input)).collect();
         self.hub_sends(&Message::HelloReply(HelloReply { desired, reported, watermarks }));
     }

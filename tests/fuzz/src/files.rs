@@ -81,11 +81,6 @@ pub fn shim(data: &[u8]) {
     edge_agent::runtime::process::hostile::decode(*kind, bytes);
 }
 
-/// Needs the build of `fuzz.sh`: in others the decoders are private.
-///
-/// # Panics
-/// Always.
+/// Nothing: in ordinary builds these decoders are private, and `fuzz.sh` builds otherwise.
 #[cfg(not(fuzzing))]
-pub fn shim(_: &[u8]) {
-    panic!("built without coverage: use tests/fuzz/fuzz.sh");
-}
+pub fn shim(_: &[u8]) {}

@@ -164,8 +164,7 @@ impl Bench {
     fn handshake(&mut self) {
         self.handshakes = self.handshakes.wrapping_add(1);
         let seed = [self.handshakes; 32];
-        let begun =
-            Initiator::start(&node_key(), &hub_key().public(), &prologue(), seed, &[]);
+        let begun = Initiator::start(&node_key(), &hub_key().public(), &prologue(), seed, &[]);
         let (mut initiator, first) = begun.expect("a handshake can be begun");
         self.accept = None;
         self.node_publishes(Envelope::Open(first).encode().expect("in an envelope"));

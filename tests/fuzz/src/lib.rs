@@ -24,6 +24,7 @@ pub mod machines;
 pub mod memory;
 pub mod planted;
 pub mod records;
+pub mod seeds;
 mod stack;
 pub mod store;
 pub mod trust;
@@ -69,8 +70,14 @@ pub const PLANTED: &[Target] = &[
 ];
 
 /// What is done once, before the first execution.
+///
+/// With `FUZZ_SEEDS` seeds are written below the folder that it names, and that is all.
 pub fn prepare() {
     stack::give_signals_a_stack();
+    if let Some(folder) = std::env::var_os("FUZZ_SEEDS") {
+        seeds::write(folder.as_ref());
+        std::process::exit(0);
+    }
     chosen();
 }
 

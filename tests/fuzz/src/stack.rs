@@ -12,7 +12,8 @@ const STACK_BYTES: usize = 256 * 1024;
 /// them there.
 pub(crate) fn give_signals_a_stack() {
     let stack = Box::leak(vec![0_u8; STACK_BYTES].into_boxed_slice());
-    let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: STACK_BYTES };
+    let stack =
+        libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: STACK_BYTES };
     // SAFETY: the memory is never freed, and a zeroed `sigaction` is the default action.
     unsafe {
         libc::sigaltstack(&raw const stack, null_mut());

@@ -229,7 +229,8 @@ pub fn enrollment(data: &[u8]) {
     let mut input = Input::new(data);
     let text = match input.byte() {
         1 => {
-            let (leaf, root) = (pem("CERTIFICATE", input.chunk()), pem("CERTIFICATE", input.chunk()));
+            let (leaf, root) =
+                (pem("CERTIFICATE", input.chunk()), pem("CERTIFICATE", input.chunk()));
             let document = Enrollment {
                 version: 1,
                 node: node(),

@@ -10,9 +10,7 @@ use shared::model::{CpuQuantity, MemoryQuantity, NodeId, PodId, WorkloadKey};
 use shared::telemetry::{CborCodec, TelemetryCodec, decode_any};
 use shared::trust::session::SessionPublicKey;
 use shared::trust::signature::VerifyingKey;
-use shared::wire::{
-    DownTopic, Envelope, MapBody, MapHeader, Message, UpTopic, decode, encode,
-};
+use shared::wire::{DownTopic, Envelope, MapBody, MapHeader, Message, UpTopic, decode, encode};
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 

@@ -143,6 +143,18 @@ fn a_record_that_the_store_lost_is_counted_and_the_rest_arrives() {
     assert_eq!(received.lost_records, 1);
 }
 
+/// Found by fuzzing: the number after the last was asked for.
+#[test]
+fn a_record_with_the_last_number_there_is_does_no_harm() {
+    let mut outbox = Outbox::restore(1, OutboxQuota::default(), &[]);
+    let mut writes = WriteBatch::new();
+    outbox.append(Stream::Events, vec![1], &mut writes).unwrap();
+    outbox.begin(&[], NOW, &mut writes);
+    let read = outbox.poll_read().unwrap();
+    let batch = outbox.handle_read(&read, vec![(u64::MAX, vec![1])], NOW).unwrap();
+    assert_eq!((batch.first, batch.records.len()), (1, 1), "what the store lacks goes as a hole");
+}
+
 /// Found by fuzzing: such positions panicked, or freed more records than there is memory to name.
 #[test]
 fn positions_that_no_log_can_have_are_no_logs() {
