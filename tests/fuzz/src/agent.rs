@@ -236,10 +236,10 @@ impl Bench {
     }
 
     fn reply_to_hello(&mut self, input: &mut Input<'_>) {
-        let known = input.byte() % 2 == 0;
+        let known = input.yes();
         let digest = if known { self.desired.digest() } else { Digest::of(input.chunk()) };
         let desired = ByteBuf::from(sign_header(&header(input, digest)));
-        let reported = (input.byte() % 2 == 0).then(|| {
+        let reported = input.yes().then(|| {
             let digest = Digest::of(input.chunk());
             let version = Version { term: input.number(), generation: input.number() };
             MapPosition { version, digest }

@@ -236,7 +236,7 @@ impl Bench {
     fn acknowledge(&mut self, input: &mut Input<'_>) {
         let version = Version { term: input.number(), generation: input.number() };
         let map = MapName::Desired;
-        let ack = if input.byte() % 2 == 0 {
+        let ack = if input.yes() {
             MapAck::Partial { map, version, next: input.small() }
         } else {
             let digest = Digest::of(input.chunk());
@@ -255,7 +255,7 @@ impl Bench {
         ];
         let reason = reasons.get(usize::from(input.byte()) % 5).copied();
         let version = Version { term: input.number(), generation: input.number() };
-        let accepted = self.shown.clone().filter(|_| input.byte() % 2 == 0);
+        let accepted = self.shown.clone().filter(|_| input.yes());
         let reason = reason.unwrap_or(RefusalReason::Stale);
         let map = MapName::Desired;
         self.node_sends(&Message::MapRefusal(MapRefusal { map, version, reason, accepted }));

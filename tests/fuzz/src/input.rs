@@ -27,6 +27,11 @@ impl<'a> Input<'a> {
         *first
     }
 
+    /// Yes or no: a byte that is even or not.
+    pub fn yes(&mut self) -> bool {
+        self.byte().is_multiple_of(2)
+    }
+
     /// A number: small ones as they are, some that are known to hurt, or any in eight more bytes.
     pub fn number(&mut self) -> u64 {
         match self.byte() {

@@ -83,7 +83,7 @@ fn items_of(content: &BTreeMap<String, Vec<u8>>) -> Vec<MapItem> {
 /// An update that its publisher may have meant: its body, and the digest of the content after it.
 pub fn map_update(input: &mut Input<'_>, present: &MapContent) -> (MapBody, Digest) {
     let (kind, items) = (input.byte(), map_items(input));
-    let body = if kind % 2 == 0 {
+    let body = if kind.is_multiple_of(2) {
         MapBody::Snapshot { items: items_of(&items) }
     } else {
         let tombstones = (0..input.byte() % 4).map(|_| input.text()).collect();
