@@ -2,12 +2,13 @@
 
 CARGO ?= cargo
 SEEDS ?= 2000
+SECONDS ?= 60
 export CARGO_TERM_COLOR ?= auto
 # Always the same packages, so that all targets share what was built.
 RELEASE = $(CARGO) build --release -p hub -p edge-agent -p file-classifier -p tests
 BUILT = $${CARGO_TARGET_DIR:-target}/release
 
-.PHONY: help demo test check bench sim install-test-needs format
+.PHONY: help demo test check bench sim fuzz install-test-needs format
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -19,6 +20,7 @@ demo: ## Run the main job on this machine; KEEP=1 leaves it running
 test: install-test-needs ## Install what the tests need and run them all
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
+	tests/fuzz/fuzz.sh short
 
 check: ## Format, lints, the pure core without tokio, advisories, documents
 	tests/check.sh
@@ -30,6 +32,9 @@ bench: ## Print every figure as `figure: NAME VALUE UNIT`
 sim: ## Run the simulated world: SEEDS=n many seeds, or SEED=x one with its event log
 	$(RELEASE) --bin sim
 	$(BUILT)/sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+fuzz: install-test-needs ## Fuzz each decoder for SECONDS=60, or one: TARGET=name
+	tests/fuzz/fuzz.sh run $(SECONDS) $(TARGET)
 
 install-test-needs:
 	tests/install.sh

@@ -16,6 +16,8 @@ need faketime faketime
 need curl curl
 need ip iproute2
 need prometheus prometheus
+# libFuzzer is built from its source.
+need c++ g++
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 
 if [ "${#missing[@]}" -gt 0 ]; then

@@ -5,7 +5,9 @@ use super::clock::BootClocks;
 use super::held::{Gains, HeldLogs};
 use serde::{Deserialize, Serialize};
 use shared::model::{MonotonicMs, NodeEvent, NodeId, NodeStatus, PodStatus, SinkId, UnixMs};
-use shared::sync::{Calls, HubSession, LogReceiver, MapContent, MapPublisher, MapReceiver};
+use shared::sync::{
+    Calls, HubSession, LOGS_MAX, LogReceiver, MapContent, MapPublisher, MapReceiver,
+};
 use shared::telemetry::Sample;
 use shared::trust::session::SessionPublicKey;
 use shared::wire::{MapHeader, MapName, MapPosition, Version, decode};
@@ -15,8 +17,11 @@ use std::sync::Arc;
 /// Events of one node that are kept for people; older ones are in the hub's log.
 pub(super) const EVENTS_MAX: usize = 64;
 
-/// A node's record: keys, names and some watermarks.
-const RECORD_BYTES_MAX: usize = 64 * 1024;
+/// A watermark: an incarnation, a stream and a number.
+const WATERMARK_BYTES_MAX: usize = 32;
+
+/// A node's record: keys, names, and the watermarks of every log that it may have.
+const RECORD_BYTES_MAX: usize = 64 * 1024 + LOGS_MAX * WATERMARK_BYTES_MAX;
 
 /// One item of reported state.
 pub(super) const REPORTED_ITEM_BYTES_MAX: usize = 256 * 1024;
@@ -88,7 +93,8 @@ impl NodeRecord {
         self.samples_received += gains.samples;
         self.events_received += gains.events;
         self.results_received += gains.results;
-        self.records_lost += gains.lost;
+        // A node that jumps to the last number, in two logs, claims more than can be counted.
+        self.records_lost = self.records_lost.saturating_add(gains.lost);
         self.records_undecodable += gains.undecodable;
     }
 }
@@ -213,4 +219,26 @@ pub(super) fn reported_key(node: &NodeId, item: &str) -> Vec<u8> {
 pub(super) fn split_reported_key(key: &[u8]) -> Option<(NodeId, String)> {
     let (node, item) = std::str::from_utf8(key).ok()?.split_once('/')?;
     Some((NodeId::new(node).ok()?, item.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_bytes::ByteBuf;
+    use shared::wire::{LogBatch, LogId, Stream, encode};
+
+    /// A node that began so many logs would be unknown after the hub's next start.
+    #[test]
+    fn a_record_with_as_many_logs_as_there_may_be_is_read_again() {
+        let mut record = NodeRecord::new(SessionPublicKey([1; 32]), "1".to_owned(), UnixMs(0));
+        for n in 0..LOGS_MAX as u64 {
+            let log = LogId { incarnation: u64::MAX - n, stream: Stream::Backfill };
+            let (oldest, first) = (u64::MAX - 1, u64::MAX - 1);
+            let records = vec![ByteBuf::from(vec![1])];
+            assert!(record.logs.handle_batch(LogBatch { log, oldest, first, records }).advanced);
+        }
+        let stored = encode("node record", &record).unwrap();
+        let (_, back) = decode_record(b"mast-17", &stored).unwrap();
+        assert_eq!(back, record);
+    }
 }

@@ -36,6 +36,9 @@ pub struct MemoryQuantity {
     pub bytes: u64,
 }
 
+/// Digits of the largest amount, 2^63 - 1; with the largest factor they fit 128 bits.
+const DIGITS_MAX: usize = 19;
+
 /// `text` as an integer number of 1/`per_unit`: mantissa digits and a suffix's factor, exactly.
 fn scaled(
     text: &str,
@@ -54,7 +57,7 @@ fn scaled(
     if !all_digits || (number.contains('.') && fraction.is_empty()) {
         return Err(malformed());
     }
-    if digits.len() > 18 {
+    if digits.len() > DIGITS_MAX {
         return Err(QuantityError::TooLarge(shown()));
     }
     let mantissa: u128 = digits.parse().map_err(|_| malformed())?;
@@ -189,9 +192,19 @@ mod tests {
         assert!(matches!("99999999Ti".parse::<MemoryQuantity>(), Err(QuantityError::TooLarge(_))));
     }
 
+    /// Found by fuzzing: amounts of 19 digits were printed and then refused.
+    #[test]
+    fn the_largest_amount_is_read_as_it_is_printed() {
+        let memory = MemoryQuantity { bytes: u64::MAX >> 1 };
+        assert_eq!(memory.to_string().parse::<MemoryQuantity>(), Ok(memory));
+        let cpu = CpuQuantity { millicores: u64::MAX >> 1 };
+        assert_eq!(cpu.to_string().parse::<CpuQuantity>(), Ok(cpu));
+        assert!("9223372036854775808".parse::<MemoryQuantity>().is_err());
+    }
+
     proptest! {
         #[test]
-        fn what_is_printed_parses_to_the_same_amount(amount in 0_u64..=(1 << 50)) {
+        fn what_is_printed_parses_to_the_same_amount(amount in 0_u64..=(u64::MAX >> 1)) {
             let memory = MemoryQuantity { bytes: amount };
             prop_assert_eq!(memory.to_string().parse::<MemoryQuantity>().unwrap(), memory);
             let cpu = CpuQuantity { millicores: amount };

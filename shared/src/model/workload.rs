@@ -31,9 +31,11 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// The pods that this workload asks for, in order of their ordinals.
+    /// The pods that this workload asks for, in order of their ordinals; at most
+    /// [`limits::REPLICAS_PER_NODE_MAX`], whatever it says.
     pub fn pods(&self) -> impl Iterator<Item = PodId> + '_ {
-        (0..self.replicas).map(|ordinal| PodId { workload: self.key.clone(), ordinal })
+        (0..self.replicas.min(limits::REPLICAS_PER_NODE_MAX))
+            .map(|ordinal| PodId { workload: self.key.clone(), ordinal })
     }
 }
 

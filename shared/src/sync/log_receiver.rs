@@ -17,6 +17,10 @@ use std::collections::BTreeMap;
 /// said that nothing of them is left.
 const WATERMARKS_SENT_MAX: usize = 16;
 
+/// Logs of one node whose watermarks are kept. An agent keeps as many positions of its own; without
+/// a bound a hostile one would fill the hub's memory, and its record could not be read again.
+pub const LOGS_MAX: usize = 65_536;
+
 /// The watermarks of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LogReceiver {
@@ -57,9 +61,13 @@ impl LogReceiver {
         received
     }
 
-    /// Takes what is new of a batch; the watermark stays where it is until [`Self::settle`].
+    /// Takes what is new of a batch; the watermark stays where it is until [`Self::settle`]. One of a
+    /// log over [`LOGS_MAX`] is neither taken nor acknowledged.
     pub fn receive(&mut self, batch: LogBatch) -> ReceivedRecords {
-        if !batch.is_within_limits() {
+        let is_known = |logs: &BTreeMap<LogId, SequenceNumber>| logs.contains_key(&batch.log);
+        let known = is_known(&self.watermarks) || is_known(&self.arrived);
+        let full = self.watermarks.len().max(self.arrived.len()) >= LOGS_MAX;
+        if !batch.is_within_limits() || (!known && full) {
             return ReceivedRecords::default();
         }
         if batch.log.incarnation < self.forgotten_before {
@@ -73,8 +81,9 @@ impl LogReceiver {
         let hole = batch.first > begin.saturating_add(1);
         let mut received = ReceivedRecords { hole, ..ReceivedRecords::default() };
         let mut reached = begin;
-        let numbered = (batch.first..).zip(batch.records);
-        for (sequence, record) in numbered.filter(|(sequence, _)| !hole && *sequence > begin) {
+        // The numbers second: they are not asked for one more than there are records.
+        let numbered = batch.records.into_iter().zip(batch.first..);
+        for (record, sequence) in numbered.filter(|(_, sequence)| !hole && *sequence > begin) {
             reached = sequence;
             if record.is_empty() {
                 received.lost_records += 1;
@@ -233,5 +242,28 @@ mod tests {
         receiver.forget_before(2);
         receiver.settle(LogAck { log: batch(1, 1, 1, &[]).log, watermark: 1 });
         assert!(receiver.newest_watermarks().is_empty());
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn records_past_the_last_number_are_refused() {
+        let mut receiver = LogReceiver::default();
+        let received = receiver.handle_batch(batch(1, u64::MAX, u64::MAX, &["a", "b"]));
+        assert_eq!(received, ReceivedRecords::default());
+        let received = receiver.handle_batch(batch(1, u64::MAX, u64::MAX, &[]));
+        assert_eq!((received.lost_records, received.advanced), (u64::MAX - 1, true));
+    }
+
+    #[test]
+    fn a_node_can_begin_only_so_many_logs_and_goes_on_with_those_it_has() {
+        let mut receiver = LogReceiver::default();
+        for incarnation in 0..LOGS_MAX as u64 {
+            assert!(receiver.handle_batch(batch(incarnation, 1, 1, &["a"])).advanced);
+        }
+        let over = receiver.handle_batch(batch(LOGS_MAX as u64, 1, 1, &["a"]));
+        assert_eq!(over, ReceivedRecords::default());
+        assert!(receiver.handle_batch(batch(7, 1, 2, &["b"])).advanced);
+        assert!(receiver.forget_before(8));
+        assert!(receiver.handle_batch(batch(LOGS_MAX as u64, 1, 1, &["a"])).advanced);
     }
 }

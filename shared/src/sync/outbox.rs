@@ -214,6 +214,7 @@ impl Outbox {
         let log = |(key, value): &(Vec<u8>, Vec<u8>)| {
             let log = parse_meta_key(key)?;
             let meta: LogMeta = decode("log position", value, 256).ok()?;
+            meta.is_possible().then_some(())?;
             Some(((log.stream, log.incarnation), OutboxLog::restore(meta, log.stream)))
         };
         let logs = meta.iter().filter_map(log).collect();
@@ -486,7 +487,7 @@ fn contiguous(
     let last = found.keys().next_back().copied();
     // Where the store found nothing at all, everything that was asked for is a hole.
     let asked = read.count_max.min(LOG_BATCH_RECORDS_MAX) as u64;
-    let end = last.map_or(read.first + asked, |last| last + 1).min(log_next);
+    let end = last.map_or(read.first + asked, |last| last.saturating_add(1)).min(log_next);
     let mut bytes = 0;
     let mut batch = Vec::new();
     for sequence in read.first..end.min(read.first + asked) {

@@ -1,7 +1,7 @@
 //! One log of the outbox: which records there are, which are on their way, which are delivered.
 
 use super::retry::Retry;
-use crate::limits::LOG_BATCH_RECORDS_MAX;
+use crate::limits::{LOG_BATCH_RECORDS_MAX, STORE_BYTES_MAX};
 use crate::model::MonotonicMs;
 use crate::wire::{SequenceNumber, Stream};
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,18 @@ impl Default for LogMeta {
     }
 }
 
+/// Records of one log: a store of its largest size holds no more, since each takes 62 bytes there
+/// with its key and its seal.
+const RECORDS_MAX: u64 = STORE_BYTES_MAX / 62;
+
 impl LogMeta {
+    /// Whether a log can be so; what the store says may be anything.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        let ordered = 1 <= self.oldest && self.oldest <= self.next && self.next < 1 << 63;
+        ordered && self.records() <= RECORDS_MAX && self.bytes <= STORE_BYTES_MAX
+    }
+
     /// How many records are here.
     #[must_use]
     pub fn records(&self) -> u64 {

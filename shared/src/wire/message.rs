@@ -321,7 +321,9 @@ impl LogBatch {
     /// Whether the batch keeps its limits.
     #[must_use]
     pub fn is_within_limits(&self) -> bool {
-        self.records.len() <= LOG_BATCH_RECORDS_MAX && self.first >= 1 && self.oldest >= 1
+        let numbered = self.first.checked_add(self.records.len() as u64).is_some();
+        let few = self.records.len() <= LOG_BATCH_RECORDS_MAX;
+        few && numbered && self.first >= 1 && self.oldest >= 1
     }
 }
 

@@ -80,7 +80,7 @@ impl ProcessStat {
         Self::parse(pid, &String::from_utf8_lossy(&bytes))
     }
 
-    fn parse(pid: i32, text: &str) -> Option<Self> {
+    pub(super) fn parse(pid: i32, text: &str) -> Option<Self> {
         // The second field is the name in parentheses and may contain anything, also `) R 1`.
         let (_, rest) = text.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();

@@ -21,6 +21,8 @@
 
 mod adopt;
 mod files;
+#[cfg(fuzzing)]
+pub mod hostile;
 mod identity;
 mod layers;
 mod life;

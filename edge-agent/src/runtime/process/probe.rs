@@ -189,7 +189,7 @@ fn request_of(get: &HttpGetAction) -> Result<String, String> {
 }
 
 /// The status of an answer as in `HTTP/1.1 200 OK`.
-fn status_of(answer: &[u8]) -> Option<u16> {
+pub(super) fn status_of(answer: &[u8]) -> Option<u16> {
     let line = answer.split(|byte| *byte == b'\n').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
     words.next().filter(|version| version.starts_with("HTTP/1."))?;

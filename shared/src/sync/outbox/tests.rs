@@ -214,6 +214,44 @@ fn a_record_that_the_store_lost_is_counted_and_the_rest_arrives() {
     assert_eq!(received.lost_records, 1);
 }
 
+/// Found by fuzzing: the number after the last was asked for.
+#[test]
+fn a_record_with_the_last_number_there_is_does_no_harm() {
+    let mut outbox = Outbox::restore(1, OutboxQuota::default(), &[]);
+    let mut writes = WriteBatch::new();
+    outbox.append(Stream::Events, vec![1], &mut writes).unwrap();
+    outbox.begin(&[], NOW, &mut writes);
+    let read = next_read(&outbox).unwrap();
+    let batch = outbox.handle_read(&read, vec![(u64::MAX, vec![1])], NOW).unwrap();
+    assert_eq!((batch.first, batch.records.len()), (1, 1), "what the store lacks goes as a hole");
+}
+
+/// Found by fuzzing: such positions panicked, or freed more records than there is memory to name.
+#[test]
+fn positions_that_no_log_can_have_are_no_logs() {
+    let meta = |oldest, next, bytes| {
+        let value = encode("log position", &LogMeta { oldest, next, bytes }).unwrap();
+        (b"log/0000000000000001/0".to_vec(), value)
+    };
+    let impossible = [
+        meta(2, 1, 0),
+        meta(0, 1, 0),
+        meta(u64::MAX, u64::MAX, 0),
+        meta(1, 1 << 40, 0),
+        meta(1, 2, u64::MAX),
+    ];
+    for position in impossible {
+        let mut outbox = Outbox::restore(1, OutboxQuota::default(), &[position]);
+        let mut writes = WriteBatch::new();
+        let log = LogId { incarnation: 1, stream: Stream::Events };
+        outbox.handle_ack(LogAck { log, watermark: u64::MAX }, NOW, &mut writes);
+        assert!(writes.is_empty());
+        assert_eq!(outbox.append(Stream::Events, vec![1], &mut writes), Ok(1));
+    }
+    let possible = Outbox::restore(2, OutboxQuota::default(), &[meta(5, 9, 100)]);
+    assert_eq!(possible.totals(Stream::Events), StreamTotals { records: 4, bytes: 100 });
+}
+
 proptest! {
     /// Appends, deliveries, losses, repeats, timeouts, restarts of the sender and of the receiver
     /// in any order; in the end the link is good.
