@@ -14,6 +14,8 @@ missing=()
 need mosquitto mosquitto
 need faketime faketime
 need ip iproute2
+# Not run by a test: `telemetry/record.py` records it for the figures.
+need prometheus-node-exporter prometheus-node-exporter
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 
 if [ "${#missing[@]}" -gt 0 ]; then

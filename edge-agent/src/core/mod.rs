@@ -37,7 +37,6 @@ use crate::pods::Pods;
 use recorder::Recorder;
 use shared::model::{GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, Workload, WorkloadKey};
 use shared::sync::{AgentSession, LogRead, MapPublisher, MapReceiver, Outbox};
-use shared::telemetry::TelemetryCodec;
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{Incarnation, Message};
 use std::collections::{BTreeMap, VecDeque};
@@ -49,7 +48,6 @@ pub struct AgentCore {
     agent_version: String,
     incarnation: Incarnation,
     hub_signing_key: VerifyingKey,
-    codec: Box<dyn TelemetryCodec>,
     session: AgentSession,
     desired: MapReceiver,
     /// Workloads of the desired state that could be decoded, and why others could not.

@@ -107,7 +107,7 @@ impl AgentCore {
             message: message.chars().take(EVENT_MESSAGE_CHARACTERS_MAX).collect(),
         };
         match encode("event", &event) {
-            Ok(record) => self.append(Stream::Events, record, WriteBatch::new()),
+            Ok(record) => drop(self.append(Stream::Events, record, WriteBatch::new())),
             Err(error) => warn!(node = %self.node, error = %error, "an event was not recorded"),
         }
     }

@@ -11,7 +11,6 @@ use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX};
 use shared::model::{GpuInventory, NodeCapacity, NodeId, Now};
 use shared::ports::{Store, StoreError, Tree};
 use shared::sync::{AgentSession, MapContent, MapPublisher, MapReceiver, Outbox, OutboxQuota};
-use shared::telemetry::TelemetryCodec;
 use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{Incarnation, MapName, MapPosition, Version, decode};
@@ -46,8 +45,6 @@ pub struct CoreOptions {
     pub reserved: Reserved,
     /// How often is sampled.
     pub recorder: RecorderOptions,
-    /// How batches are written.
-    pub codec: Box<dyn TelemetryCodec>,
     /// Bytes of records that are kept.
     pub quota: OutboxQuota,
 }
@@ -151,7 +148,6 @@ impl AgentCore {
             agent_version: options.agent_version,
             incarnation: options.incarnation,
             hub_signing_key: options.hub_signing_key,
-            codec: options.codec,
             desired,
             workloads: BTreeMap::new(),
             undecodable: BTreeMap::new(),

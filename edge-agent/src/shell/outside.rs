@@ -131,7 +131,7 @@ impl AgentPorts for Outside {
         let mut values = system::sample(&self.state_dir);
         values.extend(self.gpus.sample());
         values.extend(self.runtime.sample());
-        Sample { at: now.wall, quality: now.quality, values }
+        Sample { at: now.wall, clock: self.clock.stamp(now), values }
     }
 
     fn trust_time(&mut self, time: UnixMs) {

@@ -9,6 +9,7 @@
 //! | manifests to desired state, signed | `desired.rs` |
 //! | what nodes send | `uplink.rs` |
 //! | writes that become durable together | `commit.rs` |
+//! | what records of telemetry build on | `decoders.rs` |
 //! | whose timer is due | `deadlines.rs` |
 //! | what the API shows | `view.rs` |
 //!
@@ -25,6 +26,7 @@
 
 mod commit;
 mod deadlines;
+mod decoders;
 mod desired;
 mod event;
 mod node;
@@ -41,6 +43,7 @@ use crate::fleet::Assignment;
 use crate::manifests::Manifests;
 use commit::GroupCommit;
 use deadlines::Deadlines;
+use decoders::Decoders;
 use node::NodeState;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -48,7 +51,7 @@ use shared::model::{MonotonicMs, NodeId, Now};
 use shared::ports::{Store, StoreError, Tree};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::{SigningKey, VerifyingKey};
-use shared::wire::{CallOutcome, Message, decode, encode};
+use shared::wire::{CallOutcome, LogId, Message, decode, encode};
 use std::collections::{BTreeMap, VecDeque};
 use tracing::{info, warn};
 
@@ -79,6 +82,8 @@ pub struct StoredState {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// Items of reported state by node and key.
     pub reported: BTreeMap<NodeId, BTreeMap<String, Vec<u8>>>,
+    /// Decoders of telemetry by node and log.
+    pub decoders: BTreeMap<NodeId, BTreeMap<LogId, Vec<u8>>>,
 }
 
 /// The hub's core. See the module.
@@ -119,6 +124,11 @@ pub fn read_stored_state(store: &dyn Store) -> Result<StoredState, StoreError> {
             state.reported.entry(id).or_default().insert(item, value);
         }
     }
+    for (key, value) in store.scan(Tree::Decoders, &[], usize::MAX)? {
+        if let Some((id, log)) = decoders::split_decoder_key(&key) {
+            state.decoders.entry(id).or_default().insert(log, value);
+        }
+    }
     Ok(state)
 }
 
@@ -140,11 +150,12 @@ impl HubCore {
             effects: VecDeque::new(),
             refused_payloads: 0,
         };
-        let mut reported = stored.reported;
+        let (mut reported, mut decoders) = (stored.reported, stored.decoders);
         for (id, record) in stored.nodes {
             let items = reported.remove(&id).unwrap_or_default();
             core.admit(&id, &record);
-            core.nodes.insert(id.clone(), NodeState::restore(id, record, items));
+            let decoders = Decoders::restore(&id, decoders.remove(&id).unwrap_or_default());
+            core.nodes.insert(id.clone(), NodeState::restore(id, record, items, decoders));
         }
         core.raise_term(now);
         core

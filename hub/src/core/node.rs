@@ -1,5 +1,6 @@
 //! What the hub knows of one node.
 
+use super::decoders::Decoders;
 use serde::{Deserialize, Serialize};
 use shared::model::{MonotonicMs, NodeEvent, NodeId, NodeStatus, PodStatus, UnixMs};
 use shared::sync::{Calls, HubSession, LogReceiver, MapContent, MapPublisher, MapReceiver};
@@ -78,6 +79,8 @@ pub(super) struct NodeState {
     pub(super) session: HubSession,
     pub(super) desired: MapPublisher,
     pub(super) reported: MapReceiver,
+    /// What the records of its telemetry build on, as of the watermarks in `record`.
+    pub(super) decoders: Decoders,
     pub(super) calls: Calls,
     /// The node has greeted on this link, and is not known to be gone.
     pub(super) greeted: bool,
@@ -97,6 +100,7 @@ impl NodeState {
         id: NodeId,
         record: NodeRecord,
         items: BTreeMap<String, Vec<u8>>,
+        decoders: Decoders,
     ) -> Self {
         let header = record.reported_header.as_ref();
         let accepted = header.and_then(|bytes| {
@@ -109,6 +113,7 @@ impl NodeState {
             session: HubSession::new(id, record.session_key),
             desired: unsigned_publisher(),
             reported,
+            decoders,
             calls: Calls::default(),
             greeted: false,
             assigned: false,

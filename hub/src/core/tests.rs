@@ -1,6 +1,7 @@
 //! The hub's core against one node: a real session, a store in memory, no sockets.
 
 mod departures;
+mod telemetry;
 mod timers;
 
 use super::*;

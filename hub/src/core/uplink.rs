@@ -7,10 +7,9 @@ use serde_bytes::ByteBuf;
 use shared::model::{NodeEvent, NodeId, Now};
 use shared::ports::Tree;
 use shared::sync::{Opened, PreparedUpdate, Received};
-use shared::telemetry::decode_any;
 use shared::wire::{
-    Hello, LogBatch, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
-    RefusalReason, Stream, decode, desired_header_context, encode,
+    Hello, LogBatch, LogId, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
+    RefusalReason, SequenceNumber, Stream, decode, desired_header_context, encode,
 };
 use tracing::{debug, info, warn};
 
@@ -46,10 +45,12 @@ impl HubCore {
         }
         info!(node = %node, "enrolled");
         self.admit(&node, &record);
-        let state = NodeState::restore(node.clone(), record, Default::default());
+        let (items, decoders) = Default::default();
+        let state = NodeState::restore(node.clone(), record, items, decoders);
         // What an earlier holder of this name reported is not this one's, nor are calls to it.
         if let Some(mut before) = self.nodes.insert(node.clone(), state) {
             delete_reported(&mut self.commit, &node, &before);
+            before.decoders.forget(&node, &mut self.commit);
             let ended = before.calls.handle_disconnect();
             self.effects.extend(ended.into_iter().map(Effect::EndCall));
         }
@@ -158,6 +159,7 @@ impl HubCore {
         if hello.incarnation < state.record.incarnation {
             warn!(node = %node, "its counters went back: it begins anew");
             state.record.logs = Default::default();
+            state.decoders.forget(node, &mut self.commit);
             delete_reported(&mut self.commit, node, state);
             state.record.reported_header = None;
             state.reported = shared::sync::MapReceiver::new(MapName::Reported);
@@ -170,6 +172,7 @@ impl HubCore {
         }
         state.record.incarnation = hello.incarnation;
         state.record.logs.forget_before(hello.oldest_incarnation);
+        state.decoders.forget_before(hello.oldest_incarnation, node, &mut self.commit);
         state.agent_version = hello.agent_version;
         state.greeted = true;
         state.reply_due = true;
@@ -253,17 +256,22 @@ impl HubCore {
 
     fn handle_log_batch(&mut self, node: &NodeId, batch: LogBatch, now: Now) {
         let Some(state) = self.nodes.get_mut(node) else { return };
-        let stream = batch.log.stream;
+        let log = batch.log;
         let received = state.record.logs.handle_batch(batch);
         state.record.records_lost += received.lost_records;
-        for (_, record) in &received.records {
-            let taken = match stream {
+        for (sequence, record) in &received.records {
+            let taken = match log.stream {
                 Stream::Events => state.take_event(record),
-                Stream::Telemetry | Stream::Backfill => state.take_telemetry(record),
+                Stream::Telemetry | Stream::Backfill => {
+                    state.take_telemetry(log, *sequence, record)
+                }
             };
             if !taken {
                 state.record.records_undecodable += 1;
             }
+        }
+        if !received.records.is_empty() {
+            state.decoders.put(log, node, &mut self.commit);
         }
         let Some(ack) = received.ack else { return };
         if received.advanced {
@@ -291,8 +299,8 @@ impl NodeState {
         true
     }
 
-    fn take_telemetry(&mut self, record: &[u8]) -> bool {
-        let Ok(batch) = decode_any(record) else { return false };
+    fn take_telemetry(&mut self, log: LogId, sequence: SequenceNumber, record: &[u8]) -> bool {
+        let Ok(batch) = self.decoders.decode(log, sequence, record) else { return false };
         self.record.samples_received += batch.samples.len() as u64;
         let newest = batch.samples.into_iter().max_by_key(|sample| sample.at);
         let newer = newest

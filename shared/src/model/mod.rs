@@ -21,7 +21,7 @@ pub use pod::{
 };
 pub use quantity::{CpuQuantity, MemoryQuantity, QuantityError};
 pub use status::{Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus};
-pub use time::{ClockQuality, MonotonicMs, Now, UnixMs};
+pub use time::{ClockQuality, ClockStamp, MonotonicMs, Now, UnixMs};
 pub use workload::{
     GpuRequest, InvalidWorkload, PodResources, Taint, TaintEffect, Toleration, TolerationOperator,
     Workload,

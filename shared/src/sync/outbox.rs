@@ -10,6 +10,7 @@ use super::outbox_log::{LogMeta, OutboxLog};
 use crate::limits::{LOG_BATCH_RECORDS_MAX, LOG_RECORD_BYTES_MAX};
 use crate::model::MonotonicMs;
 use crate::ports::{Store, StoreError, Tree, WriteBatch};
+use crate::telemetry::RUN_RECORDS_MAX;
 use crate::wire::{
     EncodeError, Incarnation, LogAck, LogBatch, LogId, SequenceNumber, Stream, decode, encode,
 };
@@ -17,8 +18,9 @@ use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
-/// Records that go at once when a quota is full: few writes, and few gaps.
-const DROP_RUN_RECORDS: u64 = 64;
+/// Records that go at once when a quota is full, those of a run of telemetry, so that what is left
+/// begins with a keyframe: few writes, and few gaps.
+const DROP_RUN_RECORDS: u64 = RUN_RECORDS_MAX;
 
 /// Bytes of records in one batch: with keys and seal it fits one MQTT payload.
 const BATCH_BYTES_MAX: usize = LOG_RECORD_BYTES_MAX + 1024;
@@ -204,6 +206,13 @@ impl Outbox {
         Ok(sequence)
     }
 
+    /// The number that the next record of `stream` will have.
+    #[must_use]
+    pub fn next_sequence(&self, stream: Stream) -> SequenceNumber {
+        let log = self.logs.get(&(stream, self.incarnation));
+        log.map_or(LogMeta::default().next, |log| log.meta.next)
+    }
+
     fn class_bytes(&self, stream: Stream) -> (u64, u64) {
         let of_class =
             |key: &(Stream, Incarnation)| (key.0 == Stream::Events) == (stream == Stream::Events);
@@ -238,7 +247,8 @@ impl Outbox {
         };
         let Some(key) = candidates.iter().find_map(oldest_of) else { return false };
         let Some(log) = self.logs.get_mut(&key) else { return false };
-        let released = log.meta.release_before(log.meta.oldest + DROP_RUN_RECORDS);
+        let run_end = log.meta.oldest.saturating_sub(1) / DROP_RUN_RECORDS * DROP_RUN_RECORDS;
+        let released = log.meta.release_before(run_end + DROP_RUN_RECORDS + 1);
         self.dropped_records += released.end - released.start;
         log.announce = true;
         let id = LogId { stream: key.0, incarnation: key.1 };

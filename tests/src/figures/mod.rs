@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `restart.rs` | an offline restart: to the first start, to the first answer, to all ready |
 //! | `change.rs` | from a manifest to a started pod |
+//! | `codec.rs` | what a sample of telemetry costs, beside what others make of it |
 //! | `memory.rs` | memory of agent, shim and hub; size of the program |
 //! | `world.rs` | the simulated world's rate |
 //! | `full_store.rs` | fills a node's store, as weeks without a link do |
 //! | `marks.rs` | pods that leave a mark when they start |
 
 mod change;
+mod codec;
 mod full_store;
 mod marks;
 mod memory;
@@ -49,6 +51,7 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("agent_memory", memory::agent),
         ("hub_memory", memory::hub),
         ("sim", world::simulation),
+        ("codec", codec::codec),
     ]
 }
 

@@ -11,7 +11,7 @@ use edge_agent::shell::{AgentPorts, perform};
 use shared::model::{GpuInventory, NodeId, Now, UnixMs};
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::{LogRead, OutboxQuota, read_log};
-use shared::telemetry::{CborCodec, Sample};
+use shared::telemetry::Sample;
 use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{CallOutcome, CallRequest, CallResponse, SequenceNumber, Version};
@@ -137,7 +137,6 @@ impl SimAgent {
             },
             reserved: Reserved::default(),
             recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },
-            codec: Box::new(CborCodec),
             quota: OutboxQuota { events_bytes: 64 << 10, telemetry_bytes: 256 << 10 },
         };
         self.core = Some(AgentCore::new(options, restored, now));
