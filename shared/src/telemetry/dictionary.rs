@@ -132,9 +132,12 @@ fn family(series: &Series) -> Option<Family> {
     Some((stem.to_owned(), labels))
 }
 
+/// Labels and their values.
+type Pairs<'a> = Vec<(&'a str, &'a str)>;
+
 /// Sets of labels with equal ends stand together, a histogram's by their bounds, and what has no
 /// bound last.
-fn sort_key(series: &Series) -> (Vec<(&str, &str)>, u64, Vec<(&str, &str)>, &str) {
+fn sort_key(series: &Series) -> (Pairs<'_>, u64, Pairs<'_>, &str) {
     let labels = || series.labels.iter().rev().map(|(label, value)| (&**label, &**value));
     let bound = series.labels.get("le").and_then(|bound| bound.parse::<f64>().ok());
     // The bits of floats that are not negative have the order of the floats.

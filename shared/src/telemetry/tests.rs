@@ -296,7 +296,12 @@ fn a_codec_of_the_future_is_named() {
 }
 
 /// A keyframe and the record after it, as they were first written.
-const GOLDEN: [&str; 2] = ["", ""];
+const GOLDEN: [&str; 2] = [
+    "0280405f050003302e3100056f63722d300108776e5f726174696f001f726571756573745f6475726174696f6e5f\
+     7365636f6e64735f6275636b65741905636f756e74050000010b0400010e1801500003060304281001010e020110\
+     32010e02000112aac5e7f2db1018f9c4004140091b0070021240113f4623e808ccc462be802170c16042f184a0200010",
+    "02007f7ffa37ff3b9f7ebe7c80",
+];
 
 /// What they say.
 fn golden_batch(number: u64) -> Batch {

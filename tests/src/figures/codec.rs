@@ -87,9 +87,9 @@ fn per_value(bytes: usize, values: usize) -> String {
 }
 
 fn time(cost: &Cost) -> Vec<Figure> {
-    let mean = |whole: Duration| (whole / cost.batches.max(1)).as_nanos() as u64;
+    let mean = |whole: Duration| (whole / cost.batches.max(1)).as_nanos();
     let (encoding, decoding) = (mean(cost.encoding), mean(cost.decoding));
-    let micros = |nanos: u64| format!("{}.{}", nanos / 1000, nanos % 1000 / 100);
+    let micros = |nanos: u128| format!("{}.{}", nanos / 1000, nanos % 1000 / 100);
     let how = format!(
         "mean of {} batches of 360 samples: encoding {} µs, decoding {} µs",
         cost.batches,

@@ -66,11 +66,15 @@ struct Message(Vec<u8>);
 
 impl Message {
     fn varint(&mut self, mut value: u64) {
+        let low = |value: u64| {
+            let [.., byte] = (value & 0x7f).to_be_bytes();
+            byte
+        };
         while value >= 0x80 {
-            self.0.push((value & 0x7f) as u8 | 0x80);
+            self.0.push(low(value) | 0x80);
             value >>= 7;
         }
-        self.0.push(value as u8);
+        self.0.push(low(value));
     }
 
     fn number(mut self, field: u64, value: u64) -> Self {
