@@ -18,6 +18,8 @@ need ip iproute2
 need prometheus prometheus
 # libFuzzer is built from its source.
 need c++ g++
+# Not run by a test: `telemetry/record.py` records it for the figures.
+need prometheus-node-exporter prometheus-node-exporter
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 
 if [ "${#missing[@]}" -gt 0 ]; then

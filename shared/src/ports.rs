@@ -21,12 +21,21 @@ pub enum Tree {
     Nodes = 5,
     /// On the hub: items of the nodes' reported state, by `node/key`.
     Reported = 6,
+    /// On the hub: what it knows of each log of telemetry, by `node/incarnation/stream`.
+    Decoders = 7,
 }
 
 impl Tree {
     /// Every tree there is.
-    pub const ALL: [Self; 6] =
-        [Self::Meta, Self::Desired, Self::Pods, Self::Outbox, Self::Nodes, Self::Reported];
+    pub const ALL: [Self; 7] = [
+        Self::Meta,
+        Self::Desired,
+        Self::Pods,
+        Self::Outbox,
+        Self::Nodes,
+        Self::Reported,
+        Self::Decoders,
+    ];
 
     /// Whether keys are numbers that must keep their order. Keys of all other trees are names,
     /// which the sealed store hides.

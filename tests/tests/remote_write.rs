@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use shared::io::tls::install_crypto_provider;
-use shared::model::{ClockQuality, UnixMs};
-use shared::telemetry::{Batch, CborCodec, Sample, Series, TelemetryCodec};
+use shared::model::{ClockQuality, ClockStamp, UnixMs};
+use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
 use shared::wire::Stream;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,14 +44,16 @@ fn sample(at: u64) -> Sample {
         (Series::new("node_load1"), f64::from(u32::try_from(step % 97).unwrap()) / 8.0),
         (
             Series::new("node_network_receive_bytes_total"),
-            f64::from(u32::try_from(step % 100_000).unwrap()),
+            // At its declared resolution: a KiB.
+            f64::from(u32::try_from(step % 100_000).unwrap() * 1024),
         ),
         (
             Series::new("DCGM_FI_DEV_GPU_TEMP").with("gpu", "0"),
             f64::from(u32::try_from(step % 40).unwrap()),
         ),
     ];
-    Sample { at: UnixMs(at), quality: ClockQuality::Synchronised, values: values.into() }
+    let clock = ClockStamp { quality: ClockQuality::Synchronised, ..ClockStamp::default() };
+    Sample { at: UnixMs(at), clock, values: values.into() }
 }
 
 /// The moments of `[from, to)`.
@@ -62,7 +64,7 @@ fn moments(from: u64, to: u64) -> Vec<u64> {
 fn append(node: &mut RawNode, stream: Stream, moments: &[u64]) {
     for run in moments.chunks(SAMPLES_PER_RECORD) {
         let batch = Batch { samples: run.iter().map(|at| sample(*at)).collect() };
-        node.append(stream, CborCodec.encode(&batch).unwrap());
+        node.append(stream, BatchEncoder::default().encode(&batch, 1).unwrap().record().to_vec());
     }
 }
 

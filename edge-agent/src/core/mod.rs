@@ -45,7 +45,6 @@ use recorder::Recorder;
 use results::Results;
 use shared::model::{GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, Workload, WorkloadKey};
 use shared::sync::{AgentSession, Budget, LogRead, MapPublisher, MapReceiver, Outbox};
-use shared::telemetry::TelemetryCodec;
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{Incarnation, Message};
 use std::collections::{BTreeMap, VecDeque};
@@ -57,7 +56,6 @@ pub struct AgentCore {
     agent_version: String,
     incarnation: Incarnation,
     hub_signing_key: VerifyingKey,
-    codec: Box<dyn TelemetryCodec>,
     session: AgentSession,
     desired: MapReceiver,
     /// Workloads of the desired state that could be decoded, and why others could not.

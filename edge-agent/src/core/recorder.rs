@@ -1,13 +1,14 @@
 //! Samples become batches, batches become records of the outbox.
 //!
 //! Samples of up to a minute are in memory only: a power cut may take them. Once a batch is in the
-//! outbox it is delivered or counted.
+//! outbox it is delivered or counted. Each stream has its own encoder, which goes on only when a
+//! record was appended, under the number that the outbox gave it.
 
 use super::AgentCore;
 use super::storage::After;
 use shared::model::{MonotonicMs, Now};
 use shared::ports::{Tree, WriteBatch};
-use shared::telemetry::{Batch, Sample, encode_records};
+use shared::telemetry::{Batch, BatchEncoder, CodecError, Sample};
 use shared::wire::{Stream, encode};
 use tracing::warn;
 
@@ -36,6 +37,9 @@ pub(super) struct Recorder {
     options: RecorderOptions,
     next_sample: MonotonicMs,
     pending: Vec<Sample>,
+    /// Of the batches that were taken while the hub listened, and of the others.
+    live: BatchEncoder,
+    backfill: BatchEncoder,
     /// Samples ever put into the outbox.
     pub(super) samples_recorded: u64,
     /// Samples and events that the store did not take.
@@ -45,7 +49,15 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(options: RecorderOptions, samples_recorded: u64, now: MonotonicMs) -> Self {
         let next_sample = now.plus_ms(options.sample_interval_ms);
-        Self { options, next_sample, pending: vec![], samples_recorded, unstored_records: 0 }
+        Self {
+            options,
+            next_sample,
+            pending: vec![],
+            live: BatchEncoder::default(),
+            backfill: BatchEncoder::default(),
+            samples_recorded,
+            unstored_records: 0,
+        }
     }
 
     /// Whether a sample is due; then the next one is scheduled.
@@ -64,6 +76,16 @@ impl Recorder {
     pub(super) fn pending_samples(&self) -> usize {
         self.pending.len()
     }
+
+    /// Records that were appended may not be there: the next one of each stream needs none of them.
+    pub(super) fn begin_runs(&mut self) {
+        self.live.reset();
+        self.backfill.reset();
+    }
+
+    fn encoder(&mut self, stream: Stream) -> &mut BatchEncoder {
+        if stream == Stream::Backfill { &mut self.backfill } else { &mut self.live }
+    }
 }
 
 impl AgentCore {
@@ -80,45 +102,68 @@ impl AgentCore {
         if samples.is_empty() {
             return;
         }
-        let count = samples.len() as u64;
-        match encode_records(self.codec.as_ref(), Batch { samples }) {
-            Ok(records) => {
-                records.into_iter().for_each(|(record, count)| self.append_batch(record, count));
-            }
-            Err(error) => {
-                self.recorder.unstored_records += count;
+        if self.is_read_only() {
+            self.recorder.unstored_records += samples.len() as u64;
+            return;
+        }
+        // A stack: the later half of a batch that had to be parted waits below the earlier one.
+        let mut parts = vec![Batch { samples }];
+        while let Some(part) = parts.pop() {
+            let Err(error) = self.append_batch(&part) else { continue };
+            let samples = part.samples.len() as u64;
+            let is_large = matches!(error, CodecError::TooLarge(_));
+            if let Some((first, second)) = is_large.then(|| part.halves()).flatten() {
+                parts.extend([second, first]);
+            } else {
+                self.recorder.unstored_records += samples;
                 warn!(node = %self.node, at_ms = now.wall.0, error = %error, "a batch was not recorded");
             }
         }
     }
 
-    fn append_batch(&mut self, record: Vec<u8>, samples: u64) {
+    /// Puts a batch into the outbox as one record.
+    fn append_batch(&mut self, batch: &Batch) -> Result<(), CodecError> {
         // A batch that waited for the link does not hold up the ones that did not.
         let live = self.session.is_established();
         let stream = if live { Stream::Telemetry } else { Stream::Backfill };
-        if self.is_read_only() {
-            self.recorder.unstored_records += samples;
-            return;
-        }
-        self.recorder.samples_recorded += samples;
+        let sequence = self.outbox.next_sequence(stream);
+        let staged = self.recorder.encoder(stream).encode(batch, sequence)?;
         let mut writes = WriteBatch::new();
-        if let Ok(total) = encode("samples", &self.recorder.samples_recorded) {
+        let total = self.recorder.samples_recorded + batch.samples.len() as u64;
+        if let Ok(total) = encode("samples", &total) {
             writes.put(Tree::Meta, SAMPLES_KEY, total);
         }
-        self.append(stream, record, writes);
+        let dropped = self.outbox.dropped_records();
+        if self.append(stream, staged.record().to_vec(), writes) {
+            self.recorder.samples_recorded = total;
+            self.recorder.encoder(stream).commit(staged);
+        }
+        if self.outbox.dropped_records() != dropped {
+            self.recorder.begin_runs();
+        }
+        Ok(())
     }
 
-    /// Adds a record to the outbox, together with `writes`.
-    pub(super) fn append(&mut self, stream: Stream, record: Vec<u8>, mut writes: WriteBatch) {
+    /// Adds a record to the outbox, together with `writes`. False when it was not taken.
+    pub(super) fn append(
+        &mut self,
+        stream: Stream,
+        record: Vec<u8>,
+        mut writes: WriteBatch,
+    ) -> bool {
         if self.is_read_only() {
             self.recorder.unstored_records += 1;
-            return;
+            return false;
         }
         match self.outbox.append(stream, record, &mut writes) {
-            Ok(_) => self.persist(writes, After::Nothing),
+            Ok(_) => {
+                self.persist(writes, After::Nothing);
+                true
+            }
             Err(error) => {
                 self.recorder.unstored_records += 1;
                 warn!(node = %self.node, error = %error, "a record was not kept");
+                false
             }
         }
     }

@@ -15,7 +15,6 @@ use shared::ports::{Store, StoreError, Tree};
 use shared::sync::{
     AgentSession, Budget, MapContent, MapPublisher, MapReceiver, Outbox, OutboxQuota, StoredBudget,
 };
-use shared::telemetry::TelemetryCodec;
 use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{Incarnation, MapName, MapPosition, Version, decode};
@@ -50,8 +49,6 @@ pub struct CoreOptions {
     pub reserved: Reserved,
     /// How often is sampled.
     pub recorder: RecorderOptions,
-    /// How batches are written.
-    pub codec: Box<dyn TelemetryCodec>,
     /// Bytes of records that are kept.
     pub quota: OutboxQuota,
 }
@@ -157,7 +154,6 @@ impl AgentCore {
             agent_version: options.agent_version,
             incarnation: options.incarnation,
             hub_signing_key: options.hub_signing_key,
-            codec: options.codec,
             desired,
             workloads: BTreeMap::new(),
             undecodable: BTreeMap::new(),

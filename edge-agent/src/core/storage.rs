@@ -133,6 +133,7 @@ impl AgentCore {
         if !matches!(after, Some(After::Accept(_))) {
             failed.add_older(batch);
         }
+        self.recorder.begin_runs();
         if first {
             self.drop_unsafe_effects();
             self.pods.hold(true);

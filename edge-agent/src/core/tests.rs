@@ -1,5 +1,7 @@
 //! The core against a hub made of the shared machines, one event at a time.
 
+mod telemetry;
+
 use super::{
     AgentCore, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions, Reserved,
     Restored,
@@ -13,7 +15,7 @@ use shared::model::{
 };
 use shared::ports::{Tree, Write, WriteBatch};
 use shared::sync::{HubSession, LogRead, MapContent, Opened, OutboxQuota};
-use shared::telemetry::{CborCodec, Sample, Series};
+use shared::telemetry::{Sample, Series};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
 use shared::wire::{
@@ -99,7 +101,6 @@ impl Bench {
             },
             reserved: Reserved::default(),
             recorder: RecorderOptions { sample_interval_ms: 10 * SECOND_MS, samples_per_batch: 2 },
-            codec: Box::new(CborCodec),
             quota: OutboxQuota::default(),
         };
         let now = MonotonicMs(1);

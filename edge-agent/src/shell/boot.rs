@@ -19,7 +19,6 @@ use shared::io::tls::{TlsError, client_config};
 use shared::model::{GpuInventory, UnixMs};
 use shared::ports::{Store as _, StoreError};
 use shared::sync::{OutboxQuota, newest_incarnation};
-use shared::telemetry::CborCodec;
 use shared::trust::certificate::{CertificateError, validity_of};
 use shared::trust::enrollment::{Enrollment, EnrollmentError};
 use shared::trust::session::SessionPrivateKey;
@@ -248,7 +247,6 @@ fn core_options(
         capacity,
         reserved: config.reserved(),
         recorder: config.recorder(),
-        codec: Box::new(CborCodec),
         quota: OutboxQuota::default(),
     })
 }

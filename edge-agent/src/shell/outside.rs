@@ -151,7 +151,7 @@ impl AgentPorts for Outside {
         values.extend(self.runtime.sample());
         values.extend(self.runtime.gpu_memory(&self.gpus.processes()));
         values.extend(self.scraper.take());
-        Sample { at: now.wall, quality: now.quality, values }
+        Sample { at: now.wall, clock: self.clock.stamp(now), values }
     }
 
     fn scrape(&mut self, targets: Vec<ScrapeTarget>) {

@@ -93,7 +93,7 @@ async fn read(target: &ScrapeTarget) -> Result<Values, String> {
         .map(|(mut series, value)| {
             // Whatever the pod says of itself, these are what it is.
             let labels = own.iter().map(|(label, value)| ((*label).to_owned(), value.clone()));
-            series.labels.extend(labels);
+            Arc::make_mut(&mut series.labels).extend(labels);
             (series, value)
         })
         .collect())

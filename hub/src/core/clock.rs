@@ -10,28 +10,11 @@
 //! however often its wall clock was set. What can't be mapped keeps its own time.
 
 use serde::{Deserialize, Serialize};
-use shared::model::{BootClock, ClockQuality, UnixMs};
+use shared::model::{BootClock, ClockQuality, ClockStamp, UnixMs};
 use std::collections::VecDeque;
 
 /// Boots of one node that are remembered: twice what a greeting can name. The longest known goes first.
 const BOOTS_MAX: usize = 2 * shared::wire::BOOT_CLOCKS_MAX;
-
-/// The clock by which something was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClockStamp {
-    /// The boot.
-    pub boot: u64,
-    /// Milliseconds from 1970 to the boot, by the wall clock as it then stood.
-    pub offset_ms: i64,
-    /// How far that can be believed.
-    pub quality: ClockQuality,
-}
-
-impl From<BootClock> for ClockStamp {
-    fn from(clock: BootClock) -> Self {
-        Self { boot: clock.boot, offset_ms: clock.offset_ms, quality: clock.quality }
-    }
-}
 
 /// Where the boots of one node lie. Stored; fields are only appended.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -1,8 +1,7 @@
 //! Samples that wait for Prometheus, column by column: a fleet's samples wait in the hub's memory while
 //! it is down, and a map for each moment would take twenty times as much.
 
-use super::clock::ClockStamp;
-use shared::model::{ClockQuality, UnixMs};
+use shared::model::{ClockQuality, ClockStamp, UnixMs};
 use shared::telemetry::{Batch, Sample, Series};
 use std::collections::BTreeMap;
 
@@ -46,8 +45,11 @@ impl Columns {
                 }
             }
         }
-        let moment =
-            |sample: &Sample| Moment { at: sample.at, quality: sample.quality, clock: None };
+        let moment = |sample: &Sample| Moment {
+            at: sample.at,
+            quality: sample.clock.quality,
+            clock: Some(sample.clock),
+        };
         let series = columns.into_iter().map(|(series, values)| (series.clone(), values));
         Self { moments: batch.samples.iter().map(moment).collect(), series: series.collect() }
     }

@@ -256,7 +256,7 @@ spec:
         let nodes = ["a", "b", "c"].map(|name| (node(name), seen()));
         let reported = [(node("b"), BTreeMap::from([reported_pod("default/ocr-0")]))];
         let (nodes, reported) = (nodes.into(), reported.into());
-        let mut core = started(StoredState { term: 1, nodes, reported });
+        let mut core = started(StoredState { term: 1, nodes, reported, ..StoredState::default() });
         assert_eq!(holders(&core), ["b"]);
         core.reassign(Now::default());
         assert_eq!(holders(&core), ["b"], "nor does it move later");

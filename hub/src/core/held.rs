@@ -131,6 +131,27 @@ impl HeldLogs {
         done
     }
 
+    /// As [`Self::take_done`], but all that waits in `log` or nothing of it.
+    pub(super) fn take_all_done(&mut self, log: &LogId, now: MonotonicMs) -> Vec<HeldBatch> {
+        let waits = self
+            .logs
+            .get(log)
+            .is_some_and(|held| held.batches.iter().any(|batch| batch.ticket.is_some()));
+        if waits { Vec::new() } else { self.take_done(log, now) }
+    }
+
+    /// Nothing of `log` waits any more: all of it must come again. Whether `ticket` was among it.
+    pub(super) fn fail_all(&mut self, log: &LogId, ticket: u64) -> bool {
+        let known = self
+            .logs
+            .get(log)
+            .is_some_and(|held| held.batches.iter().any(|batch| batch.ticket == Some(ticket)));
+        if known {
+            self.logs.remove(log);
+        }
+        known
+    }
+
     /// A delivery was not taken: it and what came behind it must come again. Whether it was known.
     pub(super) fn failed(&mut self, log: &LogId, ticket: u64) -> bool {
         let Some(held) = self.logs.get_mut(log) else { return false };

@@ -12,6 +12,7 @@
 //! | when a watermark is told | `acknowledgements.rs` |
 //! | times of wrong clocks | `clock.rs` |
 //! | writes that become durable together | `commit.rs` |
+//! | what records of telemetry build on | `decoders.rs` |
 //! | whose timer is due | `deadlines.rs` |
 //! | what the API shows | `view.rs` |
 //!
@@ -32,6 +33,7 @@ mod clock;
 mod columns;
 mod commit;
 mod deadlines;
+mod decoders;
 mod deliveries;
 mod desired;
 mod event;
@@ -43,7 +45,7 @@ mod tests;
 mod uplink;
 mod view;
 
-pub use clock::{BootClocks, ClockStamp, CorrectedTime, TimeBasis, corrected_time};
+pub use clock::{BootClocks, CorrectedTime, TimeBasis, corrected_time};
 pub use columns::{Columns, Moment};
 pub(crate) use deliveries::SINK_DELIVERIES_MAX;
 pub use deliveries::{ConfiguredSinks, Content, Delivery, SinkKey};
@@ -55,6 +57,7 @@ use crate::fleet::Assignment;
 use crate::manifests::Manifests;
 use commit::{GroupCommit, Promise};
 use deadlines::Deadlines;
+use decoders::Decoders;
 use deliveries::Deliveries;
 use node::NodeState;
 use rand_chacha::ChaCha20Rng;
@@ -63,7 +66,7 @@ use shared::model::{MonotonicMs, NodeId, Now};
 use shared::ports::{Store, StoreError, Tree};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::{SigningKey, VerifyingKey};
-use shared::wire::{CallOutcome, Message, decode, encode};
+use shared::wire::{CallOutcome, LogId, Message, decode, encode};
 use std::collections::{BTreeMap, VecDeque};
 use tracing::{info, warn};
 
@@ -94,6 +97,8 @@ pub struct StoredState {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// Items of reported state by node and key.
     pub reported: BTreeMap<NodeId, BTreeMap<String, Vec<u8>>>,
+    /// Decoders of telemetry by node and log.
+    pub decoders: BTreeMap<NodeId, BTreeMap<LogId, Vec<u8>>>,
 }
 
 /// The hub's core. See the module.
@@ -139,6 +144,11 @@ pub fn read_stored_state(store: &dyn Store) -> Result<StoredState, StoreError> {
             state.reported.entry(id).or_default().insert(item, value);
         }
     }
+    for (key, value) in store.scan(Tree::Decoders, &[], usize::MAX)? {
+        if let Some((id, log)) = decoders::split_decoder_key(&key) {
+            state.decoders.entry(id).or_default().insert(log, value);
+        }
+    }
     Ok(state)
 }
 
@@ -171,11 +181,12 @@ impl HubCore {
             crowded_out_batches: 0,
             recall_due: None,
         };
-        let mut reported = stored.reported;
+        let (mut reported, mut decoders) = (stored.reported, stored.decoders);
         for (id, record) in stored.nodes {
             let items = reported.remove(&id).unwrap_or_default();
             core.admit(&id, &record);
-            core.nodes.insert(id.clone(), NodeState::restore(id, record, items));
+            let decoders = Decoders::restore(&id, decoders.remove(&id).unwrap_or_default());
+            core.nodes.insert(id.clone(), NodeState::restore(id, record, items, decoders));
         }
         core.raise_term(now);
         core

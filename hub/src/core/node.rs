@@ -2,6 +2,7 @@
 
 use super::acknowledgements::Acknowledgements;
 use super::clock::BootClocks;
+use super::decoders::Decoders;
 use super::held::{Gains, HeldLogs};
 use serde::{Deserialize, Serialize};
 use shared::model::{MonotonicMs, NodeEvent, NodeId, NodeStatus, PodStatus, SinkId, UnixMs};
@@ -105,6 +106,8 @@ pub(super) struct NodeState {
     pub(super) session: HubSession,
     pub(super) desired: MapPublisher,
     pub(super) reported: MapReceiver,
+    /// What the records of its telemetry build on, as of the watermarks in `record`.
+    pub(super) decoders: Decoders,
     pub(super) calls: Calls,
     /// The node has greeted on this link, and is not known to be gone.
     pub(super) greeted: bool,
@@ -132,6 +135,7 @@ impl NodeState {
         id: NodeId,
         record: NodeRecord,
         items: BTreeMap<String, Vec<u8>>,
+        decoders: Decoders,
     ) -> Self {
         let header = record.reported_header.as_ref();
         let accepted = header.and_then(|bytes| {
@@ -144,6 +148,7 @@ impl NodeState {
             session: HubSession::new(id, record.session_key),
             desired: unsigned_publisher(),
             reported,
+            decoders,
             calls: Calls::default(),
             greeted: false,
             assigned: false,

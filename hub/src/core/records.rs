@@ -43,6 +43,9 @@ impl HubCore {
         }
         let weight = weight_of(&received);
         let (_, gains) = state.look_at(ack.log, received);
+        if is_telemetry(ack.log) {
+            state.decoders.put(ack.log, node, &mut self.commit);
+        }
         state.record.add(gains);
         self.commit.acknowledge_log(node.clone(), ack, weight);
         self.store_record(node, now);
@@ -93,6 +96,9 @@ impl HubCore {
     ) {
         let Some(state) = self.nodes.get_mut(node) else { return };
         let (log, weight) = (reached.log, weight_of(&received));
+        if is_telemetry(log) {
+            state.decoders.hold(log);
+        }
         let (content, gains) = state.look_at(log, received);
         let clocks = Arc::clone(&state.clocks);
         let ticket = content.map(|content| {
@@ -108,8 +114,15 @@ impl HubCore {
     /// Moves the watermark of `log` over what is done with.
     fn settle(&mut self, node: &NodeId, log: LogId, now: Now) {
         let Some(state) = self.nodes.get_mut(node) else { return };
-        let done = state.held.take_done(&log, now.monotonic);
+        // What a record of telemetry builds on is known for the newest record alone.
+        let done = match is_telemetry(log) {
+            true => state.held.take_all_done(&log, now.monotonic),
+            false => state.held.take_done(&log, now.monotonic),
+        };
         let Some(last) = done.last() else { return };
+        if is_telemetry(log) {
+            state.decoders.put(log, node, &mut self.commit);
+        }
         let ack = LogAck { log, watermark: last.until };
         done.iter().for_each(|batch| state.record.add(batch.gains));
         state.record.logs.settle(ack);
@@ -175,7 +188,13 @@ impl HubCore {
     pub(super) fn handle_delivery_failed(&mut self, ticket: u64, error: &str) {
         let Some(ended) = self.deliveries.end(ticket) else { return };
         let Some(state) = self.nodes.get_mut(&ended.node) else { return };
-        if state.held.failed(&ended.log, ticket) {
+        if is_telemetry(ended.log) {
+            if state.held.fail_all(&ended.log, ticket) {
+                warn!(node = %ended.node, error, "a delivery failed: its records must come again");
+                state.record.logs.rewind(ended.log, 0);
+                state.decoders.revert(ended.log);
+            }
+        } else if state.held.failed(&ended.log, ticket) {
             warn!(node = %ended.node, error, "a delivery failed: its records must come again");
             let left = state.held.last(&ended.log).unwrap_or(0);
             state.record.logs.rewind(ended.log, left);
@@ -202,10 +221,12 @@ impl NodeState {
         for (sequence, record) in received.records {
             let more = match log.stream {
                 Stream::Alarms | Stream::Events => self.take_event(&record),
-                Stream::Telemetry | Stream::Backfill => self.take_telemetry(&record).map(|taken| {
-                    samples.push(taken.1);
-                    taken.0
-                }),
+                Stream::Telemetry | Stream::Backfill => {
+                    self.take_telemetry(log, sequence, &record).map(|(gains, columns)| {
+                        samples.push(columns);
+                        gains
+                    })
+                }
                 Stream::Results(_) => {
                     take_result(&record).inspect(|_| results.push((sequence, record)))
                 }
@@ -219,6 +240,10 @@ impl NodeState {
         };
         (content, gains)
     }
+}
+
+fn is_telemetry(log: LogId) -> bool {
+    matches!(log.stream, Stream::Telemetry | Stream::Backfill)
 }
 
 fn weight_of(received: &ReceivedRecords) -> Weight {

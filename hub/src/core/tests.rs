@@ -2,6 +2,7 @@
 
 mod departures;
 mod sinks;
+mod telemetry;
 mod timers;
 
 use super::*;

@@ -10,10 +10,9 @@ use shared::limits::LOG_RECORD_BYTES_MAX;
 use shared::model::{NodeEvent, NodeId, Now, PodResult};
 use shared::ports::Tree;
 use shared::sync::{Opened, PreparedUpdate, Received};
-use shared::telemetry::decode_any;
 use shared::wire::{
-    Hello, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message, RefusalReason,
-    decode, desired_header_context, encode,
+    Hello, LogId, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
+    RefusalReason, SequenceNumber, decode, desired_header_context, encode,
 };
 use std::sync::Arc;
 use tracing::{debug, info, warn};
@@ -52,10 +51,12 @@ impl HubCore {
         }
         info!(node = %node, "enrolled");
         self.admit(&node, &record);
-        let state = NodeState::restore(node.clone(), record, Default::default());
+        let (items, decoders) = Default::default();
+        let state = NodeState::restore(node.clone(), record, items, decoders);
         // What an earlier holder of this name reported is not this one's, nor are calls to it.
         if let Some(mut before) = self.nodes.insert(node.clone(), state) {
             delete_reported(&mut self.commit, &node, &before);
+            before.decoders.forget(&node, &mut self.commit);
             let ended = before.calls.handle_disconnect();
             self.effects.extend(ended.into_iter().map(Effect::EndCall));
         }
@@ -165,6 +166,7 @@ impl HubCore {
             warn!(node = %node, "its counters went back: it begins anew");
             state.record.logs = Default::default();
             state.held.clear();
+            state.decoders.forget(node, &mut self.commit);
             delete_reported(&mut self.commit, node, state);
             state.record.reported_header = None;
             state.reported = shared::sync::MapReceiver::new(MapName::Reported);
@@ -177,6 +179,7 @@ impl HubCore {
         }
         state.record.incarnation = hello.incarnation;
         state.record.logs.forget_before(hello.oldest_incarnation);
+        state.decoders.forget_before(hello.oldest_incarnation, node, &mut self.commit);
         state.acknowledgements.clear();
         self.deliveries.let_in(node);
         let clocks = &mut state.record.boot_clocks;
@@ -280,8 +283,13 @@ impl NodeState {
         Some(Gains { events: 1, ..Gains::default() })
     }
 
-    pub(super) fn take_telemetry(&mut self, record: &[u8]) -> Option<(Gains, Columns)> {
-        let batch = decode_any(record).ok()?;
+    pub(super) fn take_telemetry(
+        &mut self,
+        log: LogId,
+        sequence: SequenceNumber,
+        record: &[u8],
+    ) -> Option<(Gains, Columns)> {
+        let batch = self.decoders.decode(log, sequence, record).ok()?;
         let columns = Columns::of(&batch);
         let samples = batch.samples.len() as u64;
         let newest = batch.samples.into_iter().max_by_key(|sample| sample.at);

@@ -3,11 +3,12 @@
 //! The latter never reads the system's wall clock, which may say 1970 or 2100: it is the latest time
 //! that the hub signed, or the release's date, plus the time that has passed since.
 
-use crate::model::{ClockQuality, MonotonicMs, Now, UnixMs};
+use crate::model::{ClockQuality, ClockStamp, MonotonicMs, Now, UnixMs};
 use rustix::time::{ClockId, clock_gettime};
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,13 @@ const SIGN_AGE_MS_MAX: u64 = 10_000;
 
 /// 2026-11-01T00:00:00Z: no certificate of a fleet of this release is older than the release.
 const RELEASE: UnixMs = UnixMs(1_793_491_200_000);
+
+/// The kernel's name of the present boot: a UUID in text (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Two clocks that are read one after the other, in whole milliseconds, differ by a little each time.
+/// An offset that moves by no more is the same, and then costs nothing to tell.
+const OFFSET_NOISE_MS: u64 = 20;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -32,6 +40,9 @@ const RAISE_MS_MAX: u64 = 366 * DAY_MS;
 pub struct SystemClock {
     sign: PathBuf,
     seen: Mutex<Seen>,
+    boot: u64,
+    /// As it was last told.
+    offset_ms: AtomicI64,
 }
 
 #[derive(Debug)]
@@ -50,7 +61,8 @@ impl SystemClock {
 
     fn with_sign(sign: &Path) -> Self {
         let seen = Seen { at: since_boot(), quality: quality(sign) };
-        Self { sign: sign.to_owned(), seen: Mutex::new(seen) }
+        let boot = std::fs::read_to_string(BOOT_ID).map_or(0, |text| first_8_bytes(&text));
+        Self { sign: sign.to_owned(), seen: Mutex::new(seen), boot, offset_ms: AtomicI64::new(0) }
     }
 
     /// The present moment.
@@ -58,6 +70,17 @@ impl SystemClock {
     pub fn now(&self) -> Now {
         let monotonic = since_boot();
         Now { monotonic, wall: wall(), quality: self.quality_at(monotonic) }
+    }
+
+    /// What is known of the clock that told `now`.
+    pub fn stamp(&self, now: Now) -> ClockStamp {
+        let stamp = ClockStamp::of(now, self.boot);
+        let told = self.offset_ms.load(Ordering::Relaxed);
+        if told.abs_diff(stamp.offset_ms) <= OFFSET_NOISE_MS {
+            return ClockStamp { offset_ms: told, ..stamp };
+        }
+        self.offset_ms.store(stamp.offset_ms, Ordering::Relaxed);
+        stamp
     }
 
     fn quality_at(&self, now: MonotonicMs) -> ClockQuality {
@@ -134,6 +157,12 @@ impl TimeProvider for TrustedTime {
     }
 }
 
+/// The first 8 bytes of a UUID; 0 when it is none.
+fn first_8_bytes(uuid: &str) -> u64 {
+    let digits: String = uuid.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
 fn since_boot() -> MonotonicMs {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
@@ -153,6 +182,27 @@ fn quality(sign: &Path) -> ClockQuality {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stamp_keeps_its_offset_until_the_wall_clock_is_set() {
+        let clock = SystemClock::new();
+        let at = |monotonic, wall| Now {
+            monotonic: MonotonicMs(monotonic),
+            wall: UnixMs(wall),
+            quality: ClockQuality::Synchronised,
+        };
+        let first = clock.stamp(at(1_000, 501_000));
+        assert_eq!((first.quality, first.offset_ms), (ClockQuality::Synchronised, 500_000));
+        assert_ne!(first.boot, 0);
+        assert_eq!(clock.stamp(at(2_000, 502_003)), first, "3 ms of noise");
+        assert_eq!(clock.stamp(at(3_000, 103_000)).offset_ms, 100_000);
+        assert_eq!(
+            clock.stamp(at(900_000, 10)).offset_ms,
+            -899_990,
+            "a wall clock before the boot"
+        );
+        assert_eq!(first_8_bytes("0123abcd-4567-89ef-0000-000000000000"), 0x0123_abcd_4567_89ef);
+    }
 
     #[test]
     fn the_monotonic_clock_never_goes_back_and_instances_agree() {

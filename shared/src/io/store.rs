@@ -49,13 +49,14 @@ use thiserror::Error;
 const FREE_BYTES_MIN: u64 = 4 << 20;
 
 /// Every raw tree: those of [`Tree`], the chunks, the store's own.
-const ALL_TREES: [u8; 8] = [
+const ALL_TREES: [u8; 9] = [
     Tree::Meta as u8,
     Tree::Desired as u8,
     Tree::Pods as u8,
     Tree::Outbox as u8,
     Tree::Nodes as u8,
     Tree::Reported as u8,
+    Tree::Decoders as u8,
     CHUNKS,
     OWN,
 ];

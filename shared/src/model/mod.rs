@@ -28,7 +28,7 @@ pub use result::{
     Thinning, check_topic, route,
 };
 pub use status::{Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus};
-pub use time::{BootClock, ClockQuality, MonotonicMs, Now, UnixMs};
+pub use time::{BootClock, ClockQuality, ClockStamp, MonotonicMs, Now, UnixMs};
 pub use workload::{
     GpuRequest, InvalidWorkload, PodResources, Taint, TaintEffect, Toleration, TolerationOperator,
     Workload,

@@ -37,6 +37,36 @@ pub enum ClockQuality {
     Synchronised,
 }
 
+/// What is known of the clock that stamped a moment, so that stamps can be put right later: two
+/// stamps of one boot differ by the same time on the wall and since the boot, unless the wall clock
+/// was set in between, which shows as another offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClockStamp {
+    /// How far the wall clock can be believed.
+    pub quality: ClockQuality,
+    /// The machine's boot: the first 8 bytes of the kernel's boot id, big endian; 0 where nobody knows.
+    pub boot: u64,
+    /// Milliseconds from the machine's boot to the moment, taken from the wall-clock time: the boot's
+    /// own time by this clock. Steady to 20 ms as long as the clock is not set.
+    pub offset_ms: i64,
+}
+
+impl ClockStamp {
+    /// The stamp of a clock whose monotonic zero is the machine's boot.
+    #[must_use]
+    pub fn of(now: Now, boot: u64) -> Self {
+        let offset = i128::from(now.wall.0) - i128::from(now.monotonic.0);
+        let offset_ms = i64::try_from(offset).unwrap_or(i64::MAX);
+        Self { quality: now.quality, boot, offset_ms }
+    }
+}
+
+impl From<BootClock> for ClockStamp {
+    fn from(clock: BootClock) -> Self {
+        Self { boot: clock.boot, offset_ms: clock.offset_ms, quality: clock.quality }
+    }
+}
+
 /// The present moment, as the shell hands it to a core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Now {

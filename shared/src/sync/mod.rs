@@ -33,8 +33,8 @@ pub use map_content::MapContent;
 pub use map_publisher::{FRUGAL_CHUNK_BYTES, MapPublisher};
 pub use map_receiver::{MapReceiver, PreparedUpdate, Received};
 pub use outbox::{
-    LogRead, Outbox, OutboxQuota, RUN_RECORDS, RecordTooLarge, StreamTotals, newest_incarnation,
-    outbox_key, read_log,
+    LogRead, Outbox, OutboxQuota, RecordTooLarge, StreamTotals, newest_incarnation, outbox_key,
+    read_log,
 };
 pub use outbox_log::LogMeta;
 pub use retry::Retry;

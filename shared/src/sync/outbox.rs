@@ -10,6 +10,7 @@ use super::outbox_log::{LogMeta, OutboxLog};
 use crate::limits::{LOG_BATCH_RECORDS_MAX, LOG_RECORD_BYTES_MAX};
 use crate::model::{MonotonicMs, SinkId};
 use crate::ports::{Store, StoreError, Tree, WriteBatch};
+use crate::telemetry::RUN_RECORDS_MAX;
 use crate::wire::{
     EncodeError, Incarnation, LogAck, LogBatch, LogHold, LogId, SequenceNumber, Stream, decode,
     encode,
@@ -18,9 +19,9 @@ use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
-/// Records that go at once when a quota is full: few writes, and few gaps. Runs begin at the numbers
-/// 1, 61, 121, …: there a telemetry log has its keyframes, so that what stays can be decoded.
-pub const RUN_RECORDS: u64 = 60;
+/// Records that go at once when a quota is full: few writes, and few gaps. Those of a run of telemetry
+/// go together, so that what is left begins with a keyframe.
+const DROP_RUN_RECORDS: u64 = RUN_RECORDS_MAX;
 
 /// Bytes of records in one batch: with keys and seal it fits one MQTT payload.
 const BATCH_BYTES_MAX: usize = LOG_RECORD_BYTES_MAX + 1024;
@@ -286,8 +287,8 @@ impl Outbox {
     fn drop_run(&mut self, class: Class, writes: &mut WriteBatch) -> bool {
         let Some(key) = self.first_to_drop(class) else { return false };
         let Some(log) = self.logs.get_mut(&key) else { return false };
-        let run_end = (log.meta.oldest - 1) / RUN_RECORDS * RUN_RECORDS + RUN_RECORDS + 1;
-        let released = log.meta.release_before(run_end);
+        let run_end = log.meta.oldest.saturating_sub(1) / DROP_RUN_RECORDS * DROP_RUN_RECORDS;
+        let released = log.meta.release_before(run_end + DROP_RUN_RECORDS + 1);
         self.dropped_records += released.end - released.start;
         log.announce = true;
         let id = LogId { stream: key.0, incarnation: key.1 };

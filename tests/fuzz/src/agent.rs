@@ -15,7 +15,7 @@ use serde_bytes::ByteBuf;
 use shared::model::{ClockQuality, GpuInventory, MonotonicMs, Now, UnixMs};
 use shared::ports::Store;
 use shared::sync::{MapContent, OutboxQuota, read_log};
-use shared::telemetry::{CborCodec, Sample, Series};
+use shared::telemetry::{Sample, Series};
 use shared::trust::session::{Responder, SealedSession};
 use shared::wire::{
     CallOutcome, CallResponse, Digest, Envelope, HelloReply, LogAck, MapName, MapPosition, Message,
@@ -41,8 +41,12 @@ fn options(incarnation: u64) -> CoreOptions {
         },
         reserved: Reserved::default(),
         recorder: RecorderOptions { sample_interval_ms: 1_000, samples_per_batch: 2 },
-        codec: Box::new(CborCodec),
-        quota: OutboxQuota { events_bytes: 64 << 10, telemetry_bytes: 64 << 10 },
+        quota: OutboxQuota {
+            alarms_bytes: 64 << 10,
+            events_bytes: 64 << 10,
+            results_bytes: 64 << 10,
+            telemetry_bytes: 64 << 10,
+        },
     }
 }
 
@@ -169,12 +173,13 @@ impl Bench {
                 Effect::Sample => {
                     let at = UnixMs(self.now.0);
                     let values = [(Series::new("load"), 1.0)].into();
-                    Some(Event::Sampled(Sample { at, quality: ClockQuality::Synchronised, values }))
+                    Some(Event::Sampled(Sample { at, values, ..Sample::default() }))
                 }
                 Effect::AnswerCall(request) => {
                     let outcome = CallOutcome::done(vec![]);
                     Some(Event::CallAnswered(CallResponse { id: request.id, outcome }))
                 }
+                Effect::Scrape(_) | Effect::AnswerPost { .. } => None,
                 Effect::Start(request) => {
                     self.started.push(request);
                     None

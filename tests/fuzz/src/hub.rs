@@ -138,6 +138,9 @@ impl Bench {
                     self.core.handle_event(Event::Persisted, now(self.now));
                 }
                 Some(Effect::Send { payload, .. }) => self.node_receives(&payload),
+                Some(Effect::Deliver { ticket, .. }) => {
+                    self.core.handle_event(Event::Delivered { ticket }, now(self.now));
+                }
                 Some(Effect::Admit { .. } | Effect::Expel { .. } | Effect::EndCall(_)) => {}
             }
         }
@@ -218,6 +221,8 @@ impl Bench {
             incarnation: input.number(),
             oldest_incarnation: input.number(),
             agent_version: input.text(),
+            clock: None,
+            earlier_clocks: vec![],
         };
         self.node_sends(&Message::Hello(hello));
     }
@@ -237,7 +242,7 @@ impl Bench {
         let version = Version { term: input.number(), generation: input.number() };
         let map = MapName::Desired;
         let ack = if input.yes() {
-            MapAck::Partial { map, version, next: input.small() }
+            MapAck::Partial { map, version, next: input.small(), window: None }
         } else {
             let digest = Digest::of(input.chunk());
             MapAck::Applied { map, position: MapPosition { version, digest } }

@@ -7,7 +7,7 @@ use crate::store::Memory;
 use crate::wire::survives;
 use serde_bytes::ByteBuf;
 use shared::limits::{LOG_RECORD_BYTES_MAX, MQTT_PAYLOAD_BYTES_MAX};
-use shared::model::MonotonicMs;
+use shared::model::{MonotonicMs, SinkId};
 use shared::ports::{Store, WriteBatch};
 use shared::sync::{
     LogMeta, LogReceiver, MapContent, MapReceiver, Outbox, OutboxQuota, Received, read_log,
@@ -21,8 +21,13 @@ use std::collections::BTreeMap;
 /// A log: an incarnation and a stream.
 pub fn log_id(input: &mut Input<'_>) -> LogId {
     let incarnation = input.number();
-    let stream = [Stream::Events, Stream::Telemetry, Stream::Backfill];
-    let stream = stream.get(usize::from(input.byte()) % 3).copied().unwrap_or(Stream::Events);
+    let stream = match input.byte() % 6 {
+        0 => Stream::Events,
+        1 => Stream::Telemetry,
+        2 => Stream::Backfill,
+        3 => Stream::Alarms,
+        kind => Stream::Results(SinkId(u32::from(kind))),
+    };
     LogId { incarnation, stream }
 }
 
@@ -191,7 +196,13 @@ pub fn outbox(data: &[u8]) {
     let (mut store, mut meta) = (Memory::default(), Vec::new());
     for _ in 0..input.byte() % 8 {
         let (log, raw) = (log_id(&mut input), input.byte());
-        let stream = log.stream as u8;
+        let stream = match log.stream {
+            Stream::Events => "0".to_owned(),
+            Stream::Telemetry => "1".to_owned(),
+            Stream::Backfill => "2".to_owned(),
+            Stream::Alarms => "3".to_owned(),
+            Stream::Results(sink) => format!("4/{:08x}", sink.0),
+        };
         let key = format!("log/{:016x}/{stream}", log.incarnation).into_bytes();
         let value = if raw == 0 {
             input.chunk().to_vec()
@@ -204,7 +215,12 @@ pub fn outbox(data: &[u8]) {
             meta.push((key, value));
         }
     }
-    let quota = OutboxQuota { events_bytes: 2048, telemetry_bytes: input.number() };
+    let quota = OutboxQuota {
+        alarms_bytes: 2048,
+        events_bytes: 2048,
+        results_bytes: 2048,
+        telemetry_bytes: input.number(),
+    };
     let mut outbox = Outbox::restore(input.number(), quota, &meta);
     let mut now = MonotonicMs(1);
     while !input.is_empty() {
@@ -237,12 +253,12 @@ fn step_outbox(
         2 => outbox.handle_ack(ack(input), now, writes),
         3 => outbox.pause(),
         4 => {
-            let Some(read) = outbox.poll_read() else { return };
+            let Some(read) = outbox.poll_read(usize::MAX, false, |_, _| true) else { return };
             let records = read_log(store, &read).expect("memory can be read");
             check_batch(outbox.handle_read(&read, records, now));
         }
         _ => {
-            let Some(read) = outbox.poll_read() else { return };
+            let Some(read) = outbox.poll_read(usize::MAX, false, |_, _| true) else { return };
             let records = (0..input.byte() % 4).map(|_| record(input)).collect();
             let _ = outbox.handle_read(&read, records, now);
         }

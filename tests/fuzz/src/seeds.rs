@@ -21,7 +21,7 @@ use shared::model::{
     PodId, PodPhase, PodStatus, Revision, UnixMs, Workload,
 };
 use shared::sync::{LogMeta, LogReceiver, MapContent};
-use shared::telemetry::{Batch, CborCodec, Sample, Series, TelemetryCodec};
+use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
 use shared::trust::certificate::{CertificateAuthority, NodeKey};
 use shared::trust::enrollment::Enrollment;
 use shared::trust::session::Initiator;
@@ -126,6 +126,7 @@ fn workload() -> Workload {
         priority: 100,
         tolerations: vec![],
         template: declared.template,
+        results: vec![],
     }
 }
 
@@ -224,7 +225,14 @@ fn records(corpus: &Corpus) {
         ..Sample::default()
     };
     let batch = Batch { samples: vec![sample(10_000), sample(20_000)] };
-    corpus.add("telemetry", &CborCodec.encode(&batch).unwrap());
+    let mut encoder = BatchEncoder::default();
+    let mut log = Output::default();
+    for sequence in [2, 3, 4] {
+        let staged = encoder.encode(&batch, sequence).unwrap();
+        log = log.byte(1).chunk(staged.record());
+        encoder.commit(staged);
+    }
+    corpus.add("telemetry", &log.bytes());
 }
 
 fn maps(corpus: &Corpus) {

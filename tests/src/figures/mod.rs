@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `restart.rs` | an offline restart: to the first start, to the first answer, to all ready |
 //! | `change.rs` | from a manifest to a started pod |
+//! | `codec.rs` | what a sample of telemetry costs, beside what others make of it |
 //! | `memory.rs` | memory of agent, shim and hub; size of the program |
 //! | `outbox.rs` | records appended to the outbox and drained from it |
 //! | `flash.rs` | what an idle node writes to its flash |
@@ -13,6 +14,7 @@
 //! | `marks.rs` | pods that leave a mark when they start |
 
 mod change;
+mod codec;
 mod flash;
 mod full_store;
 mod kills;
@@ -58,6 +60,7 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("flash", flash::idle),
         ("kills", kills::agent),
         ("sim", world::simulation),
+        ("codec", codec::codec),
     ]
 }
 

@@ -12,7 +12,7 @@ use edge_agent::shell::{AgentPorts, perform};
 use shared::model::{GpuDevice, GpuHealth, GpuInventory, NodeId, Now, UnixMs};
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::{LogRead, OutboxQuota, read_log};
-use shared::telemetry::{CborCodec, Sample};
+use shared::telemetry::Sample;
 use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{CallOutcome, CallRequest, CallResponse, SequenceNumber, Version};
@@ -145,7 +145,6 @@ impl SimAgent {
             },
             reserved: Reserved::default(),
             recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },
-            codec: Box::new(CborCodec),
             quota: OutboxQuota {
                 alarms_bytes: self.quota_bytes,
                 events_bytes: self.quota_bytes,

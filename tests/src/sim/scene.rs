@@ -5,9 +5,9 @@ use hub::manifests::{InferenceWorkload, Manifests, Replicas};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 use shared::model::{
-    Container, CpuQuantity, GpuDevice, GpuHealth, GpuInventory, GpuSource, MemoryQuantity, NodeId,
-    Now, PodId, PodMetadata, PodSpec, PodTemplate, ResourceList, ResourceRequirements,
-    RestartPolicy, Revision, WorkloadKey,
+    ClockStamp, Container, CpuQuantity, GpuDevice, GpuHealth, GpuInventory, GpuSource,
+    MemoryQuantity, NodeId, Now, PodId, PodMetadata, PodSpec, PodTemplate, ResourceList,
+    ResourceRequirements, RestartPolicy, Revision, WorkloadKey,
 };
 use shared::telemetry::{Sample, Series};
 use std::collections::BTreeMap;
@@ -48,13 +48,17 @@ pub(super) fn gpus(index: usize) -> GpuInventory {
     GpuInventory { source: GpuSource::Simulated, devices: (0..GPUS).map(device).collect() }
 }
 
+/// The one boot of every machine here.
+const BOOT: u64 = 1;
+
 /// What a node measures.
 pub(super) fn sample_at(now: Now) -> Sample {
     // A figure with 53 bits is far beyond the length of a simulation.
     #[allow(clippy::cast_precision_loss)]
     let seconds = now.monotonic.0 as f64 / 1000.0;
     let values = [(Series::new("node_uptime_seconds"), seconds)].into();
-    Sample { at: now.wall, quality: now.quality, values }
+    // Time since boot is the simulation's own; the wall clock may be wrong.
+    Sample { at: now.wall, clock: ClockStamp::of(now, BOOT), values }
 }
 
 /// What the fleet should run.

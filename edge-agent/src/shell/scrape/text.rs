@@ -75,7 +75,7 @@ fn parse(line: &str) -> Option<(Series, f64)> {
         None => (BTreeMap::new(), rest),
     };
     let value: f64 = rest.split_ascii_whitespace().next()?.parse().ok()?;
-    let series = Series { name: name.to_owned(), labels };
+    let series = Series { name: name.into(), labels: labels.into() };
     value.is_finite().then_some((series, value))
 }
 

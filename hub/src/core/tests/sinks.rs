@@ -3,7 +3,7 @@
 
 use super::*;
 use shared::model::{BootClock, ClockQuality, PodResult, ResultFormat, SinkId};
-use shared::telemetry::{Batch, CborCodec, Sample, TelemetryCodec};
+use shared::telemetry::{Batch, BatchEncoder, Sample};
 use shared::wire::LogHold;
 
 const SINK: SinkId = SinkId(7);
@@ -23,7 +23,7 @@ fn log(stream: Stream) -> LogId {
 
 fn sample(at: u64) -> Vec<u8> {
     let sample = Sample { at: UnixMs(at), ..Sample::default() };
-    CborCodec.encode(&Batch { samples: vec![sample] }).unwrap()
+    BatchEncoder::default().encode(&Batch { samples: vec![sample] }, 1).unwrap().record().to_vec()
 }
 
 fn result() -> Vec<u8> {

@@ -85,7 +85,7 @@ impl Builder {
 
     fn place(&mut self, node: &NodeId, series: &Series) -> Option<usize> {
         let mut named: BTreeMap<String, String> = labels(node, series)?;
-        named.insert("__name__".to_owned(), series.name.clone());
+        named.insert("__name__".to_owned(), series.name.to_string());
         // An empty value is no label.
         let named: Labels = named.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         let next = self.table.len();
@@ -137,7 +137,8 @@ impl Points {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{BootClocks, ClockStamp, SinkKey};
+    use crate::core::{BootClocks, SinkKey};
+    use shared::model::ClockStamp;
     use shared::model::UnixMs;
     use shared::telemetry::{Batch, Sample};
     use shared::wire::{LogId, Stream};

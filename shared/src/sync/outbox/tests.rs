@@ -175,7 +175,7 @@ fn a_full_quota_takes_whole_runs_of_the_oldest_and_the_receiver_counts_them() {
     }
     let left = outbox.totals(Stream::Backfill);
     assert!(left.bytes <= 1000 && left.records > 0);
-    assert_eq!(outbox.dropped_records() % RUN_RECORDS, 0);
+    assert_eq!(outbox.dropped_records() % DROP_RUN_RECORDS, 0);
     assert_eq!(outbox.dropped_records() + left.records, 250);
     outbox.begin(&[], NOW, &mut WriteBatch::new());
     let mut hub = LogReceiver::default();

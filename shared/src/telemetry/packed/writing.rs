@@ -1,0 +1,195 @@
+//! From batches to records.
+
+use super::{
+    CLOCK_COLUMNS, CODEC_NUMBER, DICTIONARY_SIZE_BITS, Footing, Integers, Model, SAMPLES_BITS,
+    write_exceptions,
+};
+use crate::limits::LOG_RECORD_BYTES_MAX;
+use crate::model::ClockQuality;
+use crate::telemetry::bits::BitWriter;
+use crate::telemetry::column::{Column, QUIET_BATCHES, Start};
+use crate::telemetry::dictionary::{Dictionary, is_written};
+use crate::telemetry::{BATCH_SAMPLES_MAX, BATCH_VALUES_MAX, Batch, CodecError, Sample};
+use std::sync::Arc;
+
+/// What a column writes in one record.
+struct Written {
+    /// In a keyframe.
+    start: Option<Start>,
+    /// Each with the low bits of its code.
+    codes: Vec<(u64, u32)>,
+    is_exact: bool,
+    was_quiet: bool,
+    was_often_exact: bool,
+}
+
+impl Model {
+    /// The record of a batch and what both sides know after it. A keyframe when it must be one, or
+    /// when the batch has series or values that this model can't say.
+    pub(crate) fn encode(
+        &self,
+        batch: &Batch,
+        must_begin: bool,
+    ) -> Result<(Vec<u8>, Self), CodecError> {
+        let samples = batch.samples.as_slice();
+        if samples.is_empty() {
+            return Err(CodecError::Malformed("there is no sample"));
+        }
+        if samples.len() > BATCH_SAMPLES_MAX {
+            return Err(CodecError::TooLarge("samples"));
+        }
+        let must_begin = must_begin || !self.is_begun();
+        let known = if must_begin { None } else { integers(samples, &self.dictionary) };
+        let begins = known.is_none();
+        let (mut after, integers) = match known {
+            Some(integers) => (self.clone(), integers),
+            None => self.begin(samples)?,
+        };
+        let record = after.write(&integers, samples.len(), begins);
+        let fits = record.len() <= LOG_RECORD_BYTES_MAX;
+        if fits { Ok((record, after)) } else { Err(CodecError::TooLarge("bytes")) }
+    }
+
+    /// A model whose dictionary is that of these samples, with what is known of their columns.
+    fn begin(&self, samples: &[Sample]) -> Result<(Self, Vec<Integers>), CodecError> {
+        let dictionary = Dictionary::of(samples, &self.dictionary)?;
+        if samples.len() * dictionary.entries.len() > BATCH_VALUES_MAX {
+            return Err(CodecError::TooLarge("values"));
+        }
+        let integers = integers(samples, &dictionary);
+        let integers = integers.ok_or(CodecError::Malformed("a value has no form"))?;
+        let columns = (0..integers.len()).map(|column| self.known(column, &dictionary));
+        let columns = columns.map(Option::unwrap_or_default).collect();
+        Ok((Self { dictionary: Arc::new(dictionary), columns }, integers))
+    }
+
+    /// What this model knows of a column of another dictionary.
+    fn known(&self, column: usize, dictionary: &Dictionary) -> Option<Column> {
+        let Some(series) = column.checked_sub(CLOCK_COLUMNS) else {
+            return self.columns.get(column).copied();
+        };
+        let entry = dictionary.entries.get(series)?;
+        let position = *self.dictionary.positions.get(&entry.series)?;
+        let before = self.dictionary.entries.get(position)?;
+        let is_alike = before.form == entry.form && before.base.is_some() == entry.base.is_some();
+        let column = self.columns.get(position + CLOCK_COLUMNS).copied();
+        column.filter(|_| is_alike)
+    }
+
+    fn write(&mut self, integers: &[Integers], samples: usize, begins: bool) -> Vec<u8> {
+        let mut bits = BitWriter::after(vec![CODEC_NUMBER]);
+        bits.flag(begins);
+        bits.write(samples.saturating_sub(1) as u64, SAMPLES_BITS);
+        if begins {
+            let bytes = &self.dictionary.bytes;
+            bits.write(bytes.len() as u64, DICTIONARY_SIZE_BITS);
+            bytes.iter().for_each(|byte| bits.write(u64::from(*byte), 8));
+        }
+        write_presence(&mut bits, integers.get(CLOCK_COLUMNS..).unwrap_or_default());
+        let written = self.advance(integers, samples, begins);
+        let quiet = written.iter().filter(|written| written.was_quiet);
+        write_exceptions(&mut bits, &quiet.map(|written| !written.is_exact).collect::<Vec<_>>());
+        written.iter().for_each(|written| written.write(&mut bits));
+        bits.finish()
+    }
+
+    /// Takes the values of every column; what is to be written for each.
+    fn advance(&mut self, integers: &[Integers], samples: usize, begins: bool) -> Vec<Written> {
+        let dictionary = Arc::clone(&self.dictionary);
+        let mut footing = Footing::new(samples);
+        let mut all = Vec::with_capacity(integers.len());
+        let entries = [None; CLOCK_COLUMNS].into_iter();
+        let entries = entries.chain(dictionary.entries.iter().map(Some));
+        for ((column, values), entry) in self.columns.iter_mut().zip(integers).zip(entries) {
+            let above = |(value, below): (&Option<i64>, &i64)| Some((*value)?.wrapping_sub(*below));
+            let own: Integers = values.iter().zip(footing.below(entry)).map(above).collect();
+            let before = if begins { 0 } else { column.last };
+            all.push(Written::of(column, &own, begins));
+            footing.add(entry, &own, before);
+        }
+        all
+    }
+}
+
+impl Written {
+    /// Takes the values into the column.
+    fn of(column: &mut Column, values: &[Option<i64>], begins: bool) -> Self {
+        let present: Vec<i64> = values.iter().flatten().copied().collect();
+        let start = if begins { column.start(&present) } else { None };
+        if let Some(start) = start {
+            *column = start.column();
+        }
+        let was_quiet = column.quiet >= QUIET_BATCHES;
+        let was_often_exact = column.is_often_exact();
+        let code = |value: &i64| {
+            let low_bits = column.low_bits();
+            (column.encode(*value), low_bits)
+        };
+        let rest = present.get(usize::from(begins)..).unwrap_or_default();
+        let codes: Vec<(u64, u32)> = rest.iter().map(code).collect();
+        let is_exact = codes.iter().all(|(code, _)| *code == 0);
+        column.end_batch(is_exact);
+        Self { start, codes, is_exact, was_quiet, was_often_exact }
+    }
+
+    fn write(&self, bits: &mut BitWriter) {
+        if let Some(start) = self.start {
+            start.write(bits);
+        }
+        if !self.was_quiet && self.was_often_exact {
+            bits.flag(self.is_exact);
+        }
+        if !self.is_exact || !(self.was_quiet || self.was_often_exact) {
+            self.codes.iter().for_each(|(code, low_bits)| bits.rice(*code, *low_bits));
+        }
+    }
+}
+
+/// All columns of a batch; `None` when it has a series or a value that the dictionary can't say.
+fn integers(samples: &[Sample], dictionary: &Dictionary) -> Option<Vec<Integers>> {
+    let series = dictionary.entries.len();
+    if samples.len() * series > BATCH_VALUES_MAX {
+        return None;
+    }
+    let mut columns = vec![vec![None; samples.len()]; CLOCK_COLUMNS + series];
+    for (index, sample) in samples.iter().enumerate() {
+        for (column, integer) in columns.iter_mut().zip(clock_integers(sample)) {
+            *column.get_mut(index)? = Some(integer);
+        }
+        // Both are in the order of the series.
+        let mut known = dictionary.positions.iter();
+        for (series, value) in &sample.values {
+            if !is_written(series, *value) {
+                continue;
+            }
+            let (_, position) = known.find(|(known, _)| *known >= series)?;
+            let entry = dictionary.entries.get(*position).filter(|e| e.series == *series)?;
+            let column = columns.get_mut(CLOCK_COLUMNS + position)?;
+            *column.get_mut(index)? = Some(entry.form.integer(*value)?);
+        }
+    }
+    Some(columns)
+}
+
+fn clock_integers(sample: &Sample) -> [i64; CLOCK_COLUMNS] {
+    let quality = match sample.clock.quality {
+        ClockQuality::Unsynchronised => 0,
+        ClockQuality::Synchronised => 1,
+    };
+    let boot = sample.clock.boot.cast_signed();
+    [sample.at.0.cast_signed(), quality, boot, sample.clock.offset_ms]
+}
+
+/// A bit when everything is there; else a bit a series that is always there, and one a value of
+/// the others.
+fn write_presence(bits: &mut BitWriter, series: &[Integers]) {
+    let is_whole = |values: &Integers| values.iter().all(Option::is_some);
+    let all = series.iter().all(is_whole);
+    bits.flag(all);
+    for values in series.iter().filter(|_| !all) {
+        bits.flag(is_whole(values));
+        if !is_whole(values) {
+            values.iter().for_each(|value| bits.flag(value.is_some()));
+        }
+    }
+}
