@@ -14,6 +14,7 @@ missing=()
 need mosquitto mosquitto
 need faketime faketime
 need ip iproute2
+need nsenter util-linux
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 
 if [ "${#missing[@]}" -gt 0 ]; then

@@ -1,13 +1,13 @@
 //! The MQTT link as events of the core.
 
 use crate::core::{Event, LinkStatus};
-use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect};
+use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, WireBytes, connect};
 use shared::model::NodeId;
 use shared::trust::enrollment::Enrollment;
 use shared::wire::{DownTopic, UpTopic, UpTopicKind};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 /// The longest silence on an idle link, in both directions.
@@ -24,6 +24,8 @@ pub(super) struct Link {
     client: MqttClient,
     events: mpsc::Receiver<LinkEvent>,
     topic: String,
+    #[allow(dead_code, reason = "the byte budget withdraws it")]
+    permit: watch::Sender<bool>,
     /// As it was last told.
     was_up: Option<bool>,
 }
@@ -39,6 +41,7 @@ impl Link {
         let node: &NodeId = &enrollment.node;
         let topic = |kind| UpTopic { node: node.clone(), kind }.name();
         let (sender, events) = mpsc::channel(RECEIVED_MAX);
+        let (permit, permit_seen) = watch::channel(true);
         let options = MqttOptions {
             client_id: node.to_string(),
             host,
@@ -48,6 +51,7 @@ impl Link {
             keep_alive: KEEP_ALIVE,
             subscriptions: vec![DownTopic { node: node.clone() }.name()],
             queue_messages_max: SENT_MAX,
+            permit: permit_seen,
             will: Some((topic(UpTopicKind::Will), vec![])),
             seed,
         };
@@ -55,6 +59,7 @@ impl Link {
             client: connect(options, sender),
             events,
             topic: topic(UpTopicKind::Up),
+            permit,
             was_up: None,
         }
     }
@@ -84,6 +89,18 @@ impl Link {
             }
             LinkEvent::Received { payload, .. } => Event::Payload(payload),
         })
+    }
+
+    /// Whether a new connection may be made. One that is up stays.
+    #[allow(dead_code, reason = "the byte budget calls it")]
+    pub(super) fn set_permit(&self, permitted: bool) {
+        self.permit.send_if_modified(|permit| std::mem::replace(permit, permitted) != permitted);
+    }
+
+    /// What the link has cost since the agent's start.
+    #[allow(dead_code, reason = "the byte budget calls it")]
+    pub(super) fn wire_bytes(&self) -> WireBytes {
+        self.client.wire_bytes()
     }
 
     /// What crossed so far.

@@ -6,6 +6,7 @@
 //! | `binaries.rs` | where the programs of this workspace lie |
 //! | `hub.rs`, `agent.rs` | a hub, an agent, each with a folder of its own |
 //! | `http.rs` | one request and its answer |
+//! | `proxy.rs` | the judge of bytes: a link whose packets are counted, slowed, cut and lost |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
 
 pub mod agent;
@@ -15,3 +16,4 @@ pub mod http;
 pub mod hub;
 pub mod mosquitto;
 pub mod process;
+pub mod proxy;
