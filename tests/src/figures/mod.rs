@@ -5,12 +5,14 @@
 //! | `restart.rs` | an offline restart: to the first start, to the first answer, to all ready |
 //! | `change.rs` | from a manifest to a started pod |
 //! | `memory.rs` | memory of agent, shim and hub; size of the program |
+//! | `link.rs` | what the link costs: a day, a reconnection, a change |
 //! | `world.rs` | the simulated world's rate |
 //! | `full_store.rs` | fills a node's store, as weeks without a link do |
 //! | `marks.rs` | pods that leave a mark when they start |
 
 mod change;
 mod full_store;
+mod link;
 mod marks;
 mod memory;
 mod restart;
@@ -48,6 +50,9 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("change", change::change_to_start),
         ("agent_memory", memory::agent),
         ("hub_memory", memory::hub),
+        ("link", link::telemetry),
+        ("reconnect", link::reconnect),
+        ("image_change", link::image_change),
         ("sim", world::simulation),
     ]
 }

@@ -180,9 +180,10 @@ impl LinkTask {
             let delay_ms = delay.as_millis();
             debug!(client = self.options.client_id, %reason, delay_ms, "the MQTT link is down");
             let closing = &mut self.closing;
+            let meter = &self.link.meter;
             let pause = async {
                 self.events.send(LinkEvent::Down { reason }).await.is_ok() && {
-                    tokio::time::sleep(delay).await;
+                    meter.watching(tokio::time::sleep(delay)).await;
                     true
                 }
             };
@@ -251,7 +252,8 @@ impl<'a> Attempt<'a> {
                 Some(_) => Instant::now() + self.silence_max,
                 None => self.deadline,
             };
-            let handled = match tokio::time::timeout_at(limit, eventloop.poll()).await {
+            let poll = tokio::time::timeout_at(limit, eventloop.poll());
+            let handled = match self.task.link.meter.watching(poll).await {
                 Ok(Ok(Event::Incoming(packet))) => self.handle(packet).await,
                 Ok(Ok(Event::Outgoing(Outgoing::Publish(_)))) => {
                     self.task.link.note_written();

@@ -5,7 +5,7 @@
 //! all, is added by a model; where the kernel has no such service, everything is. Nothing is ever
 //! taken back: the count only grows.
 
-use super::socket_diag::{ConnectionId, SocketDiag};
+use super::socket_diag::{ConnectionId, Look, SocketDiag};
 use crate::wire_cost::{
     NAME_LOOKUP_BYTES, RESET_BYTES, SEGMENT_HEADER_BYTES, SEGMENT_PAYLOAD_BYTES_MAX, SYN_BYTES,
 };
@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tracing::debug;
 
-/// Without traffic of ours the kernel is asked this often: acknowledgements come late, and packets
-/// are repeated.
+/// The kernel is asked this often while something can still change: acknowledgements come late, and
+/// packets are repeated. What it counted after the last question is lost with a connection that is
+/// reset.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Connections whose last packets may still be on their way. More than one a minute are not made.
@@ -83,7 +84,7 @@ struct Tracked {
     id: ConnectionId,
     stream: Arc<StreamCounts>,
     /// What the kernel said last, when, and what the stream had counted then.
-    known: Option<(WireBytes, StreamTotals)>,
+    known: Option<(Look, StreamTotals)>,
     asked: Option<Instant>,
     closed: Option<Instant>,
     counted: WireBytes,
@@ -161,7 +162,9 @@ impl StreamCounts {
     fn closing(&self) -> WireBytes {
         let connected = self.connected.load(Ordering::Relaxed);
         if self.ended_by(StreamEnd::Reset) {
-            return WireBytes { sent: 0, received: RESET_BYTES };
+            // One that ends a connection has time stamps, one that refuses it has none.
+            let reset = if connected { SEGMENT_HEADER_BYTES } else { RESET_BYTES };
+            return WireBytes { sent: 0, received: reset };
         }
         if !connected {
             return WireBytes::default();
@@ -198,23 +201,51 @@ impl Tracked {
     fn refresh(&mut self, kernel: &mut Kernel, now: Instant) -> bool {
         let totals = self.stream.totals();
         let unchanged = self.known.is_some_and(|(_, then)| then == totals);
+        if unchanged && !self.can_change() {
+            return false;
+        }
         let lately = self.asked.is_some_and(|asked| now.duration_since(asked) < ASK_INTERVAL);
         if unchanged && lately {
             return false;
         }
         self.asked = Some(now);
         let found = kernel.look_up(&mut self.id);
-        if let Some(wire) = found {
-            self.known = Some((wire, totals));
+        if let Some(look) = found {
+            self.known = Some((look, totals));
         }
         self.count(totals);
         let late = |since: Instant| now.duration_since(since) > CLOSING_TIME_MAX;
         self.closed.is_some_and(|since| found.is_none() || late(since))
     }
 
+    /// A reset while something was unacknowledged answers a packet that was sent again after the
+    /// kernel was asked last.
+    fn last_repeat(&self) -> WireBytes {
+        let look = self.known.map(|(look, _)| look).filter(|look| look.unacknowledged_bytes > 0);
+        let Some(look) = look.filter(|_| self.stream.ended_by(StreamEnd::Reset)) else {
+            return WireBytes::default();
+        };
+        let bytes = look.unacknowledged_bytes.min(SEGMENT_PAYLOAD_BYTES_MAX);
+        WireBytes { sent: bytes.saturating_add(SEGMENT_HEADER_BYTES), received: 0 }
+    }
+
+    /// Whether packets can still come that the stream does not see.
+    fn can_change(&self) -> bool {
+        self.closed.is_some() || self.known.is_none_or(|(look, _)| look.unsettled)
+    }
+
+    /// When the kernel should be asked again, if there is anything to ask.
+    fn next_look(&self) -> Option<Instant> {
+        let told = self.known.is_some_and(|(_, then)| then == self.stream.totals());
+        let asked = self.asked?;
+        (!told || self.can_change()).then(|| asked + ASK_INTERVAL)
+    }
+
     fn count(&mut self, totals: StreamTotals) {
-        let (known, then) =
-            self.known.unwrap_or_else(|| (self.stream.opening(), StreamTotals::default()));
+        let (known, then) = match self.known {
+            Some((look, then)) => (look.wire, then),
+            None => (self.stream.opening(), StreamTotals::default()),
+        };
         self.counted = self.counted.at_least(known.plus(totals.since(then)));
     }
 
@@ -222,7 +253,7 @@ impl Tracked {
     fn close(&mut self, kernel: &mut Kernel, now: Instant) {
         self.asked = None;
         self.refresh(kernel, now);
-        self.counted = self.counted.plus(self.stream.closing());
+        self.counted = self.counted.plus(self.stream.closing()).plus(self.last_repeat());
         self.closed = Some(now);
         // What follows is asked for by time alone.
         self.asked = Some(now);
@@ -231,7 +262,7 @@ impl Tracked {
 
 impl Kernel {
     /// What the kernel says of a connection, if it says anything.
-    fn look_up(&mut self, id: &mut ConnectionId) -> Option<WireBytes> {
+    fn look_up(&mut self, id: &mut ConnectionId) -> Option<Look> {
         if matches!(self, Self::NotAsked) {
             *self = SocketDiag::open().map_or(Self::Silent, Self::Answers);
         }
@@ -255,6 +286,32 @@ impl WireMeter {
         state.tracked.iter().fold(state.settled, |sum, tracked| sum.plus(tracked.counted))
     }
 
+    /// Waits for `future`, and asks the kernel meanwhile for as long as something can change.
+    pub(super) async fn watching<T>(&self, future: impl Future<Output = T>) -> T {
+        tokio::pin!(future);
+        loop {
+            let look = async {
+                match self.next_look() {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                done = &mut future => return done,
+                () = look => { self.read(); }
+            }
+        }
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        let state = self.state();
+        if matches!(state.kernel, Kernel::Silent) {
+            return None;
+        }
+        state.tracked.iter().filter_map(Tracked::next_look).min()
+    }
+
     /// A name is looked up.
     pub(super) fn note_lookup(&self) {
         let bytes = LOOKUPS_PER_NAME * NAME_LOOKUP_BYTES / 2;
@@ -274,7 +331,8 @@ impl WireMeter {
             id: ConnectionId::new(local, remote),
             stream: Arc::clone(stream),
             known: None,
-            asked: None,
+            // Its SYN is on its way.
+            asked: Some(Instant::now()),
             closed: None,
             counted: WireBytes::default(),
         });

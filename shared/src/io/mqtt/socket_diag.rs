@@ -56,6 +56,17 @@ pub(super) struct SocketDiag {
     sequence: u32,
 }
 
+/// What the kernel says of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Look {
+    /// What crossed so far, retransmissions included.
+    pub(super) wire: WireBytes,
+    /// Something is not sent, or not acknowledged: it may be repeated without anybody's doing.
+    pub(super) unsettled: bool,
+    /// What was sent and is not acknowledged.
+    pub(super) unacknowledged_bytes: u64,
+}
+
 /// Which connection. Its cookie is learned with the first answer, so that another connection that
 /// has the same addresses later is not taken for it.
 #[derive(Debug)]
@@ -86,12 +97,12 @@ impl SocketDiag {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// What crossed on a connection so far, retransmissions included; `None` when it is gone, or in
-    /// `TIME_WAIT`, where nothing is counted any more.
+    /// What crossed on a connection so far; `None` when it is gone, or in `TIME_WAIT`, where nothing
+    /// is counted any more.
     ///
     /// # Errors
     /// When the kernel can't answer.
-    pub(super) fn look_up(&mut self, id: &mut ConnectionId) -> io::Result<Option<WireBytes>> {
+    pub(super) fn look_up(&mut self, id: &mut ConnectionId) -> io::Result<Option<Look>> {
         self.sequence = self.sequence.wrapping_add(1);
         self.socket.send(&request(id, self.sequence))?;
         for _ in 0..STALE_ANSWERS_MAX {
@@ -140,7 +151,7 @@ fn address(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-fn read_answer(answer: &[u8], id: &mut ConnectionId) -> io::Result<Option<WireBytes>> {
+fn read_answer(answer: &[u8], id: &mut ConnectionId) -> io::Result<Option<Look>> {
     let malformed = || io::Error::other("the kernel's answer is shorter than its parts");
     match u16_at(answer, 4) {
         Some(BY_FAMILY) => {}
@@ -178,23 +189,33 @@ fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 /// `struct tcp_info`: fields are only ever appended to it.
-fn read_info(info: &[u8], ip_header_bytes: u64) -> Option<WireBytes> {
+fn read_info(info: &[u8], ip_header_bytes: u64) -> Option<Look> {
     let (state, options) = (*info.first()?, *info.get(5)?);
     let (segments_out, segments_in) =
         (u64::from(u32_at(info, 136)?), u64::from(u32_at(info, 140)?));
     let received = u64_at(info, 128)?;
+    // (segments on their way, bytes that wait to be; the latter since Linux 4.6)
+    let (on_their_way, not_sent) = (u32_at(info, 24)?, u32_at(info, 144).unwrap_or(0));
+    let unsettled = on_their_way > 0 || not_sent > 0;
     // Since Linux 4.19 with what was sent again; before that, what was acknowledged.
     let sent = u64_at(info, 200).or_else(|| u64_at(info, 120))?;
     let syn = ip_header_bytes + TCP_HEADER_BYTES + TCP_TIMESTAMP_BYTES + SYN_EXTRA_BYTES;
     if state == SYN_SENT {
-        return Some(WireBytes { sent: segments_out.saturating_mul(syn), received: 0 });
+        let wire = WireBytes { sent: segments_out.saturating_mul(syn), received: 0 };
+        return Some(Look { wire, unsettled: true, unacknowledged_bytes: 0 });
     }
     let timestamps = if options & TIMESTAMPS == 0 { 0 } else { TCP_TIMESTAMP_BYTES };
     let header = ip_header_bytes + TCP_HEADER_BYTES + timestamps;
     let whole = |segments: u64, bytes: u64| {
         segments.saturating_mul(header).saturating_add(bytes).saturating_add(syn - header)
     };
-    Some(WireBytes { sent: whole(segments_out, sent), received: whole(segments_in, received) })
+    // (what was sent again, what was acknowledged, the SYN included)
+    let unacknowledged_bytes = sent
+        .saturating_sub(u64_at(info, 208).unwrap_or(0))
+        .saturating_sub(u64_at(info, 120)?.saturating_sub(1));
+    let wire =
+        WireBytes { sent: whole(segments_out, sent), received: whole(segments_in, received) };
+    Some(Look { wire, unsettled, unacknowledged_bytes })
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -235,11 +256,12 @@ mod tests {
             let header = ip + 32;
             let begun = diag.look_up(&mut id).unwrap().unwrap();
             let expected = WireBytes { sent: 2 * header + 8, received: header + 8 };
-            assert_eq!(begun, expected, "{listen}");
+            assert_eq!(begun.wire, expected, "{listen}");
+            assert_eq!((begun.unsettled, begun.unacknowledged_bytes), (false, 0), "{listen}");
             client.write_all(&[7; 100]).unwrap();
             server.read_exact(&mut [0; 100]).unwrap();
             let after = diag.look_up(&mut id).unwrap().unwrap();
-            assert_eq!(after.sent, begun.sent + header + 100, "{listen}");
+            assert_eq!(after.wire.sent, begun.wire.sent + header + 100, "{listen}");
         }
     }
 

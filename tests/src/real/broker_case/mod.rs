@@ -145,7 +145,7 @@ impl BrokerCase {
     /// # Errors
     /// When the certificate can't be made.
     pub fn tls(&self, common_name: &str) -> Result<Arc<ClientConfig>> {
-        self.pki.client_config(Some(&self.pki.client(common_name, Validity::Current)?))
+        self.pki.agent_config(&self.pki.client(common_name, Validity::Current)?)
     }
 
     /// A node with the client that agents use, connecting.
