@@ -52,8 +52,12 @@ struct Scene {
 
 impl Scene {
     async fn new(kind: Kind) -> Result<Self> {
+        Self::shaped(kind, Shape::default()).await
+    }
+
+    async fn shaped(kind: Kind, shape: Shape) -> Result<Self> {
         let broker = BrokerCase::start(kind).await?;
-        let proxy = tokio::task::block_in_place(|| Proxy::start(broker.address, Shape::default()))?;
+        let proxy = tokio::task::block_in_place(|| Proxy::start(broker.address, shape))?;
         let mut node = broker.node_through("mast-17", proxy.address())?;
         node.until_up().await?;
         Ok(Self { broker, proxy, node })
@@ -235,6 +239,27 @@ async fn a_message_and_a_connection_cost_what_the_model_says() {
     let crossed = scene.counts().unwrap().0.since(before);
     // (with the reset that ended the last one)
     near("a resumed connection", crossed.wire_bytes() - 52, RESUMED_CONNECTION_BYTES);
+}
+
+/// What the kernel and the proxy hold in advance: unsent 2 KiB, a message, a window of 4 KiB.
+const AHEAD_BYTES_MAX: u64 = 12_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_slow_link_is_known_and_little_is_ahead_of_it() {
+    let scene = Scene::shaped(Kind::Embedded, SLOW).await.unwrap();
+    let begun = scene.proxy.count().unwrap();
+    let mut waiting = scene.node.client.waiting_bytes();
+    assert_eq!(*waiting.borrow(), 0);
+    scene.publish(&[4096; 8], Duration::ZERO).await;
+    let behind = *waiting.borrow();
+    assert!(behind >= 4 * 4096, "{behind}");
+    tokio::time::timeout(PATIENCE, waiting.wait_for(|waiting| *waiting == 0))
+        .await
+        .unwrap()
+        .unwrap();
+    let passed = scene.proxy.count().unwrap().since(begun).up.payload_bytes;
+    assert!(passed + AHEAD_BYTES_MAX >= 8 * 4096, "{passed} bytes have passed");
+    scene.agree("slow").unwrap();
 }
 
 /// A pod that is ready at once and does nothing.
