@@ -20,6 +20,7 @@ need prometheus prometheus
 need c++ g++
 # Not run by a test: `telemetry/record.py` records it for the figures.
 need prometheus-node-exporter prometheus-node-exporter
+need nsenter util-linux
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 
 if [ "${#missing[@]}" -gt 0 ]; then

@@ -12,6 +12,7 @@
 //! | [`trust`] | signatures, sealed sessions, sealed records, certificates; no sockets |
 //! | [`sync`] | the map, the log and the call, and one session machine a side |
 //! | [`telemetry`] | samples, batches and the seam for their codec |
+//! | [`wire_cost`] | what a message and a connection cost on the wire, before they are sent |
 //! | [`ports`] | the traits by which a core reaches the world |
 //! | `io` | (feature `io`) MQTT client, sled store, clocks, keys |
 

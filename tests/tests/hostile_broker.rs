@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect};
+use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect, permitted};
 use shared::trust::certificate::CertificateAuthority;
 use shared::wire::Envelope;
 use std::fs;
@@ -69,6 +69,7 @@ impl Enemy {
             subscriptions: vec!["e/#".to_owned()],
             will: None,
             queue_messages_max: 4096,
+            permit: permitted(),
             seed: [6; 32],
         };
         let (sender, mut events) = mpsc::channel(4096);

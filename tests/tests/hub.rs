@@ -6,7 +6,7 @@ use rustls::time_provider::DefaultTimeProvider;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
-use shared::io::mqtt::{LinkEvent, MqttOptions, connect};
+use shared::io::mqtt::{LinkEvent, MqttOptions, connect, permitted};
 use shared::io::tls::{client_config, install_crypto_provider};
 use shared::model::NodeId;
 use shared::trust::certificate::{NodeKey, serial_of_certificate};
@@ -82,6 +82,7 @@ impl Node {
             subscriptions: vec![format!("e/{node}/d")],
             will: None,
             queue_messages_max: 4,
+            permit: permitted(),
             seed: [7; 32],
         };
         let client = connect(options, events);

@@ -9,6 +9,7 @@ use shared::model::{LinkBudget, MonotonicMs, NODE_POLICY_KEY, NodePolicy, Now};
 use shared::ports::{Tree, WriteBatch};
 use shared::sync::{LinkClass, SessionFault, StoredBudget, message_bytes};
 use shared::wire::{MapAck, MapName, Message, decode};
+use shared::wire_cost::FULL_CONNECTION_BYTES;
 use tracing::warn;
 
 /// Under this key of [`Tree::Meta`] lies what was spent and granted.
@@ -27,7 +28,7 @@ const ACK_BYTES: usize = 120;
 const CHUNK_BYTES: usize = 1024 + 250;
 
 /// What connecting costs: TCP, mutual TLS in full, MQTT, and a greeting.
-const CONNECT_BYTES: u64 = 5_000;
+const CONNECT_BYTES: u64 = FULL_CONNECTION_BYTES + 1_500;
 
 /// Below this the link is closed until the window has moved on: what the peer sends unasked, and the
 /// farewell, still fit.
@@ -78,15 +79,17 @@ impl AgentCore {
             }
             None => self.budget.set_limits(LinkBudget::default(), now),
         }
+        self.decide_rung(now);
     }
 
     /// Says it when the day's bytes are spent, and when there are some again.
     pub(super) fn watch_budget(&mut self, now: Now) {
+        let spent = self.budget.spent_in_day(now.monotonic);
+        self.spent_in_day = spent;
         let Some(day) = self.budget.limits().bytes_per_day else {
             self.budget_exhausted = false;
             return;
         };
-        let spent = self.budget.spent_in_day(now.monotonic);
         let exhausted = if self.budget_exhausted {
             spent.saturating_mul(100) > day.saturating_mul(EXHAUSTED_UNTIL_PERCENT)
         } else {

@@ -10,7 +10,8 @@
 //! | what the agent sends: reported state, logs, in their order | `uplink.rs` |
 //! | pods: actions to effects, changes to events | `pod_effects.rs` |
 //! | samples to batches to the outbox | `recorder.rs` |
-//! | what the link may carry | `link_budget.rs` |
+//! | what the link may carry, and how much telemetry that is | `link_budget.rs`, `ladder.rs` |
+//! | clocks of this boot and earlier ones | `clocks.rs` |
 //! | what pods say of themselves in samples | `series.rs` |
 //! | results of pods to the outbox | `results.rs` |
 //! | the store that can't be written | `storage.rs` |
@@ -20,8 +21,10 @@
 //! store can't be written the core is read-only: pods stay as they are, nothing is acknowledged,
 //! no log is read or sent.
 
+mod clocks;
 mod downlink;
 mod event;
+mod ladder;
 mod link_budget;
 mod pod_effects;
 mod recorder;
@@ -40,6 +43,7 @@ pub use restore::{Capacity, CoreOptions, Reserved, Restored, StoredState, read_s
 pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 
 use crate::pods::Pods;
+use clocks::Clocks;
 use link_budget::DesiredPace;
 use recorder::Recorder;
 use results::Results;
@@ -79,10 +83,13 @@ pub struct AgentCore {
     results: Results,
     storage: Storage,
     budget: Budget,
+    clocks: Clocks,
     /// A handshake or a greeting is due and can't be afforded yet.
     session_waits: bool,
     /// The day's bytes are spent, but for those that are kept for alarms.
     budget_exhausted: bool,
+    /// Bytes of the last 24 hours, as they were counted last.
+    spent_in_day: u64,
     desired_pace: Option<DesiredPace>,
     /// The hub knows that no chunk of desired state can be afforded now.
     desired_stalled_told: bool,
@@ -156,6 +163,7 @@ impl AgentCore {
     /// Everything that follows from what has changed.
     fn advance(&mut self, now: Now) {
         self.watch_budget(now);
+        self.note_clock(now);
         self.collect_pod_actions(now);
         self.refresh_report(now);
         self.transmit(now);

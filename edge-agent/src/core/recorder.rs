@@ -5,6 +5,7 @@
 //! record was appended, under the number that the outbox gave it.
 
 use super::AgentCore;
+use super::ladder::{Ladder, is_essential};
 use super::storage::After;
 use shared::model::{MonotonicMs, Now};
 use shared::ports::{Tree, WriteBatch};
@@ -34,7 +35,7 @@ impl Default for RecorderOptions {
 /// Samples on their way into the outbox.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    options: RecorderOptions,
+    pub(super) ladder: Ladder,
     next_sample: MonotonicMs,
     pending: Vec<Sample>,
     /// Of the batches that were taken while the hub listened, and of the others.
@@ -50,7 +51,7 @@ impl Recorder {
     pub(super) fn new(options: RecorderOptions, samples_recorded: u64, now: MonotonicMs) -> Self {
         let next_sample = now.plus_ms(options.sample_interval_ms);
         Self {
-            options,
+            ladder: Ladder::new(options),
             next_sample,
             pending: vec![],
             live: BatchEncoder::default(),
@@ -64,7 +65,7 @@ impl Recorder {
     pub(super) fn sample_is_due(&mut self, now: MonotonicMs) -> bool {
         let due = self.next_sample <= now;
         if due {
-            self.next_sample = now.plus_ms(self.options.sample_interval_ms);
+            self.next_sample = now.plus_ms(self.ladder.rung().sample_interval_ms);
         }
         due
     }
@@ -89,9 +90,12 @@ impl Recorder {
 }
 
 impl AgentCore {
-    pub(super) fn record_sample(&mut self, sample: Sample, now: Now) {
+    pub(super) fn record_sample(&mut self, mut sample: Sample, now: Now) {
+        if self.recorder.ladder.sheds_series() {
+            sample.values.retain(|series, _| is_essential(&series.name));
+        }
         self.recorder.pending.push(sample);
-        if self.recorder.pending.len() >= self.recorder.options.samples_per_batch {
+        if self.recorder.pending.len() >= self.recorder.ladder.rung().samples_per_batch {
             self.flush_samples(now);
         }
     }
@@ -102,6 +106,7 @@ impl AgentCore {
         if samples.is_empty() {
             return;
         }
+        self.decide_rung(now.monotonic);
         if self.is_read_only() {
             self.recorder.unstored_records += samples.len() as u64;
             return;
@@ -121,6 +126,18 @@ impl AgentCore {
         }
     }
 
+    /// Goes up or down the ladder as the link's budget allows.
+    pub(super) fn decide_rung(&mut self, now: MonotonicMs) {
+        let results = self.outbox.results_totals().records > 0;
+        let others_wait = results || self.outbox.holds(Stream::Backfill);
+        let (before, bulk) =
+            (self.recorder.ladder.sheds_series(), self.budget.bulk_bytes_per_day());
+        self.recorder.ladder.decide(bulk, others_wait, now);
+        if self.recorder.ladder.sheds_series() != before {
+            self.schedule_report(now);
+        }
+    }
+
     /// Puts a batch into the outbox as one record.
     fn append_batch(&mut self, batch: &Batch) -> Result<(), CodecError> {
         // A batch that waited for the link does not hold up the ones that did not.
@@ -134,6 +151,9 @@ impl AgentCore {
             writes.put(Tree::Meta, SAMPLES_KEY, total);
         }
         let dropped = self.outbox.dropped_records();
+        let values = batch.samples.iter().map(|sample| sample.values.len() as u64).sum();
+        let samples = batch.samples.len() as u64;
+        self.recorder.ladder.learn(staged.record().len(), values, samples);
         if self.append(stream, staged.record().to_vec(), writes) {
             self.recorder.samples_recorded = total;
             self.recorder.encoder(stream).commit(staged);

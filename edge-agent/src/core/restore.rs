@@ -1,5 +1,6 @@
 //! What the core is at boot, from the local store alone.
 
+use super::clocks::Clocks;
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
 use super::link_budget::BUDGET_KEY;
 use super::recorder::{Recorder, RecorderOptions, SAMPLES_KEY};
@@ -35,6 +36,8 @@ pub struct CoreOptions {
     pub agent_version: String,
     /// This start; greater than every one before.
     pub incarnation: Incarnation,
+    /// This boot of the machine: the first 8 bytes of the kernel's boot id; 0 where nobody knows.
+    pub boot: u64,
     /// Fresh entropy, for handshakes.
     pub seed: [u8; 32],
     /// This node's key for sessions.
@@ -132,6 +135,7 @@ impl AgentCore {
     #[must_use]
     pub fn new(options: CoreOptions, restored: Restored, now: Now) -> Self {
         let desired = restore_desired(&options, &restored);
+        let clocks = Clocks::restore(options.boot, &restored.stored.meta);
         let budget = restore_budget(&restored.stored);
         let mut pods = Pods::new(options.incarnation);
         pods.restore(restored.stored.pods, restored.observations, now);
@@ -169,9 +173,11 @@ impl AgentCore {
             },
             reserved: options.reserved,
             storage: Storage::default(),
+            clocks,
             budget: Budget::restore(budget.as_ref(), now),
             session_waits: false,
             budget_exhausted: false,
+            spent_in_day: 0,
             desired_pace: None,
             desired_stalled_told: false,
             answers: VecDeque::new(),

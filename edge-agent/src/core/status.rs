@@ -3,7 +3,7 @@
 use super::AgentCore;
 use serde::{Deserialize, Serialize};
 use shared::model::{NodeStatus, PodStatus, Workload, WorkloadKey};
-use shared::sync::StreamTotals;
+use shared::sync::{LinkClass, StreamTotals};
 use shared::wire::Stream;
 use std::collections::BTreeMap;
 
@@ -24,6 +24,8 @@ pub struct AgentStatus {
     pub outbox: OutboxStatus,
     /// What crossed the link.
     pub link: LinkStatus,
+    /// What it may carry, what that was spent on, and how often is sampled for it.
+    pub budget: BudgetStatus,
 }
 
 /// How far agent and hub agree.
@@ -46,7 +48,7 @@ pub struct SyncStatus {
 /// What waits to be delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxStatus {
-    /// Events not yet acknowledged.
+    /// Events not yet acknowledged, alarms among them.
     pub event_records: u64,
     /// Telemetry batches not yet acknowledged.
     pub telemetry_records: u64,
@@ -69,6 +71,27 @@ pub struct OutboxStatus {
     pub dropped_records: u64,
     /// Samples and events that the store did not take since the agent started.
     pub unstored_records: u64,
+}
+
+/// What the link may carry and has carried, as it is on the wire, both ways.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BudgetStatus {
+    /// The limit of any 24 hours, if there is one.
+    pub bytes_per_day: Option<u64>,
+    /// The limit of a second, if there is one.
+    pub bytes_per_second: Option<u64>,
+    /// Bytes of the last 24 hours, also of earlier starts of the agent where there is a limit.
+    pub spent_in_day_bytes: u64,
+    /// Bytes since the agent started, by what they were spent on.
+    pub spent_bytes: BTreeMap<String, u64>,
+    /// Milliseconds between samples now.
+    pub sample_interval_ms: u64,
+    /// Samples in a batch now.
+    pub samples_per_batch: u64,
+    /// Steps below what the configuration says.
+    pub steps_down: u64,
+    /// Whether most series are left out, since not even the lowest step fits.
+    pub sheds_series: bool,
 }
 
 /// What crossed the link since the agent started. Payloads only; MQTT, TLS and TCP add to them.
@@ -98,6 +121,7 @@ impl AgentCore {
             sync: self.sync_status(),
             outbox: self.outbox_status(),
             link,
+            budget: self.budget_status(),
         }
     }
 
@@ -119,12 +143,29 @@ impl AgentCore {
         }
     }
 
+    fn budget_status(&self) -> BudgetStatus {
+        let (limits, spent) = (self.budget.limits(), self.budget.spent());
+        let by_class =
+            LinkClass::ALL.iter().map(|class| (class.name().to_owned(), spent.of(*class)));
+        let ladder = &self.recorder.ladder;
+        BudgetStatus {
+            bytes_per_day: limits.bytes_per_day,
+            bytes_per_second: limits.bytes_per_second,
+            spent_in_day_bytes: self.spent_in_day,
+            spent_bytes: by_class.collect(),
+            sample_interval_ms: ladder.rung().sample_interval_ms,
+            samples_per_batch: ladder.rung().samples_per_batch as u64,
+            steps_down: ladder.steps_down() as u64,
+            sheds_series: ladder.sheds_series(),
+        }
+    }
+
     fn outbox_status(&self) -> OutboxStatus {
         let add = |a: StreamTotals, b: StreamTotals| StreamTotals {
             records: a.records + b.records,
             bytes: a.bytes + b.bytes,
         };
-        let events = self.outbox.totals(Stream::Events);
+        let events = add(self.outbox.totals(Stream::Alarms), self.outbox.totals(Stream::Events));
         let live = self.outbox.totals(Stream::Telemetry);
         let telemetry = add(live, self.outbox.totals(Stream::Backfill));
         let results = self.outbox.results_totals();

@@ -90,6 +90,7 @@ impl Bench {
             node: node.clone(),
             agent_version: "test".to_owned(),
             incarnation: 1,
+            boot: 1,
             seed: [4; 32],
             session_key: node_key.clone(),
             hub_session_key: hub_key.public(),

@@ -113,6 +113,14 @@ impl AgentCore {
                 "the day's bytes are spent: only alarms are sent until some are free again",
             ));
         }
+        if self.recorder.ladder.sheds_series() {
+            conditions.push(condition(
+                "TelemetryComplete",
+                ConditionStatus::False,
+                "BudgetTooSmall",
+                "the link's bytes a day do not suffice: only the most important series are sent",
+            ));
+        }
         if !self.gpus_known {
             conditions.push(condition(
                 "GpusKnown",
@@ -148,7 +156,7 @@ impl AgentCore {
                 Some(Outgoing::Payload(payload)) => {
                     self.send_payload(LinkClass::Session, payload, now);
                 }
-                Some(Outgoing::Hello) => self.send(&Message::Hello(self.hello()), now)?,
+                Some(Outgoing::Hello) => self.send(&Message::Hello(self.hello(now)), now)?,
                 None => {}
             }
         }
@@ -210,15 +218,15 @@ impl AgentCore {
         self.session.greet_again();
     }
 
-    fn hello(&self) -> Hello {
+    fn hello(&self, now: Now) -> Hello {
         Hello {
             desired: self.desired_header_to_show(),
             reported: self.reported.position(),
             incarnation: self.incarnation,
             oldest_incarnation: self.outbox.oldest_incarnation(),
             agent_version: self.agent_version.clone(),
-            clock: None,
-            earlier_clocks: vec![],
+            clock: Some(self.clocks.present(now)),
+            earlier_clocks: self.clocks.earlier(),
         }
     }
 

@@ -186,6 +186,14 @@ fn exposition(status: &AgentStatus) -> String {
             u64::from(gpus.source == GpuSource::Simulated),
         ),
     ];
+    let budget = &status.budget;
+    let wire = |(class, bytes): (&String, &u64)| {
+        (format!("hinterland_agent_link_wire_bytes_total{{class=\"{class}\"}}"), *bytes)
+    };
+    figures.extend(budget.spent_bytes.iter().map(wire));
+    figures.push(("hinterland_agent_link_day_bytes".to_owned(), budget.spent_in_day_bytes));
+    let limit = |bytes: u64| ("hinterland_agent_link_day_bytes_max".to_owned(), bytes);
+    figures.extend(budget.bytes_per_day.map(limit));
     let ready = status.pods.iter().filter(|pod| pod.ready).count();
     figures.push(("hinterland_agent_pods_ready".to_owned(), ready as u64));
     let phases = [

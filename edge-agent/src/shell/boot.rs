@@ -178,7 +178,8 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
         memory_bytes: system::memory_bytes(),
         gpus: gpus.first_inventory(GPU_PATIENCE),
     };
-    let options = core_options(config, &enrollment, incarnation, capacity)?;
+    let boot = clock.stamp(clock.now()).boot;
+    let options = core_options(config, &enrollment, (incarnation, boot), capacity)?;
     let core = AgentCore::new(options, restored, clock.now());
     let (answers_sender, answers) = mpsc::unbounded_channel();
     let outside = Outside {
@@ -233,13 +234,14 @@ fn process_options(config: &Config) -> ProcessOptions {
 fn core_options(
     config: &Config,
     enrollment: &Enrollment,
-    incarnation: u64,
+    (incarnation, boot): (u64, u64),
     capacity: Capacity,
 ) -> Result<CoreOptions, BootError> {
     Ok(CoreOptions {
         node: enrollment.node.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         incarnation,
+        boot,
         seed: fresh_seed(),
         session_key: read_session_key(&config.places())?,
         hub_session_key: enrollment.hub_session_key,

@@ -1,17 +1,19 @@
 //! The MQTT link as events of the core.
 
 use crate::core::{Event, LinkStatus};
-use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect};
+use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, WireBytes, connect};
 use shared::model::NodeId;
 use shared::trust::enrollment::Enrollment;
 use shared::wire::{DownTopic, UpTopic, UpTopicKind};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-/// The longest silence on an idle link, in both directions.
-const KEEP_ALIVE: Duration = Duration::from_secs(600);
+/// The longest silence on an idle link, in both directions. Longer than the longest batch of telemetry
+/// (15 min), which is the heartbeat: a ping costs about 200 bytes and crosses only where nothing else
+/// does. Silence of a connection on which something was sent is noticed within two minutes.
+const KEEP_ALIVE: Duration = Duration::from_secs(1000);
 
 /// Payloads from the hub that wait for the core.
 const RECEIVED_MAX: usize = 16;
@@ -24,6 +26,8 @@ pub(super) struct Link {
     client: MqttClient,
     events: mpsc::Receiver<LinkEvent>,
     topic: String,
+    #[allow(dead_code, reason = "the byte budget withdraws it")]
+    permit: watch::Sender<bool>,
     /// As it was last told.
     was_up: Option<bool>,
 }
@@ -39,6 +43,7 @@ impl Link {
         let node: &NodeId = &enrollment.node;
         let topic = |kind| UpTopic { node: node.clone(), kind }.name();
         let (sender, events) = mpsc::channel(RECEIVED_MAX);
+        let (permit, permit_seen) = watch::channel(true);
         let options = MqttOptions {
             client_id: node.to_string(),
             host,
@@ -48,6 +53,7 @@ impl Link {
             keep_alive: KEEP_ALIVE,
             subscriptions: vec![DownTopic { node: node.clone() }.name()],
             queue_messages_max: SENT_MAX,
+            permit: permit_seen,
             will: Some((topic(UpTopicKind::Will), vec![])),
             seed,
         };
@@ -55,6 +61,7 @@ impl Link {
             client: connect(options, sender),
             events,
             topic: topic(UpTopicKind::Up),
+            permit,
             was_up: None,
         }
     }
@@ -84,6 +91,21 @@ impl Link {
             }
             LinkEvent::Received { payload, .. } => Event::Payload(payload),
         })
+    }
+
+    /// Whether the link may be up, or come up.
+    pub(super) fn set_permit(&self, permitted: bool) {
+        self.permit.send_if_modified(|permit| std::mem::replace(permit, permitted) != permitted);
+    }
+
+    /// What the link has cost since the agent's start.
+    pub(super) fn wire_bytes(&self) -> WireBytes {
+        self.client.wire_bytes()
+    }
+
+    /// Whether it is up, as far as it was told.
+    pub(super) fn is_up(&self) -> bool {
+        self.was_up == Some(true)
     }
 
     /// What crossed so far.

@@ -15,7 +15,7 @@ use anyhow::Context;
 use shared::io::anew::begin_anew;
 use shared::io::keys::fresh_seed;
 use shared::io::store::OpenError;
-use shared::model::{GpuInventory, MonotonicMs};
+use shared::model::{GpuInventory, MonotonicMs, Now};
 use shared::trust::enrollment::Enrollment;
 use shared::wire::CallResponse;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     };
     let Booted { core, outside, enrollment, tls, runtime_events, gpu_changes, answers, .. } =
         booted;
-    let mut agent = Agent { core, outside };
+    let mut agent = Agent { core, outside, wire_bytes: 0 };
     let (to_loop, posts) = mpsc::channel(POSTS_MAX);
     drop(tokio::spawn(gather(booted.posts, to_loop)));
     // Pods first: nothing below is needed for them.
@@ -100,6 +100,8 @@ enum Wake {
 struct Agent {
     core: AgentCore,
     outside: Outside,
+    /// What the wire had carried when the core was told last.
+    wire_bytes: u64,
 }
 
 impl Agent {
@@ -115,6 +117,7 @@ impl Agent {
     async fn turn(&mut self, sources: &mut Sources) -> bool {
         let wake = self.wait(sources).await;
         let now = self.outside.clock.now();
+        self.count_wire(now);
         match wake {
             Wake::Event(event) => self.core.handle_event(event, now),
             Wake::Query(query) => self.answer(query),
@@ -127,6 +130,7 @@ impl Agent {
             Wake::Stop => return false,
         }
         self.perform_effects();
+        self.permit_link();
         if self.outside.store.must_restart() {
             error!("the store is damaged: the agent begins anew, pods go on");
             let failure = begin_anew("records could not be read".to_owned());
@@ -134,6 +138,23 @@ impl Agent {
             return false;
         }
         true
+    }
+
+    /// Tells the core what the wire has carried.
+    fn count_wire(&mut self, now: Now) {
+        let total = self.outside.link.as_ref().map_or(0, |link| link.wire_bytes().total());
+        if total != self.wire_bytes {
+            self.wire_bytes = total;
+            self.core.handle_event(Event::WireBytes(total), now);
+        }
+    }
+
+    /// Opens or closes the link as the byte budget allows.
+    fn permit_link(&mut self) {
+        let now = self.outside.clock.now().monotonic;
+        if let Some(link) = &self.outside.link {
+            link.set_permit(self.core.permits_link(link.is_up(), now));
+        }
     }
 
     async fn wait(&mut self, sources: &mut Sources) -> Wake {

@@ -9,7 +9,7 @@ use crate::broker::{
 use crate::config::{BrokerUrl, Config};
 use rustls::time_provider::DefaultTimeProvider;
 use shared::io::keys::{KeyError, fresh_seed, write_secret};
-use shared::io::mqtt::MqttOptions;
+use shared::io::mqtt::{MqttOptions, permitted};
 use shared::io::tls::{TlsError, client_config};
 use shared::model::UnixMs;
 use shared::trust::certificate::{CertificateAuthority, CertificateError};
@@ -132,6 +132,7 @@ impl Way<'_> {
             subscriptions: vec![],
             will: None,
             queue_messages_max: QUEUE_MESSAGES_MAX,
+            permit: permitted(),
             seed: fresh_seed(),
         };
         let options = ExternalOptions { link, is_allowed };

@@ -47,6 +47,9 @@ const GRANT_BYTES_MIN: u64 = 1024;
 /// Without traffic for this long, everything that was sent has been measured.
 const QUIET_MS: u64 = 10_000;
 
+/// A topic as in `e/mast-17/u`, for a node with a long name.
+const TOPIC_BYTES: usize = 16;
+
 /// Milliseconds of a day.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -155,7 +158,7 @@ impl SpentByClass {
 /// included, as measured against a proxy that counts.
 #[must_use]
 pub fn message_bytes(payload_bytes: usize) -> u64 {
-    crate::wire_cost::message_bytes(payload_bytes)
+    crate::wire_cost::message_bytes(TOPIC_BYTES, payload_bytes)
 }
 
 /// The byte budget of one node's link.

@@ -30,6 +30,7 @@ fn options(incarnation: u64) -> CoreOptions {
         node: node(),
         agent_version: "fuzzed".to_owned(),
         incarnation,
+        boot: 1,
         seed: [6; 32],
         session_key: node_key(),
         hub_session_key: hub_key().public(),

@@ -9,6 +9,7 @@
 //! | `outbox.rs` | records appended to the outbox and drained from it |
 //! | `flash.rs` | what an idle node writes to its flash |
 //! | `kills.rs` | kill -9 of a real agent under load |
+//! | `link.rs` | what the link costs: a day, a reconnection, a change |
 //! | `world.rs` | the simulated world's rate |
 //! | `full_store.rs` | fills a node's store, as weeks without a link do |
 //! | `marks.rs` | pods that leave a mark when they start |
@@ -18,6 +19,7 @@ mod codec;
 mod flash;
 mod full_store;
 mod kills;
+mod link;
 mod marks;
 mod memory;
 mod outbox;
@@ -59,6 +61,9 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("outbox", outbox::outbox),
         ("flash", flash::idle),
         ("kills", kills::agent),
+        ("link", link::telemetry),
+        ("reconnect", link::reconnect),
+        ("image_change", link::image_change),
         ("sim", world::simulation),
         ("codec", codec::codec),
     ]

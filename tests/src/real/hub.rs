@@ -24,6 +24,8 @@ pub struct Hub {
     pub mqtt: SocketAddr,
     /// Where the API is.
     pub api: SocketAddr,
+    /// Where nodes are told to connect.
+    advertise: SocketAddr,
     process: Option<Process>,
 }
 
@@ -37,7 +39,7 @@ impl Hub {
         fs::create_dir_all(folder.join("manifests"))?;
         let mqtt = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let api = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let hub = Self { folder, mqtt, api, process: None };
+        let hub = Self { folder, mqtt, api, advertise: mqtt, process: None };
         hub.write_config()?;
         Ok(hub)
     }
@@ -47,7 +49,7 @@ impl Hub {
     /// # Errors
     /// When the folder can't be written.
     pub fn use_broker(&mut self, broker: SocketAddr) -> anyhow::Result<()> {
-        self.mqtt = broker;
+        (self.mqtt, self.advertise) = (broker, broker);
         self.write_config()?;
         let path = self.folder.join("hub.toml");
         let text = fs::read_to_string(&path)?;
@@ -64,12 +66,23 @@ impl Hub {
         Ok(fs::write(path, format!("{text}\n{tables}"))?)
     }
 
+    /// From the next start on nodes are told to connect here, where something passes them on to
+    /// [`Self::mqtt`]; the broker's certificate is made out to this address.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn advertise(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+        self.advertise = address;
+        self.write_config()
+    }
+
     fn write_config(&self) -> anyhow::Result<()> {
         let folder = self.folder.display();
         let text = format!(
             "state_dir = \"{folder}/state\"\nmanifests = \"{folder}/manifests\"\n\
-             listen = \"{mqtt}\"\nadvertise = \"{mqtt}\"\napi = \"{api}\"\n",
+             listen = \"{mqtt}\"\nadvertise = \"{advertise}\"\napi = \"{api}\"\n",
             mqtt = self.mqtt,
+            advertise = self.advertise,
             api = self.api,
         );
         Ok(fs::write(self.folder.join("hub.toml"), text)?)

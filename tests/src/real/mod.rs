@@ -8,6 +8,7 @@
 //! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
 //! | `http.rs` | one request and its answer |
 //! | `recording.rs` | what processes do to their files, operation by operation |
+//! | `proxy.rs` | the judge of bytes: a link whose packets are counted, slowed, cut and lost |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
 //! | `raw_node.rs` | a node without an agent, whose every record is the test's |
 //! | `prometheus.rs`, `site.rs` | where samples and results go: a Prometheus, a webhook's receiver, a broker |
@@ -21,6 +22,7 @@ pub mod kills;
 pub mod mosquitto;
 pub mod process;
 pub mod prometheus;
+pub mod proxy;
 pub mod raw_node;
 pub mod recording;
 pub mod site;

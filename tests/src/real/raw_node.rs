@@ -5,7 +5,7 @@
 use super::hub::Hub;
 use anyhow::Context;
 use rustls::time_provider::DefaultTimeProvider;
-use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect};
+use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect, permitted};
 use shared::io::tls::client_config;
 use shared::model::{BootClock, MonotonicMs, NodeId};
 use shared::sync::{AgentSession, MapContent, Outgoing};
@@ -313,5 +313,6 @@ fn link_options(
         will: None,
         queue_messages_max: 64,
         seed: [number; 32],
+        permit: permitted(),
     })
 }

@@ -134,6 +134,7 @@ impl SimAgent {
             node: self.identity.node.clone(),
             agent_version: "sim".to_owned(),
             incarnation: self.ledger.0,
+            boot: 1,
             seed,
             session_key: SessionPrivateKey::from_bytes(self.identity.session_key),
             hub_session_key: self.identity.hub_session_key,

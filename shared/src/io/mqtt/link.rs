@@ -2,13 +2,16 @@
 //! state of an old connection reaches a new one.
 
 use super::backoff::Backoff;
+use super::dial::dial;
+use super::meter::WireMeter;
 use super::{LinkCounters, LinkEvent, MQTT_PAYLOAD_BYTES_MAX, MqttOptions, PublishError};
 use crate::limits::MQTT_PACKET_BYTES_MAX;
 use rumqttc::{
     AsyncClient, Broker, ClientError, ConnAck, DisconnectProperties, DisconnectReasonCode, Event,
-    EventLoop, Incoming, LastWill, NetworkOptions, PublishOptions, QoS, SubAck,
-    SubscribeFilterInput, SubscribeReasonCode, TlsConfiguration, Transport,
+    EventLoop, Incoming, LastWill, Outgoing, PublishOptions, QoS, SubAck, SubscribeFilterInput,
+    SubscribeReasonCode, TlsConfiguration, Transport,
 };
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,10 +25,6 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long the goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Small, so that what the scheduler decided last does not stand behind much that it decided
-/// before; one payload must still fit.
-const SOCKET_SEND_BUFFER_BYTES: u32 = 16 * 1024;
 
 /// Of a PUBLISH at QoS 0 besides topic and payload: type and length (5), length of the topic (2),
 /// no properties (1).
@@ -42,6 +41,9 @@ pub(super) type SharedLink = Arc<Link>;
 pub(super) struct Link {
     outlet: Mutex<Option<Outlet>>,
     pub(super) counters: Counters,
+    pub(super) meter: Arc<WireMeter>,
+    /// The sum of the sizes in [`Outlet::waiting`].
+    pub(super) waiting: watch::Sender<u64>,
 }
 
 /// Where publishes go while the link is up.
@@ -50,6 +52,8 @@ struct Outlet {
     client: AsyncClient,
     /// The broker's limit, if it is below ours.
     packet_bytes_max: u32,
+    /// The payload sizes of what was accepted and is not written yet, in order.
+    waiting: VecDeque<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -90,16 +94,36 @@ enum End {
 
 impl Link {
     pub(super) fn try_publish(&self, topic: &str, payload: Vec<u8>) -> Result<(), PublishError> {
-        let outlet = self.outlet();
-        let outlet = outlet.as_ref().ok_or(PublishError::LinkDown)?;
+        let mut outlet = self.outlet();
+        let outlet = outlet.as_mut().ok_or(PublishError::LinkDown)?;
         outlet.check_size(topic, payload.len())?;
-        outlet.client.try_publish(topic, payload, PublishOptions::at_most_once()).map_err(|error| {
-            match error {
-                ClientError::RequestChannelFull(_) => PublishError::QueueFull,
-                ClientError::InvalidRequest(_) => PublishError::InvalidTopic,
-                _ => PublishError::LinkDown,
-            }
-        })
+        let payload_bytes = payload.len() as u64;
+        let options = PublishOptions::at_most_once();
+        outlet.client.try_publish(topic, payload, options).map_err(|error| match error {
+            ClientError::RequestChannelFull(_) => PublishError::QueueFull,
+            ClientError::InvalidRequest(_) => PublishError::InvalidTopic,
+            _ => PublishError::LinkDown,
+        })?;
+        outlet.waiting.push_back(payload_bytes);
+        self.waiting.send_modify(|waiting| *waiting = waiting.saturating_add(payload_bytes));
+        Ok(())
+    }
+
+    /// The oldest of what waits is with the kernel.
+    fn note_written(&self) {
+        let written = self.outlet().as_mut().and_then(|outlet| outlet.waiting.pop_front());
+        if let Some(bytes) = written {
+            self.waiting.send_modify(|waiting| *waiting = waiting.saturating_sub(bytes));
+        }
+    }
+
+    fn come_up(&self, outlet: Outlet) {
+        *self.outlet() = Some(outlet);
+    }
+
+    fn go_down(&self) {
+        *self.outlet() = None;
+        self.waiting.send_replace(0);
     }
 
     fn outlet(&self) -> MutexGuard<'_, Option<Outlet>> {
@@ -146,16 +170,20 @@ impl LinkTask {
 
     pub(super) async fn run(mut self) {
         loop {
+            if !self.until_permitted().await {
+                return;
+            }
             let (end, held_for) = self.attempt().await;
-            *self.link.outlet() = None;
+            self.link.go_down();
             let End::Lost(reason) = end else { return };
             let delay = self.backoff.delay_after(held_for);
             let delay_ms = delay.as_millis();
             debug!(client = self.options.client_id, %reason, delay_ms, "the MQTT link is down");
             let closing = &mut self.closing;
+            let meter = &self.link.meter;
             let pause = async {
                 self.events.send(LinkEvent::Down { reason }).await.is_ok() && {
-                    tokio::time::sleep(delay).await;
+                    meter.watching(tokio::time::sleep(delay)).await;
                     true
                 }
             };
@@ -167,8 +195,25 @@ impl LinkTask {
         }
     }
 
+    /// Waits until an attempt may begin; false when the link is to be closed.
+    async fn until_permitted(&mut self) -> bool {
+        let permit = &mut self.options.permit;
+        let permitted = async {
+            if permit.wait_for(|permitted| *permitted).await.is_err() {
+                // Nobody is left who could permit it.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.closing.wait_for(|closing| *closing) => false,
+            () = permitted => true,
+        }
+    }
+
     async fn attempt(&mut self) -> (End, Option<Duration>) {
-        let builder = AsyncClient::builder(library_options(&self.options));
+        let meter = Arc::clone(&self.link.meter);
+        let builder = AsyncClient::builder(library_options(&self.options, meter));
         let built = builder.capacity(self.options.queue_messages_max).try_build();
         let (client, mut eventloop) = match built {
             Ok(pair) => pair,
@@ -207,8 +252,13 @@ impl<'a> Attempt<'a> {
                 Some(_) => Instant::now() + self.silence_max,
                 None => self.deadline,
             };
-            let handled = match tokio::time::timeout_at(limit, eventloop.poll()).await {
+            let poll = tokio::time::timeout_at(limit, eventloop.poll());
+            let handled = match self.task.link.meter.watching(poll).await {
                 Ok(Ok(Event::Incoming(packet))) => self.handle(packet).await,
+                Ok(Ok(Event::Outgoing(Outgoing::Publish(_)))) => {
+                    self.task.link.note_written();
+                    Ok(())
+                }
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) if self.up_since.is_some() => Err("the broker fell silent".to_owned()),
@@ -266,8 +316,11 @@ impl<'a> Attempt<'a> {
         self.up_since = Some(Instant::now());
         let link = &self.task.link;
         link.counters.connects.fetch_add(1, Ordering::Relaxed);
-        *link.outlet() =
-            Some(Outlet { client: self.client.clone(), packet_bytes_max: self.packet_bytes_max });
+        link.come_up(Outlet {
+            client: self.client.clone(),
+            packet_bytes_max: self.packet_bytes_max,
+            waiting: VecDeque::new(),
+        });
         debug!(client = self.task.options.client_id, "the MQTT link is up");
         // A clean start has no session to be present; the library refuses a broker that says so.
         self.tell(LinkEvent::Up { session_present: false }).await
@@ -316,7 +369,7 @@ fn silence_max(keep_alive: Duration) -> Duration {
     keep_alive.max(Duration::from_secs(1)) * 2 + Duration::from_secs(5)
 }
 
-fn library_options(options: &MqttOptions) -> rumqttc::MqttOptions {
+fn library_options(options: &MqttOptions, meter: Arc<WireMeter>) -> rumqttc::MqttOptions {
     let broker = Broker::tcp(options.server_name.clone(), options.port);
     let mut library = rumqttc::MqttOptions::new(options.client_id.clone(), broker);
     library.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(&options.tls))));
@@ -326,31 +379,19 @@ fn library_options(options: &MqttOptions) -> rumqttc::MqttOptions {
     library.set_receive_maximum(Some(IN_FLIGHT_MESSAGES_MAX));
     library.set_outgoing_inflight_upper_limit(IN_FLIGHT_MESSAGES_MAX);
     library.set_connect_timeout(ATTEMPT_TIMEOUT);
-    library.set_network_options(network_options());
     if let Some((topic, payload)) = &options.will {
         let will = LastWill::new(topic, payload.clone(), QoS::AtMostOnce, false, None);
         library.set_last_will(will);
     }
-    let address = socket_address(&options.host, options.port);
+    let (host, port) = (options.host.clone(), options.port);
     // The library takes the broker's host for its name in the certificate; ours may differ.
-    library.set_socket_connector(move |_server_name, network| {
-        rumqttc::default_socket_connect(address.clone(), network)
+    library.set_socket_connector(move |_server_name, _network| {
+        let (host, meter) = (host.clone(), Arc::clone(&meter));
+        async move { dial(&host, port, meter).await }
     });
     library
 }
 
-fn network_options() -> NetworkOptions {
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    network.set_tcp_send_buffer_size(SOCKET_SEND_BUFFER_BYTES);
-    network.set_connection_timeout(ATTEMPT_TIMEOUT.as_secs());
-    network
-}
-
 fn keep_alive_seconds(keep_alive: Duration) -> u16 {
     u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX).max(1)
-}
-
-fn socket_address(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -14,7 +14,7 @@ use hub::broker::{
     ExternalOptions, IsAllowed,
 };
 use rustls::ClientConfig;
-use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect};
+use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect, permitted};
 use shared::model::NodeId;
 use shared::wire::{DownTopic, UpTopic, UpTopicKind};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// What is to happen happens within this; retries after a restart of the broker included.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,6 +62,8 @@ pub struct BrokerCase {
 pub struct NodeClient {
     /// Its client.
     pub client: MqttClient,
+    /// Whether it may connect.
+    pub permit: watch::Sender<bool>,
     node: NodeId,
     events: mpsc::Receiver<LinkEvent>,
 }
@@ -143,7 +145,7 @@ impl BrokerCase {
     /// # Errors
     /// When the certificate can't be made.
     pub fn tls(&self, common_name: &str) -> Result<Arc<ClientConfig>> {
-        self.pki.client_config(Some(&self.pki.client(common_name, Validity::Current)?))
+        self.pki.agent_config(&self.pki.client(common_name, Validity::Current)?)
     }
 
     /// A node with the client that agents use, connecting.
@@ -154,13 +156,23 @@ impl BrokerCase {
         Ok(self.node_with(name, self.tls(name)?))
     }
 
+    /// A node whose client connects to another address than the broker's own.
+    ///
+    /// # Errors
+    /// When its certificate can't be made.
+    pub fn node_through(&self, name: &str, address: SocketAddr) -> Result<NodeClient> {
+        let node = node_id(name);
+        let (host, port) = (address.ip().to_string(), address.port());
+        let options = MqttOptions { host, port, ..self.node_options(&node, self.tls(name)?) };
+        Ok(NodeClient::connect(node, options))
+    }
+
     /// The same with another TLS side.
     #[must_use]
     pub fn node_with(&self, name: &str, tls: Arc<ClientConfig>) -> NodeClient {
         let node = node_id(name);
-        let (events_in, events) = mpsc::channel(EVENTS_MAX);
-        let client = connect(self.node_options(&node, tls), events_in);
-        NodeClient { client, node, events }
+        let options = self.node_options(&node, tls);
+        NodeClient::connect(node, options)
     }
 
     /// A raw client with a good certificate, its TLS handshake done.
@@ -243,6 +255,7 @@ impl BrokerCase {
             subscriptions: Vec::new(),
             will: None,
             queue_messages_max: 64,
+            permit: permitted(),
             seed: [7; 32],
         }
     }
@@ -294,6 +307,13 @@ impl BrokerCase {
 }
 
 impl NodeClient {
+    fn connect(node: NodeId, mut options: MqttOptions) -> Self {
+        let (permit, permit_seen) = watch::channel(true);
+        options.permit = permit_seen;
+        let (events_in, events) = mpsc::channel(EVENTS_MAX);
+        Self { client: connect(options, events_in), permit, node, events }
+    }
+
     /// Its name.
     #[must_use]
     pub fn node(&self) -> &NodeId {

@@ -5,9 +5,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
 };
+use rustls::time_provider::DefaultTimeProvider;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use shared::io::tls;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -73,6 +75,15 @@ impl Pki {
     /// When the library can't make keys.
     pub fn client(&self, common_name: &str, validity: Validity) -> Result<Signed> {
         self.sign(common_name, Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, validity)
+    }
+
+    /// The TLS side that agents have, with the certificate that is `shown`.
+    ///
+    /// # Errors
+    /// When the certificate and the key don't fit.
+    pub fn agent_config(&self, shown: &Signed) -> Result<Arc<ClientConfig>> {
+        let time = Arc::new(DefaultTimeProvider);
+        Ok(tls::client_config(&self.ca.pem(), &shown.certificate, &shown.key, time)?)
     }
 
     /// The TLS side of a client that trusts this CA and shows `shown`, if anything.

@@ -1,0 +1,202 @@
+//! What the link costs, counted by the judge ([`Proxy`]): telemetry a day, a reconnection in sync, a
+//! changed image.
+
+use super::{Figure, work_folder};
+use crate::real::agent::Agent;
+use crate::real::hub::Hub;
+use crate::real::process::wait_until;
+use crate::real::proxy::{Count, Flow, Proxy, Shape};
+use crate::story::{in_session, number};
+use std::path::Path;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What is in force is sampled this often.
+const SAMPLE_INTERVAL_MS: u64 = 10_000;
+
+/// The quickest that the agent's configuration takes: a hundred times as fast.
+const FAST_INTERVAL_MS: u64 = 100;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Samples that are looked at, at least; 60 s at the fast pace.
+const SAMPLES_MIN: u64 = 600;
+
+/// Batches that are looked at, at least.
+const BATCHES_MIN: u64 = 20;
+
+/// Nothing crosses for this long: all is said.
+const QUIET: Duration = Duration::from_millis(1500);
+
+/// Longer than a batch takes to be acknowledged, shorter than until the next.
+const SETTLED: Duration = Duration::from_millis(250);
+
+/// A hub and a node whose link goes through the judge.
+struct Pair {
+    hub: Hub,
+    agent: Agent,
+    proxy: Proxy,
+}
+
+impl Pair {
+    fn new(folder: &Path, sample_interval_ms: u64, batch: usize) -> anyhow::Result<Self> {
+        let mut hub = Hub::new(&folder.join("hub"))?;
+        let proxy = Proxy::start(hub.mqtt, Shape::default())?;
+        hub.advertise(proxy.address())?;
+        hub.apply("one.yaml", &manifest('a'))?;
+        hub.start()?;
+        let mut agent = Agent::new(&folder.join("node"), "mast-17")?;
+        agent.configure(sample_interval_ms, batch)?;
+        agent.enroll(&hub)?;
+        agent.start()?;
+        agent.wait_until_up()?;
+        let pair = Self { hub, agent, proxy };
+        pair.wait_until_in_sync()?;
+        Ok(pair)
+    }
+
+    fn wait_until_in_sync(&self) -> anyhow::Result<()> {
+        self.agent.wait_for("all is in force and told", PATIENCE, |status| {
+            let pods = status["pods"].as_array().map_or(0, Vec::len);
+            in_session(status)
+                && pods == 1
+                && status.pointer("/sync/reported_in_sync") == Some(&serde_json::Value::Bool(true))
+                && number(status, "/outbox/event_records") == 0
+        })
+    }
+
+    /// What crosses when the connection is reset and comes again.
+    fn reconnect(&self) -> anyhow::Result<Count> {
+        let begun = self.proxy.count_when_quiet(QUIET)?;
+        let connects = number(&self.agent.status()?, "/link/connects");
+        self.proxy.cut();
+        self.agent.wait_for("connected again", PATIENCE, |status| {
+            number(status, "/link/connects") > connects && in_session(status)
+        })?;
+        Ok(self.proxy.count_when_quiet(QUIET)?.since(begun))
+    }
+
+    fn samples_received(&self) -> anyhow::Result<u64> {
+        Ok(number(&self.hub.node(&self.agent.node)?, "/samples_received"))
+    }
+
+    /// What has crossed, and with how many samples, just after a batch.
+    fn after_a_batch(&self) -> anyhow::Result<(Count, u64)> {
+        let before = self.samples_received()?;
+        wait_until("a batch comes", PATIENCE, || Ok(self.samples_received()? > before))?;
+        std::thread::sleep(SETTLED);
+        Ok((self.proxy.count()?, self.samples_received()?))
+    }
+}
+
+/// A workload of one pod that no node has room for, so that nothing but the change itself crosses.
+fn manifest(image: char) -> String {
+    let digest = image.to_string().repeat(64);
+    format!(
+        "apiVersion: hinterland.dev/v1alpha1\nkind: InferenceWorkload\nmetadata:\n  name: one\nspec:\n  \
+         template:\n    spec:\n      containers:\n        - name: server\n          image: \
+         registry.example/server@sha256:{digest}\n          command: [sleep, \"100000\"]\n          \
+         resources:\n            requests: {{cpu: \"10000\"}}\n"
+    )
+}
+
+/// Headers, and what TLS carries, each way.
+fn words(count: Count) -> String {
+    let one = |way: &str, flow: Flow| {
+        let Flow { packets, wire_bytes, payload_bytes } = flow;
+        format!("{way} {wire_bytes} bytes in {packets} packets, {payload_bytes} of them TLS")
+    };
+    format!("{}, {}", one("up", count.up), one("down", count.down))
+}
+
+/// kB a day with so many samples in a batch, and how that was found.
+fn a_day(batch: usize) -> anyhow::Result<(String, String)> {
+    let folder = work_folder()?;
+    let pair = Pair::new(folder.path(), FAST_INTERVAL_MS, batch)?;
+    pair.after_a_batch()?;
+    let (begun, first) = pair.after_a_batch()?;
+    let wanted = SAMPLES_MIN.max(BATCHES_MIN * batch as u64);
+    let (mut ended, mut last) = (begun, first);
+    while last - first < wanted {
+        (ended, last) = pair.after_a_batch()?;
+    }
+    let (crossed, samples) = (ended.since(begun), last - first);
+    let bytes_a_day = crossed.wire_bytes() * (DAY_MS / SAMPLE_INTERVAL_MS) / samples;
+    let how = format!(
+        "a real agent, hub and embedded broker, batches of {batch} samples, IP bytes both ways by the \
+         judge; sampled every {FAST_INTERVAL_MS} ms and scaled to one sample every \
+         {SAMPLE_INTERVAL_MS} ms, so values move less between samples than they would; no ping is \
+         due, since a batch crosses within each keep-alive; {samples} samples: {}",
+        words(crossed)
+    );
+    #[allow(clippy::cast_precision_loss, reason = "less than 2^52")]
+    let kilobytes = format!("{:.1}", bytes_a_day as f64 / 1000.0);
+    Ok((kilobytes, how))
+}
+
+/// Telemetry of a node-day with batches of a minute, of five, and as long as they may be.
+pub(super) fn telemetry() -> anyhow::Result<Vec<Figure>> {
+    let batches = [
+        ("link_kb_per_node_day_default", 6),
+        ("link_kb_per_node_day_5m", 30),
+        // 10 minutes: the longest batch that the configuration takes.
+        ("link_kb_per_node_day_scarce", 60),
+    ];
+    let mut figures = Vec::new();
+    for (name, batch) in batches {
+        let (value, how) = a_day(batch)?;
+        figures.push(Figure::new(name, value, "kB", &how));
+    }
+    Ok(figures)
+}
+
+/// A connection that comes again with everything in sync: with what both ends remember, and without.
+pub(super) fn reconnect() -> anyhow::Result<Vec<Figure>> {
+    let folder = work_folder()?;
+    let mut pair = Pair::new(folder.path(), 60_000, 60)?;
+    // The tickets of a start's first connection are from before the hub told the node the time, and
+    // may be held for expired.
+    pair.reconnect()?;
+    let resumed = pair.reconnect()?;
+    pair.agent.kill();
+    let begun = pair.proxy.count_when_quiet(QUIET)?;
+    pair.agent.start()?;
+    pair.agent.wait_until_up()?;
+    pair.wait_until_in_sync()?;
+    let full = pair.proxy.count_when_quiet(QUIET)?.since(begun);
+    let how_resumed = format!(
+        "a connection is reset; from its reset (52 bytes of these) until all is quiet, with a resumed \
+         TLS session and the same session above: {}",
+        words(resumed)
+    );
+    let how_full = format!(
+        "the agent is killed and started; from its SYN until all is quiet, with certificates, a new \
+         session, and the greeting and report of a new start: {}",
+        words(full)
+    );
+    let figure =
+        |name, count: Count, how: &str| Figure::new(name, count.wire_bytes(), "bytes", how);
+    Ok(vec![
+        figure("reconnect_bytes_in_sync_resumed", resumed, &how_resumed),
+        figure("reconnect_bytes_in_sync_full", full, &how_full),
+    ])
+}
+
+/// One image's digest in one workload changes.
+pub(super) fn image_change() -> anyhow::Result<Vec<Figure>> {
+    let folder = work_folder()?;
+    let pair = Pair::new(folder.path(), 60_000, 60)?;
+    let begun = pair.proxy.count_when_quiet(QUIET)?;
+    let digest = |status: &serde_json::Value| status.pointer("/sync/desired_digest").cloned();
+    let before = digest(&pair.agent.status()?);
+    pair.hub.apply("one.yaml", &manifest('b'))?;
+    pair.agent.wait_for("the change is in force", PATIENCE, |status| digest(status) != before)?;
+    let crossed = pair.proxy.count_when_quiet(QUIET)?.since(begun);
+    let how = format!(
+        "from the manifest until all is quiet: the signed change, its acknowledgement, and what the \
+         node reports of it; without telemetry: {}",
+        words(crossed)
+    );
+    Ok(vec![Figure::new("image_change_bytes", crossed.wire_bytes(), "bytes", &how)])
+}

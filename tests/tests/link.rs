@@ -1,0 +1,367 @@
+//! The link as the wire sees it: what it costs, by the judge; when it may connect; what overtakes what.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+// The figures of a run must be seen when it fails.
+#![allow(clippy::print_stderr)]
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+use shared::io::mqtt::WireBytes;
+use shared::wire_cost::{FULL_CONNECTION_BYTES, RESUMED_CONNECTION_BYTES, message_bytes};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tests::real::agent::Agent;
+use tests::real::broker_case::{BrokerCase, Kind, NodeClient};
+use tests::real::hub::Hub;
+use tests::real::process::{signal, wait_until};
+use tests::real::proxy::{Count, Proxy, Shape};
+use tests::story::{in_session, number};
+
+/// What the estimate may be off by.
+const DEVIATION_PERCENT_MAX: u64 = 5;
+
+/// Longer than any delayed acknowledgement.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// A radio.
+const SLOW: Shape = Shape { bytes_per_second: Some(8_000), delay: Duration::from_millis(50) };
+
+/// What somebody who waits for an alarm accepts.
+const ALARM_TIME_MAX: Duration = Duration::from_secs(2);
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const KINDS: [Kind; 2] = [Kind::Embedded, Kind::Mosquitto];
+
+const TOPIC: &str = "e/mast-17/u";
+
+/// A broker, a proxy before it, and a node that is up.
+struct Scene {
+    broker: BrokerCase,
+    proxy: Proxy,
+    node: NodeClient,
+}
+
+impl Scene {
+    async fn new(kind: Kind) -> Result<Self> {
+        Self::shaped(kind, Shape::default()).await
+    }
+
+    async fn shaped(kind: Kind, shape: Shape) -> Result<Self> {
+        let broker = BrokerCase::start(kind).await?;
+        let proxy = tokio::task::block_in_place(|| Proxy::start(broker.address, shape))?;
+        let mut node = broker.node_through("mast-17", proxy.address())?;
+        node.until_up().await?;
+        Ok(Self { broker, proxy, node })
+    }
+
+    /// Payloads of these sizes up, one after the other; what the queue does not take is left out.
+    async fn publish(&self, payload_bytes: &[usize], pause: Duration) {
+        for bytes in payload_bytes {
+            let _ = self.node.publish(&vec![7; *bytes]);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// What crossed by both counts, when all is quiet.
+    fn counts(&self) -> Result<(Count, WireBytes)> {
+        let judged = tokio::task::block_in_place(|| self.proxy.count_when_quiet(QUIET))?;
+        Ok((judged, self.node.client.wire_bytes()))
+    }
+
+    /// Whether the estimate is near enough to what the judge says.
+    fn agree(&self, what: &str) -> Result<()> {
+        let (judged, estimate) = self.counts()?;
+        let (true_bytes, estimated) = (judged.wire_bytes(), estimate.total());
+        let Count { up, down } = judged;
+        eprintln!(
+            "{what}: up {} of {}, down {} of {}, {} packets",
+            estimate.sent,
+            up.wire_bytes,
+            estimate.received,
+            down.wire_bytes,
+            up.packets + down.packets
+        );
+        let off = true_bytes.abs_diff(estimated) * 100;
+        let near = off <= true_bytes * DEVIATION_PERCENT_MAX;
+        ensure!(near, "{what}: judged {judged:?}, estimated {estimate:?}");
+        Ok(())
+    }
+
+    /// The connection ends with a reset and comes again.
+    async fn reconnect(&mut self) -> Result<()> {
+        self.proxy.cut();
+        self.node.until_down().await?;
+        self.node.until_up().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steady_telemetry_costs_what_the_judge_says() {
+    for kind in KINDS {
+        let scene = Scene::new(kind).await.unwrap();
+        for round in 0..100 {
+            scene.publish(&[400 + round], Duration::from_millis(15)).await;
+            scene.broker.send(scene.node.node(), &[1; 60]).await.unwrap();
+        }
+        scene.agree(&format!("{kind:?}, steady")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bursts_of_a_backlog_cost_what_the_judge_says() {
+    for kind in KINDS {
+        let scene = Scene::new(kind).await.unwrap();
+        for _ in 0..10 {
+            scene.publish(&[4096; 24], Duration::ZERO).await;
+            scene.publish(&[12_000; 8], Duration::ZERO).await;
+            for _ in 0..8 {
+                scene.broker.send(scene.node.node(), &[2; 4096]).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        scene.agree(&format!("{kind:?}, bursts")).unwrap();
+    }
+}
+
+/// One way to lose a connection, with traffic before and into the loss.
+async fn lose_connection(scene: &mut Scene, number: usize) -> Result<()> {
+    let traffic = [200, 600, 1500];
+    let tick = Duration::from_millis(20);
+    scene.publish(&traffic, tick).await;
+    // Up lost, down lost, both lost, none: the node repeats what nobody acknowledges.
+    let (up, down) = [(true, false), (false, true), (true, true), (false, false)][number % 4];
+    scene.proxy.lose_packets(up, down)?;
+    scene.publish(&traffic, tick).await;
+    if up || down {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    scene.proxy.cut();
+    scene.proxy.lose_packets(false, false)?;
+    if number % 5 == 4 {
+        tokio::task::block_in_place(|| scene.proxy.refuse());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        scene.proxy.accept_again()?;
+    }
+    // What was sent into the void is repeated into a connection that is no more.
+    scene.node.until_down().await?;
+    scene.node.until_up().await
+}
+
+async fn lose_ten_connections(kind: Kind) {
+    let mut scene = Scene::new(kind).await.unwrap();
+    for number in 0..10 {
+        if number % 3 == 2 {
+            // A connection that has held brings the pauses between attempts back to their first.
+            scene.publish(&[300; 51], Duration::from_millis(200)).await;
+        }
+        let lost = lose_connection(&mut scene, number).await;
+        lost.with_context(|| format!("{kind:?}, loss {number}")).unwrap();
+    }
+    scene.agree(&format!("{kind:?}, ten losses")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_lost_connections_to_the_hubs_broker_cost_what_the_judge_says() {
+    lose_ten_connections(Kind::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_lost_connections_to_mosquitto_cost_what_the_judge_says() {
+    lose_ten_connections(Kind::Mosquitto).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_that_nobody_answers_are_paid_for() {
+    let mut scene = Scene::new(Kind::Embedded).await.unwrap();
+    scene.proxy.lose_packets(true, true).unwrap();
+    scene.proxy.cut();
+    // The node learns of it by what it sends after the proxy has forgotten the connection.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    scene.proxy.lose_packets(false, false).unwrap();
+    scene.publish(&[100], Duration::ZERO).await;
+    scene.node.until_down().await.unwrap();
+    scene.proxy.lose_packets(true, true).unwrap();
+    // One attempt of 20 s and most of another: SYNs after 0, 1, 3, 7, 15 s.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let judged = scene.proxy.count().unwrap();
+    let estimate = scene.node.client.wire_bytes();
+    eprintln!("unanswered: {judged:?}, {estimate:?}");
+    let off = judged.wire_bytes().abs_diff(estimate.total()) * 100;
+    assert!(off <= judged.wire_bytes() * DEVIATION_PERCENT_MAX, "{judged:?}, {estimate:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permit_that_is_withdrawn_keeps_the_link_closed_and_an_open_one_open() {
+    let mut scene = Scene::new(Kind::Embedded).await.unwrap();
+    scene.node.permit.send_replace(false);
+    scene.publish(&[100], Duration::ZERO).await;
+    let (while_up, _) = scene.counts().unwrap();
+    assert!(while_up.up.payload_bytes > 100, "the connection that was up stays");
+    scene.proxy.cut();
+    scene.node.until_down().await.unwrap();
+    let (closed, _) = scene.counts().unwrap();
+    // The first attempt after a loss would come within a second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(scene.proxy.count().unwrap(), closed, "something was sent without a permit");
+    scene.node.permit.send_replace(true);
+    scene.node.until_up().await.unwrap();
+    scene.agree("permitted again").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_and_a_connection_cost_what_the_model_says() {
+    let mut scene = Scene::new(Kind::Embedded).await.unwrap();
+    let near = |what: &str, judged: u64, model: u64| {
+        eprintln!("{what}: judged {judged}, model {model}");
+        assert!(judged.abs_diff(model) * 100 <= judged * DEVIATION_PERCENT_MAX, "{what}");
+    };
+    let (full, _) = scene.counts().unwrap();
+    near("a full connection", full.wire_bytes(), FULL_CONNECTION_BYTES);
+    for bytes in [50, 600, 1390, 1500, 4096, 12_000, 16_384] {
+        let (before, _) = scene.counts().unwrap();
+        // Each is acknowledged before the next.
+        scene.publish(&[bytes; 5], Duration::from_millis(80)).await;
+        let crossed = scene.counts().unwrap().0.since(before);
+        let model = 5 * message_bytes(TOPIC.len(), bytes);
+        near(&format!("five messages of {bytes}"), crossed.wire_bytes(), model);
+    }
+    let (before, _) = scene.counts().unwrap();
+    scene.reconnect().await.unwrap();
+    let crossed = scene.counts().unwrap().0.since(before);
+    // (with the reset that ended the last one)
+    near("a resumed connection", crossed.wire_bytes() - 52, RESUMED_CONNECTION_BYTES);
+}
+
+/// What the kernel and the proxy hold in advance: unsent 2 KiB, a message, a window of 4 KiB.
+const AHEAD_BYTES_MAX: u64 = 12_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_slow_link_is_known_and_little_is_ahead_of_it() {
+    let scene = Scene::shaped(Kind::Embedded, SLOW).await.unwrap();
+    let begun = scene.proxy.count().unwrap();
+    let mut waiting = scene.node.client.waiting_bytes();
+    assert_eq!(*waiting.borrow(), 0);
+    scene.publish(&[4096; 8], Duration::ZERO).await;
+    let behind = *waiting.borrow();
+    assert!(behind >= 4 * 4096, "{behind}");
+    tokio::time::timeout(PATIENCE, waiting.wait_for(|waiting| *waiting == 0))
+        .await
+        .unwrap()
+        .unwrap();
+    let passed = scene.proxy.count().unwrap().since(begun).up.payload_bytes;
+    assert!(passed + AHEAD_BYTES_MAX >= 8 * 4096, "{passed} bytes have passed");
+    scene.agree("slow").unwrap();
+}
+
+/// A pod that is ready at once and does nothing.
+const IDLE: &str = "apiVersion: hinterland.dev/v1alpha1\nkind: InferenceWorkload\nmetadata:\n  \
+    name: idle\nspec:\n  template:\n    spec:\n      containers:\n        - name: idle\n          \
+    command: [sleep, \"100000\"]\n";
+
+/// Pods that no node has room for: each is reported with the reason.
+fn unplaceable(name: &str, replicas: u32, env_bytes: usize) -> String {
+    let value = "x".repeat(env_bytes);
+    format!(
+        "apiVersion: hinterland.dev/v1alpha1\nkind: InferenceWorkload\nmetadata:\n  name: {name}\n\
+         spec:\n  placement:\n    replicasPerNode: {replicas}\n  template:\n    spec:\n      \
+         containers:\n        - name: idle\n          command: [sleep, \"100000\"]\n          \
+         env:\n            - {{name: FILLER, value: \"{value}\"}}\n          resources:\n            \
+         requests: {{cpu: \"10000\"}}\n"
+    )
+}
+
+/// A hub behind a slow link, and a node in session with one pod.
+fn slow_pair(folder: &Path) -> Result<(Hub, Proxy, Agent)> {
+    let mut hub = Hub::new(&folder.join("hub"))?;
+    let proxy = Proxy::start(hub.mqtt, SLOW)?;
+    hub.advertise(proxy.address())?;
+    hub.apply("idle.yaml", IDLE)?;
+    hub.start()?;
+    let mut agent = Agent::new(&folder.join("node"), "mast-17")?;
+    // Telemetry is not what is looked at.
+    agent.configure(60_000, 10)?;
+    agent.enroll(&hub)?;
+    agent.start()?;
+    agent.wait_until_up()?;
+    agent.wait_for("the pod runs and all is told", PATIENCE, |status| {
+        in_session(status)
+            && status["pods"][0]["ready"] == true
+            && status["sync"]["reported_in_sync"] == true
+            && number(status, "/outbox/event_records") == 0
+    })?;
+    Ok((hub, proxy, agent))
+}
+
+/// Kills the idle pod, and says how long it takes until the hub has heard of it.
+fn time_of_an_event(hub: &Hub, agent: &Agent) -> Result<Duration> {
+    let before = number(&hub.node(&agent.node)?, "/events_received");
+    let comm = |id: &u32| fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+    let pod = agent.processes().into_iter().find(|id| comm(id).trim() == "sleep");
+    let begin = Instant::now();
+    signal(pod.context("the pod does not run")?, Signal::KILL);
+    wait_until("the hub hears of it", PATIENCE, || {
+        Ok(number(&hub.node(&agent.node)?, "/events_received") > before)
+    })?;
+    Ok(begin.elapsed())
+}
+
+fn digest(status: &Value) -> String {
+    status["sync"]["desired_digest"].to_string()
+}
+
+#[test]
+fn at_64_kbit_an_event_overtakes_a_snapshot_of_one_mebibyte_on_its_way_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let (hub, proxy, agent) = slow_pair(folder.path()).unwrap();
+    let (before, begun) = (digest(&agent.status().unwrap()), proxy.count().unwrap());
+    for number in 0..6 {
+        let name = format!("large{number}");
+        hub.apply(&format!("{name}.yaml"), &unplaceable(&name, 1, 180_000)).unwrap();
+    }
+    wait_until("the snapshot flows", PATIENCE, || {
+        Ok(proxy.count()?.since(begun).down.payload_bytes > 60_000)
+    })
+    .unwrap();
+    let took = time_of_an_event(&hub, &agent).unwrap();
+    eprintln!("an event during a snapshot down: {took:?}");
+    assert_eq!(digest(&agent.status().unwrap()), before, "the snapshot was there already");
+    assert!(took <= ALARM_TIME_MAX, "{took:?}");
+}
+
+#[test]
+fn at_64_kbit_an_event_overtakes_a_large_report_on_its_way_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut hub, proxy, agent) = slow_pair(folder.path()).unwrap();
+    hub.apply("many.yaml", &unplaceable("many", 250, 10)).unwrap();
+    agent
+        .wait_for("many pods are reported", PATIENCE, |status| {
+            let pods = status["pods"].as_array().map_or(0, Vec::len);
+            let events = number(status, "/outbox/event_records");
+            pods == 251 && status["sync"]["reported_in_sync"] == true && events == 0
+        })
+        .unwrap();
+    // A hub that has lost its store is told everything anew.
+    hub.kill();
+    fs::remove_dir_all(hub.state().join("store")).unwrap();
+    let begun = proxy.count().unwrap();
+    hub.start().unwrap();
+    wait_until("the report flows", PATIENCE, || {
+        Ok(proxy.count()?.since(begun).up.payload_bytes > 6_000)
+    })
+    .unwrap();
+    let took = time_of_an_event(&hub, &agent).unwrap();
+    let status = agent.status().unwrap();
+    let waited = proxy.count_when_quiet(Duration::from_secs(2)).unwrap().since(begun);
+    eprintln!("an event during a report up: {took:?}; {waited:?}");
+    assert_eq!(status["sync"]["reported_in_sync"], false, "the report was there already");
+    assert!(took <= ALARM_TIME_MAX, "{took:?}");
+}
