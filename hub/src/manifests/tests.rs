@@ -184,7 +184,7 @@ fn nodes_that_can_not_be_meant_are_refused() {
     assert_snapshot!(link("bytesPerDay: 19k"), @"w/ocr.yaml:7: spec.link.bytesPerDay: `19000` is too little to connect at all, expected at least 20000");
     assert_snapshot!(link("bytesPerSecond: 0"), @"w/ocr.yaml:7: spec.link.bytesPerSecond: `0` is too little to connect at all, expected at least 500");
     assert_snapshot!(link("bytesPerDay: lots"), @"w/ocr.yaml:7: spec.link.bytesPerDay: `lots` is not a quantity: expected a number with an optional suffix, as in `512Mi` or `2G`");
-    assert_snapshot!(link("bytesPerHour: 1k"), @"w/ocr.yaml:7: spec.link.bytesPerHour: unknown field, expected `bytesPerDay` or `bytesPerSecond`");
+    assert_snapshot!(link("bytesPerHour: 1k"), @"w/ocr.yaml:7: spec.link.bytesPerHour: unknown field, expected one of `bytesPerDay`, `bytesPerSecond`");
     let twice = "NoSchedule}\n    - {key: reserved, value: b, effect: NoSchedule}";
     assert_snapshot!(changed_node("NoSchedule}", twice), @"w/ocr.yaml:9: spec.taints[1].key: `reserved` is given twice with the same effect");
 }

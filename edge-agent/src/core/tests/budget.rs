@@ -7,17 +7,20 @@ use shared::wire::{LogAck, Stream, decode};
 
 const DAY_MS: u64 = 24 * 3600 * SECOND_MS;
 
-/// A day of samples is put into the outbox while the link is down, then `days` pass with it up;
-/// the hub acknowledges everything. The payload bytes of each message as they leave.
+const RECORD_BYTES: u64 = 600;
+
+/// What four days may carry is put into the outbox while the link is down, then `days` pass with it
+/// up; the hub acknowledges everything. The payload bytes of each message as they leave.
 fn days_with_a_backlog(bytes_per_day: u64, days: u64) -> (Bench, Vec<(MonotonicMs, u64)>) {
     let mut bench = Bench::new();
     bench.join();
     bench.desire_policy(Some(bytes_per_day), version(1, 2));
     bench.tell(Event::LinkDown);
-    for _ in 0..DAY_MS / (10 * SECOND_MS) {
-        bench.wait(10 * SECOND_MS);
-        bench.tell(Event::Sampled(sample()));
+    for _ in 0..4 * bytes_per_day / RECORD_BYTES {
+        let record = vec![7; RECORD_BYTES as usize];
+        assert!(bench.core.append(Stream::Backfill, record, WriteBatch::new()));
     }
+    bench.settle();
     bench.rejoin(version(1, 2));
     let mut sent = vec![];
     let end = bench.now.plus_ms(days * DAY_MS);
