@@ -219,13 +219,13 @@ impl Tracked {
     }
 
     /// A reset while something was unacknowledged answers a packet that was sent again after the
-    /// kernel was asked last.
+    /// kernel was asked last: between one byte and a segment of it, so half of that.
     fn last_repeat(&self) -> WireBytes {
         let look = self.known.map(|(look, _)| look).filter(|look| look.unacknowledged_bytes > 0);
         let Some(look) = look.filter(|_| self.stream.ended_by(StreamEnd::Reset)) else {
             return WireBytes::default();
         };
-        let bytes = look.unacknowledged_bytes.min(SEGMENT_PAYLOAD_BYTES_MAX);
+        let bytes = look.unacknowledged_bytes.min(SEGMENT_PAYLOAD_BYTES_MAX) / 2;
         WireBytes { sent: bytes.saturating_add(SEGMENT_HEADER_BYTES), received: 0 }
     }
 
