@@ -248,7 +248,11 @@ fn is_telemetry(log: LogId) -> bool {
 
 fn weight_of(received: &ReceivedRecords) -> Weight {
     let bytes = received.records.iter().map(|(_, record)| record.len() as u64).sum();
-    Weight { records: received.records.len() as u64, bytes, urgent: received.hole }
+    Weight {
+        records: received.records.len() as u64,
+        bytes,
+        urgent: received.hole || received.repeated,
+    }
 }
 
 fn bytes_of(batch: &LogBatch) -> u64 {

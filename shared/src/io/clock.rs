@@ -18,8 +18,9 @@ const SYNCHRONISED_SIGN: &str = "/run/systemd/timesync/synchronized";
 /// How long the sign is believed before it is looked for again: `now` is asked many times a second.
 const SIGN_AGE_MS_MAX: u64 = 10_000;
 
-/// 2026-11-01T00:00:00Z: no certificate of a fleet of this release is older than the release.
-const RELEASE: UnixMs = UnixMs(1_793_491_200_000);
+/// 2026-11-01T00:00:00Z: no certificate of a fleet of this release is older than the release, and no clock
+/// that is right says less.
+pub const RELEASE: UnixMs = UnixMs(1_793_491_200_000);
 
 /// The kernel's name of the present boot: a UUID in text (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";

@@ -47,6 +47,8 @@ pub struct ReceivedRecords {
     /// Whether the batch begins behind a record that has not arrived: it was not taken, and the sender
     /// must hear where to go on.
     pub hole: bool,
+    /// Whether the batch repeats what has arrived: its sender waits to hear.
+    pub repeated: bool,
     /// How far the log has arrived: the acknowledgement to send once everything up to there is done
     /// with and committed. `None` for a batch over its limits.
     pub ack: Option<LogAck>,
@@ -79,7 +81,8 @@ impl LogReceiver {
         let begin = position.max(batch.oldest - 1);
         // Nothing before `first` is here: the records between would be skipped.
         let hole = batch.first > begin.saturating_add(1);
-        let mut received = ReceivedRecords { hole, ..ReceivedRecords::default() };
+        let repeated = batch.first <= position && !batch.records.is_empty();
+        let mut received = ReceivedRecords { hole, repeated, ..ReceivedRecords::default() };
         let mut reached = begin;
         // The numbers second: they are not asked for one more than there are records.
         let numbered = batch.records.into_iter().zip(batch.first..);
@@ -171,6 +174,7 @@ mod tests {
         assert_eq!(receiver.handle_batch(batch(1, 1, 1, &["a", "b"])).records.len(), 2);
         let again = receiver.handle_batch(batch(1, 1, 2, &["b", "c"]));
         assert_eq!(again.records, vec![(3, b"c".to_vec())]);
+        assert!(again.repeated && !receiver.handle_batch(batch(1, 1, 4, &["d"])).repeated);
         assert_eq!(again.ack.unwrap().watermark, 3);
     }
 

@@ -217,6 +217,9 @@ fn a_batch_that_leaves_a_hole_or_repeats_what_is_committed_is_answered_at_once()
     world.sink_takes();
     assert_eq!(acked(&world.tell(&batch(Stream::Telemetry, 1, &[sample(1)]))), [1]);
     assert!(acked(&world.pass(3_600_000)).is_empty(), "it was told already");
+    // Repeats with something new behind it: the sender waits to hear just the same.
+    world.tell(&batch(Stream::Telemetry, 1, &[sample(1), sample(2)]));
+    assert_eq!(acked(&world.sink_takes()), [2]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::tally::Tally;
 use crate::core::Delivery;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use points::Points;
+use shared::io::clock::RELEASE;
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,8 +30,9 @@ const VERSION: HeaderName = HeaderName::from_static("x-prometheus-remote-write-v
 const NEVER: [&str; 4] =
     ["too old sample", "out of bounds", "out of order sample", "duplicate sample"];
 
-/// Of those, what holds for every sample that is older still, or lies further in the future.
-const BY_TIME: [&str; 2] = ["too old sample", "out of bounds"];
+/// Of those, what holds for every sample that is older still. None that is sent lies in the future, which
+/// is out of bounds as well.
+const TOO_OLD: [&str; 2] = ["too old sample", "out of bounds"];
 
 /// Prometheus as a sink.
 pub(crate) struct RemoteWrite {
@@ -51,10 +53,14 @@ impl Outlet for RemoteWrite {
     }
 
     fn prepare(&self, deliveries: &[Delivery], tally: &Tally) -> VecDeque<Points> {
-        points::requests(deliveries, tally, now_ms())
+        // By a clock that can't be right nothing is in the future; nothing is sent by it either.
+        points::requests(deliveries, tally, plausible_now_ms().unwrap_or(i64::MAX))
     }
 
     async fn send(&mut self, part: &Points) -> Result<(), Failure> {
+        if plausible_now_ms().is_none() {
+            return Err(Failure::down("the hub's own clock is before the release of this program"));
+        }
         let compressed = snap::raw::Encoder::new().compress_vec(&part.encode());
         let body = compressed.map_err(|error| Failure::Refused(error.to_string()))?;
         let headers = [
@@ -70,31 +76,27 @@ impl Outlet for RemoteWrite {
     }
 
     fn halves(part: Points, reason: &str) -> (Points, Points) {
-        let by_time = BY_TIME.iter().any(|words| reason.contains(words));
-        let is_past = part.points.last().is_some_and(|newest| newest.at <= now_ms());
         let (older, newer) = part.halves();
-        // Too old: the newest that is refused settles all before it. Too far in the future: the oldest
-        // that is refused settles all behind it. So few requests find where a backlog begins to be
-        // taken, instead of one for each of its moments.
-        if by_time && is_past { (newer, older) } else { (older, newer) }
+        // The newest that is too old settles all before it: few requests find where a backlog begins to
+        // be taken, instead of one for each of its moments.
+        if is_too_old(reason) { (newer, older) } else { (older, newer) }
     }
 
     fn forgo(&self, refused: &Points, reason: &str, rest: &mut VecDeque<Points>) -> u64 {
-        let Some(point) = refused.points.first() else { return 0 };
-        if !BY_TIME.iter().any(|words| reason.contains(words)) {
-            return 0;
-        }
-        let is_past = point.at < now_ms();
+        let Some(point) = refused.points.first().filter(|_| is_too_old(reason)) else { return 0 };
         let mut forgone = 0;
         for part in rest.iter_mut() {
             let before = part.points.len();
-            part.points
-                .retain(|other| if is_past { other.at > point.at } else { other.at < point.at });
+            part.points.retain(|other| other.at > point.at);
             forgone += before.saturating_sub(part.points.len()) as u64;
         }
         rest.retain(|part| !part.points.is_empty());
         forgone
     }
+}
+
+fn is_too_old(reason: &str) -> bool {
+    TOO_OLD.iter().any(|words| reason.contains(words))
 }
 
 fn judge(answer: Answer) -> Result<(), Failure> {
@@ -105,7 +107,9 @@ fn judge(answer: Answer) -> Result<(), Failure> {
     answer.judge()
 }
 
-fn now_ms() -> i64 {
+/// The time in milliseconds since 1970, unless the hub's clock can't be right.
+fn plausible_now_ms() -> Option<i64> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    let now = u64::try_from(since.as_millis()).ok()?;
+    i64::try_from(now).ok().filter(|_| now >= RELEASE.0)
 }

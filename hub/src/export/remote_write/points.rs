@@ -12,6 +12,11 @@ use std::sync::Arc;
 /// Samples in one request: what Prometheus' own senders use.
 const REQUEST_SAMPLES_MAX: usize = 2_000;
 
+/// How far ahead of the hub's clock a sample may lie: what newer versions of Prometheus take. Older ones
+/// take anything, and count the age of all other samples from it: one node with a clock that is a year
+/// ahead would end the samples of the whole fleet.
+const AHEAD_MS_MAX: i64 = 10 * 60_000;
+
 /// Labels with the name, sorted by name.
 type Labels = Vec<(String, String)>;
 
@@ -37,14 +42,18 @@ struct Builder {
     table: Vec<Labels>,
     places: HashMap<Labels, usize>,
     points: Vec<Point>,
+    /// The latest moment that is brought out.
+    latest: i64,
     unnamed: u64,
+    future: u64,
     unsynchronised: u64,
 }
 
 /// The requests that bring out `deliveries` at `now` (milliseconds since 1970), the oldest points first: in each request and from one to
 /// the next the points of a series are in order.
 pub(super) fn requests(deliveries: &[Delivery], tally: &Tally, now: i64) -> VecDeque<Points> {
-    let mut builder = Builder::default();
+    let latest = now.saturating_add(AHEAD_MS_MAX);
+    let mut builder = Builder { latest, ..Builder::default() };
     for delivery in deliveries {
         if let Content::Samples(batches) = &delivery.content {
             batches.iter().for_each(|batch| builder.add(delivery, batch));
@@ -57,7 +66,11 @@ pub(super) fn requests(deliveries: &[Delivery], tally: &Tally, now: i64) -> VecD
         );
     }
     tally.unsynchronised(builder.unsynchronised);
-    builder.into_requests(now)
+    if builder.future > 0 {
+        let reason = "its time lies more than ten minutes in the future, by the hub's clock";
+        tally.refused(builder.future, reason);
+    }
+    builder.into_requests()
 }
 
 impl Builder {
@@ -74,6 +87,7 @@ impl Builder {
             for ((at, vouched), value) in times.iter().zip(values).filter(|(_, v)| !v.is_nan()) {
                 self.unsynchronised += u64::from(!vouched);
                 match (place, *at) {
+                    (_, Some(at)) if at > self.latest => self.future += 1,
                     (Some(series), Some(at)) => {
                         self.points.push(Point { at, series, value: *value });
                     }
@@ -96,17 +110,13 @@ impl Builder {
         Some(place)
     }
 
-    fn into_requests(mut self, now: i64) -> VecDeque<Points> {
+    fn into_requests(mut self) -> VecDeque<Points> {
         self.points.sort_by_key(|point| (point.at, point.series));
         self.points.dedup_by_key(|point| (point.at, point.series));
         let table = Arc::new(self.table);
         let request =
             |points: &[Point]| Points { table: Arc::clone(&table), points: points.to_vec() };
-        // Of a clock that is wrong, and likely refused: not in one request with what is not.
-        let (present, future) =
-            self.points.split_at(self.points.partition_point(|point| point.at <= now));
-        let chunks = [present, future].map(|points| points.chunks(REQUEST_SAMPLES_MAX));
-        chunks.into_iter().flatten().map(request).collect()
+        self.points.chunks(REQUEST_SAMPLES_MAX).map(request).collect()
     }
 }
 
@@ -174,11 +184,21 @@ mod tests {
             delivery("b", vec![sample(5, "Up"), sample(1, "Up")]),
             delivery("a", vec![sample(3, "up"), sample(3, "up")]),
         ];
-        let requests = requests(&deliveries, &Tally::new("t", "t"), 4);
-        let texts: Vec<String> = requests.iter().map(text).collect();
-        let (present, future) =
-            ("1 __name__=Up,node=b\n3 __name__=up,node=a\n", "5 __name__=Up,node=b\n");
-        assert_eq!(texts, [present, future]);
+        let requests = requests(&deliveries, &Tally::new("t", "t"), 5);
+        assert_eq!(requests.len(), 1);
+        let expected = "1 __name__=Up,node=b\n3 __name__=up,node=a\n5 __name__=Up,node=b\n";
+        assert_eq!(text(&requests[0]), expected);
+    }
+
+    #[test]
+    fn one_node_with_a_clock_that_is_ahead_does_not_end_the_samples_of_the_others() {
+        let tally = Tally::new("t", "t");
+        let sent =
+            [delivery("a", vec![sample(5, "x"), sample(600_005, "x"), sample(600_006, "x")])];
+        let requests = requests(&sent, &tally, 5);
+        let times: Vec<i64> = requests[0].points.iter().map(|point| point.at).collect();
+        assert_eq!(times, [5, 600_005]);
+        assert_eq!(tally.view().refused, 1);
     }
 
     #[test]

@@ -62,9 +62,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_has_the_bytes_that_protoc_writes() {
-        // printf 'timeseries { labels { name: "__name__" value: "up" } samples { value: 1.5 timestamp: 300 } }'
-        //   | protoc --encode=prometheus.WriteRequest remote.proto | xxd -p
+    fn a_request_has_the_bytes_of_the_specification() {
+        // timeseries { labels { name: "__name__" value: "up" } samples { value: 1.5 timestamp: 300 } },
+        // by the encoding rules of protobuf.
         let expected = "0a1e0a0e0a085f5f6e616d655f5f12027570120c09000000000000f83f10ac02";
         let mut request = Vec::new();
         put_series(&mut request, [("__name__", "up")].into_iter(), [(300, 1.5)].into_iter());
