@@ -6,15 +6,20 @@
 //! receiver or by the quota, and by nothing else; what the quota takes is counted here, and exactly
 //! by the receiver, which sees `oldest` in each batch.
 
+mod keys;
+
+pub use keys::outbox_key;
+
 use super::outbox_log::{LogMeta, OutboxLog};
 use crate::limits::{LOG_BATCH_RECORDS_MAX, LOG_RECORD_BYTES_MAX};
-use crate::model::{MonotonicMs, SinkId};
+use crate::model::MonotonicMs;
 use crate::ports::{Store, StoreError, Tree, WriteBatch};
 use crate::telemetry::RUN_RECORDS_MAX;
 use crate::wire::{
     EncodeError, Incarnation, LogAck, LogBatch, LogHold, LogId, SequenceNumber, Stream, decode,
     encode,
 };
+use keys::{log_prefix, meta_key, parse_meta_key};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -146,53 +151,6 @@ pub struct Outbox {
     logs: BTreeMap<(Stream, Incarnation), OutboxLog>,
     listening: bool,
     dropped_records: u64,
-}
-
-/// The store's key of a record: incarnation, stream and number, big endian, so that keys sort.
-#[must_use]
-pub fn outbox_key(log: LogId, sequence: SequenceNumber) -> Vec<u8> {
-    [log_prefix(log).as_slice(), &sequence.to_be_bytes()].concat()
-}
-
-/// What the keys of all records of a log begin with.
-fn log_prefix(log: LogId) -> Vec<u8> {
-    let (stream, sink) = stream_parts(log.stream);
-    let sink = sink.map(u32::to_be_bytes);
-    let sink = sink.as_ref().map_or(&[][..], |sink| sink);
-    [&log.incarnation.to_be_bytes()[..], &[stream], sink].concat()
-}
-
-/// The number of a stream in keys of the store, and its sink. Part of the store's format.
-fn stream_parts(stream: Stream) -> (u8, Option<u32>) {
-    match stream {
-        Stream::Events => (0, None),
-        Stream::Telemetry => (1, None),
-        Stream::Backfill => (2, None),
-        Stream::Alarms => (3, None),
-        Stream::Results(SinkId(sink)) => (4, Some(sink)),
-    }
-}
-
-fn meta_key(log: LogId) -> Vec<u8> {
-    let (stream, sink) = stream_parts(log.stream);
-    let sink = sink.map(|sink| format!("/{sink:08x}")).unwrap_or_default();
-    format!("{META_PREFIX}{:016x}/{stream}{sink}", log.incarnation).into_bytes()
-}
-
-const META_PREFIX: &str = "log/";
-
-fn parse_meta_key(key: &[u8]) -> Option<LogId> {
-    let text = std::str::from_utf8(key).ok()?.strip_prefix(META_PREFIX)?;
-    let (incarnation, stream) = text.split_once('/')?;
-    let stream = match (stream.split_once('/'), stream) {
-        (Some(("4", sink)), _) => Stream::Results(SinkId(u32::from_str_radix(sink, 16).ok()?)),
-        (None, "0") => Stream::Events,
-        (None, "1") => Stream::Telemetry,
-        (None, "2") => Stream::Backfill,
-        (None, "3") => Stream::Alarms,
-        _ => return None,
-    };
-    Some(LogId { incarnation: u64::from_str_radix(incarnation, 16).ok()?, stream })
 }
 
 /// The newest start of the agent of which the store holds a log; 0 when there is none. `meta` are

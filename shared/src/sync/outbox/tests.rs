@@ -1,6 +1,7 @@
 //! Outbox and receiver together, over a link that loses, repeats and reorders.
 
 use super::*;
+use crate::model::SinkId;
 use crate::ports::Write;
 use crate::sync::LogReceiver;
 use proptest::prelude::*;
