@@ -10,6 +10,7 @@ pub use sinks::{
 };
 pub(crate) use sinks::{MqttUrl, TopicTemplate};
 
+use crate::core::DELAY_MS_MAX;
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 use std::fmt;
@@ -51,6 +52,9 @@ pub struct Config {
     pub api_token_file: Option<PathBuf>,
     /// Whether `run` makes the CA and the keys where there are none.
     pub create_keys: bool,
+    /// Milliseconds for which acknowledgements of telemetry and results are gathered: each costs about
+    /// 134 bytes of a node's link. At most ten minutes.
+    pub acknowledge_after_ms: u64,
     /// `text` or `json`.
     pub log_format: LogFormat,
     /// Where samples go; without it they end at the hub.
@@ -140,6 +144,7 @@ impl Default for Config {
             api: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_API_PORT)),
             api_token_file: None,
             create_keys: true,
+            acknowledge_after_ms: DELAY_MS_MAX,
             log_format: LogFormat::default(),
             remote_write: None,
             sinks: Vec::new(),
@@ -175,6 +180,12 @@ impl Config {
                 "api",
                 "others could reach it: expected a loopback address, as in 127.0.0.1:7080, or a \
                  file with a bearer token as `api_token_file`",
+            );
+        }
+        if self.acknowledge_after_ms > DELAY_MS_MAX {
+            return refused(
+                "acknowledge_after_ms",
+                "nodes repeat after 15 minutes: expected at most 600000",
             );
         }
         if self.broker.is_none() && self.listen.port() == 0 {

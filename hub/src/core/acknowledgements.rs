@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 const EVENTS_DELAY_MS: u64 = 500;
 
 /// The longest an acknowledgement waits. Senders repeat after 15 minutes.
-const DELAY_MS_MAX: u64 = 10 * 60_000;
+pub const DELAY_MS_MAX: u64 = 10 * 60_000;
 
 /// Records after which it leaves: batches of one record each must not wait for the delay.
 const RECORDS_MAX: u64 = 16;
@@ -46,9 +46,15 @@ pub(super) struct Weight {
 }
 
 impl Acknowledgements {
-    /// `ack` is committed.
-    pub(super) fn committed(&mut self, ack: LogAck, weight: Weight, now: MonotonicMs) {
-        let due = now.plus_ms(delay_ms(ack.log.stream));
+    /// `ack` is committed; it waits for `delay_ms_max` at most.
+    pub(super) fn committed(
+        &mut self,
+        ack: LogAck,
+        weight: Weight,
+        delay_ms_max: u64,
+        now: MonotonicMs,
+    ) {
+        let due = now.plus_ms(delay_ms(ack.log.stream).min(delay_ms_max));
         let fresh = Owed { watermark: 0, records: 0, bytes: 0, due };
         let owed = self.owed.entry(ack.log).or_insert(fresh);
         owed.watermark = owed.watermark.max(ack.watermark);
@@ -106,9 +112,9 @@ mod tests {
     #[test]
     fn alarms_are_acknowledged_at_once_events_within_a_second_and_telemetry_within_ten_minutes() {
         let mut owed = Acknowledgements::default();
-        owed.committed(ack(Stream::Alarms, 1), records(1), NOW);
-        owed.committed(ack(Stream::Events, 2), records(1), NOW);
-        owed.committed(ack(Stream::Telemetry, 3), records(1), NOW);
+        owed.committed(ack(Stream::Alarms, 1), records(1), DELAY_MS_MAX, NOW);
+        owed.committed(ack(Stream::Events, 2), records(1), DELAY_MS_MAX, NOW);
+        owed.committed(ack(Stream::Telemetry, 3), records(1), DELAY_MS_MAX, NOW);
         assert_eq!(owed.take_due(NOW), [ack(Stream::Alarms, 1)]);
         let second = NOW.plus_ms(1_000);
         assert_eq!(owed.take_due(second), [ack(Stream::Events, 2)]);
@@ -121,22 +127,23 @@ mod tests {
     #[test]
     fn the_delay_counts_from_the_oldest_and_the_newest_watermark_is_told() {
         let mut owed = Acknowledgements::default();
-        owed.committed(ack(Stream::Backfill, 1), records(1), NOW);
-        owed.committed(ack(Stream::Backfill, 2), records(1), NOW.plus_ms(500_000));
+        owed.committed(ack(Stream::Backfill, 1), records(1), DELAY_MS_MAX, NOW);
+        owed.committed(ack(Stream::Backfill, 2), records(1), DELAY_MS_MAX, NOW.plus_ms(500_000));
         assert_eq!(owed.take_due(NOW.plus_ms(600_000)), [ack(Stream::Backfill, 2)]);
     }
 
     #[test]
     fn sixteen_records_or_half_a_senders_window_do_not_wait() {
         let mut owed = Acknowledgements::default();
-        (1..16).for_each(|n| owed.committed(ack(Stream::Telemetry, n), records(1), NOW));
+        (1..16)
+            .for_each(|n| owed.committed(ack(Stream::Telemetry, n), records(1), DELAY_MS_MAX, NOW));
         assert!(owed.take_due(NOW).is_empty());
-        owed.committed(ack(Stream::Telemetry, 16), records(1), NOW);
+        owed.committed(ack(Stream::Telemetry, 16), records(1), DELAY_MS_MAX, NOW);
         assert_eq!(owed.take_due(NOW), [ack(Stream::Telemetry, 16)]);
         let heavy = Weight { records: 1, bytes: 12 * 1024, urgent: false };
-        owed.committed(ack(Stream::Backfill, 1), heavy, NOW);
+        owed.committed(ack(Stream::Backfill, 1), heavy, DELAY_MS_MAX, NOW);
         assert!(owed.take_due(NOW).is_empty());
-        owed.committed(ack(Stream::Backfill, 2), heavy, NOW);
+        owed.committed(ack(Stream::Backfill, 2), heavy, DELAY_MS_MAX, NOW);
         assert_eq!(owed.take_due(NOW), [ack(Stream::Backfill, 2)]);
     }
 
@@ -144,9 +151,9 @@ mod tests {
     fn a_sender_that_waits_to_hear_is_told_at_once_and_once() {
         let mut owed = Acknowledgements::default();
         let urgent = Weight { urgent: true, ..records(1) };
-        owed.committed(ack(Stream::Telemetry, 1), urgent, NOW);
+        owed.committed(ack(Stream::Telemetry, 1), urgent, DELAY_MS_MAX, NOW);
         assert_eq!(owed.take_due(NOW), [ack(Stream::Telemetry, 1)]);
-        owed.committed(ack(Stream::Telemetry, 2), urgent, NOW);
+        owed.committed(ack(Stream::Telemetry, 2), urgent, DELAY_MS_MAX, NOW);
         owed.told(&ack(Stream::Telemetry, 2).log);
         assert!(owed.take_due(NOW).is_empty());
     }

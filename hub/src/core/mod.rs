@@ -45,6 +45,7 @@ mod tests;
 mod uplink;
 mod view;
 
+pub use acknowledgements::DELAY_MS_MAX;
 pub use clock::{BootClocks, CorrectedTime, TimeBasis, corrected_time};
 pub use columns::{Columns, Moment};
 pub(crate) use deliveries::SINK_DELIVERIES_MAX;
@@ -116,6 +117,8 @@ pub struct HubCore {
     /// Of every node's timers; see [`Self::note_deadline`].
     deadlines: Deadlines,
     deliveries: Deliveries,
+    /// Milliseconds that an acknowledgement of what can wait is kept back at most.
+    acknowledge_after_ms_max: u64,
     effects: VecDeque<Effect>,
     refused_payloads: u64,
     /// Batches that were not taken, since too much waits for their sink already.
@@ -176,6 +179,7 @@ impl HubCore {
             commit: GroupCommit::default(),
             deadlines: Deadlines::default(),
             deliveries: Deliveries::default(),
+            acknowledge_after_ms_max: DELAY_MS_MAX,
             effects: VecDeque::new(),
             refused_payloads: 0,
             crowded_out_batches: 0,
@@ -190,6 +194,13 @@ impl HubCore {
         }
         core.raise_term(now);
         core
+    }
+
+    /// The core that lets no acknowledgement wait longer than this.
+    #[must_use]
+    pub fn acknowledging_within(mut self, delay_ms_max: u64) -> Self {
+        self.acknowledge_after_ms_max = delay_ms_max;
+        self
     }
 
     /// The core with these sinks; without, samples end at the hub and results stay with their nodes.
@@ -311,7 +322,8 @@ impl HubCore {
             Promise::Message(message) => self.send(node, &message),
             Promise::Log(ack, weight) => {
                 if let Some(state) = self.nodes.get_mut(node) {
-                    state.acknowledgements.committed(ack, weight, now.monotonic);
+                    let longest = self.acknowledge_after_ms_max;
+                    state.acknowledgements.committed(ack, weight, longest, now.monotonic);
                 }
             }
         }

@@ -125,6 +125,7 @@ fn open(config: &Config, sinks: Sinks) -> Result<(Hub<SealedStore>, Way<'_>), Bo
     registry.restore(&mut stored);
     info!(nodes = stored.nodes.len(), term = stored.term, "read what was stored");
     let core = HubCore::new(keys, fresh_seed(), stored, now).with_sinks(sinks.configured());
+    let core = core.acknowledging_within(config.acknowledge_after_ms);
     let world = World::new(store, sinks);
     let broker = BrokerStatus {
         kind: if config.broker.is_some() { "external" } else { "embedded" }.to_owned(),

@@ -43,6 +43,7 @@ impl Pair {
     fn new(folder: &Path, sample_interval_ms: u64, batch: usize) -> anyhow::Result<Self> {
         let mut hub = Hub::new(&folder.join("hub"))?;
         let proxy = Proxy::start(hub.mqtt, Shape::default())?;
+        hub.gather_acknowledgements()?;
         hub.advertise(proxy.address())?;
         hub.apply("one.yaml", &manifest('a'))?;
         hub.start()?;

@@ -26,6 +26,8 @@ pub struct Hub {
     pub api: SocketAddr,
     /// Where nodes are told to connect.
     advertise: SocketAddr,
+    /// At once, unless a figure asks for what a hub does by itself.
+    acknowledge_after_ms: u64,
     process: Option<Process>,
 }
 
@@ -39,9 +41,19 @@ impl Hub {
         fs::create_dir_all(folder.join("manifests"))?;
         let mqtt = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let api = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let hub = Self { folder, mqtt, api, advertise: mqtt, process: None };
+        let hub =
+            Self { folder, mqtt, api, advertise: mqtt, acknowledge_after_ms: 0, process: None };
         hub.write_config()?;
         Ok(hub)
+    }
+
+    /// From the next start on acknowledgements are gathered, as a hub does by itself.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn gather_acknowledgements(&mut self) -> anyhow::Result<()> {
+        self.acknowledge_after_ms = hub::core::DELAY_MS_MAX;
+        self.write_config()
     }
 
     /// From the next start on the hub uses the broker at this address instead of its own.
@@ -80,7 +92,9 @@ impl Hub {
         let folder = self.folder.display();
         let text = format!(
             "state_dir = \"{folder}/state\"\nmanifests = \"{folder}/manifests\"\n\
-             listen = \"{mqtt}\"\nadvertise = \"{advertise}\"\napi = \"{api}\"\n",
+             listen = \"{mqtt}\"\nadvertise = \"{advertise}\"\napi = \"{api}\"\n\
+             acknowledge_after_ms = {acknowledge}\n",
+            acknowledge = self.acknowledge_after_ms,
             mqtt = self.mqtt,
             advertise = self.advertise,
             api = self.api,
