@@ -55,7 +55,7 @@ fn copy(from: &Path, to: &Path, names: &[&str]) {
 
 /// What is done, what it is, and words of which one must be in the agent's log.
 const AGENT: [(&str, Damage, &[&str]); 13] = [
-    ("the database is cut", |state, _| cut(&state.join("store/db"), 30_000), SAID),
+    ("the database is cut", |state, _| cut(&state.join("store/db"), 8_000), SAID),
     ("the database is empty", |state, _| cut(&state.join("store/db"), 0), SAID),
     ("the database is zeros", |state, _| zero(&state.join("store/db")), SAID),
     ("the database is gone", |state, _| fs::remove_file(state.join("store/db")).unwrap(), SAID),
@@ -200,6 +200,8 @@ fn an_agent_without_the_right_keys_names_the_file_and_changes_nothing() {
     let mut node = Node::that_lived(folder.path(), &hub, "mast-17", 1).unwrap();
     let keys = node.agent.state().join("keys");
     let names: Vec<_> = fs::read_dir(&keys).unwrap().map(|e| e.unwrap().file_name()).collect();
+    // Without the key of results the agent runs: pods are still known by their sockets.
+    let names = names.into_iter().filter(|name| name != "results.key").collect::<Vec<_>>();
     assert!(names.len() >= 3, "{names:?}");
     for name in names {
         let path = keys.join(&name);
