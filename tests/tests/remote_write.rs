@@ -37,11 +37,11 @@ fn hub_for(folder: &std::path::Path, prometheus: &Prometheus) -> Hub {
     hub
 }
 
-/// What a node measures at a moment: a gauge that wanders, a counter, one of two GPUs.
+/// What a node measures at a moment: a gauge without a declared resolution, a counter, one of two GPUs.
 fn sample(at: u64) -> Sample {
     let step = at / INTERVAL_MS;
     let values = [
-        (Series::new("node_load1"), f64::from(u32::try_from(step % 97).unwrap()) / 8.0),
+        (Series::new("site_level_meters"), f64::from(u32::try_from(step % 97).unwrap()) / 8.0),
         (
             Series::new("node_network_receive_bytes_total"),
             // At its declared resolution: a KiB.
