@@ -72,12 +72,19 @@ fn held(status: &Value) -> u64 {
     number(status, "/outbox/result_records")
 }
 
+/// Where the hub puts results.
+fn default_sink(folder: &Path) -> String {
+    let folder = folder.join("delivered");
+    format!("[[sinks]]\nname = \"default\"\nkind = \"files\"\nfolder = \"{}\"\n", folder.display())
+}
+
 /// A hub and a node with these pods, in session.
 fn scene(folder: &Path, pods: &[(&str, &str)]) -> (Hub, Agent) {
     let mut hub = Hub::new(&folder.join("hub")).unwrap();
     for (name, results) in pods {
         hub.apply(&format!("{name}.yaml"), &manifest(name, results)).unwrap();
     }
+    hub.configure(&default_sink(folder)).unwrap();
     hub.start().unwrap();
     let mut agent = Agent::new(&folder.join("node"), "mast-17").unwrap();
     agent.enroll(&hub).unwrap();
@@ -291,6 +298,7 @@ fn the_example_hands_in_a_result_for_each_answer_and_its_own_metrics_are_in_the_
     let folder = tempfile::tempdir().unwrap();
     let mut story = Story::new(folder.path(), "mast-17").unwrap();
     story.agent.add_argument("--simulate-gpus=1x8Gi");
+    story.hub.configure(&default_sink(folder.path())).unwrap();
     story.join().unwrap();
     story.deploy().unwrap();
     Answers::ask(story.server).unwrap();

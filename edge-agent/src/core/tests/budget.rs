@@ -7,7 +7,7 @@ use shared::wire::{LogAck, Stream, decode};
 
 const DAY_MS: u64 = 24 * 3600 * SECOND_MS;
 
-const RECORD_BYTES: u64 = 600;
+const RECORD_BYTES: usize = 600;
 
 /// What four days may carry is put into the outbox while the link is down, then `days` pass with it
 /// up; the hub acknowledges everything. The payload bytes of each message as they leave.
@@ -16,8 +16,8 @@ fn days_with_a_backlog(bytes_per_day: u64, days: u64) -> (Bench, Vec<(MonotonicM
     bench.join();
     bench.desire_policy(Some(bytes_per_day), version(1, 2));
     bench.tell(Event::LinkDown);
-    for _ in 0..4 * bytes_per_day / RECORD_BYTES {
-        let record = vec![7; RECORD_BYTES as usize];
+    for _ in 0..4 * bytes_per_day / RECORD_BYTES as u64 {
+        let record = vec![7; RECORD_BYTES];
         assert!(bench.core.append(Stream::Backfill, record, WriteBatch::new()));
     }
     bench.settle();

@@ -62,7 +62,7 @@ fn append(outbox: &mut Outbox, store: &mut Records, stream: Stream, record: &[u8
 /// Delivers everything over a good link; the records that arrived.
 fn drain(outbox: &mut Outbox, store: &mut Records, hub: &mut LogReceiver) -> Vec<Vec<u8>> {
     let mut arrived = vec![];
-    while let Some(read) = next_read(&outbox) {
+    while let Some(read) = next_read(outbox) {
         let records = store.read(&read);
         let batch = outbox.handle_read(&read, records, NOW).unwrap();
         let received = hub.handle_batch(batch);
