@@ -91,6 +91,8 @@ impl SimHub {
         }
         let sinks = ConfiguredSinks { telemetry: true, results: vec![] };
         self.core = Some(HubCore::new(keys, seed, stored, now).with_sinks(sinks));
+        // At once: a world is at rest when nothing waits for an acknowledgement.
+        self.core = self.core.take().map(|core| core.acknowledging_within(0));
     }
 
     /// The process is killed.
