@@ -3,7 +3,7 @@
 use tests::sim::{Options, run_seeds};
 
 /// Seeds of each run; the same every time, so that a failure is the change's.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 150;
 
 #[test]
 fn every_seed_keeps_the_invariants_and_comes_to_rest() {
