@@ -21,7 +21,7 @@ if [ -n "${ADVISORY_DATABASE:-}" ]; then
     database="$work/advisory-db-3157b0e258782691"
     git clone --quiet "$ADVISORY_DATABASE" "$database"
     touch "$database/.git/FETCH_HEAD"
-    sed "s|^\[advisories\]|[advisories]\ndb-path = \"$work\"|" deny.toml >"$work/deny.toml"
+    sed "s|^\[advisories\]|[advisories]\ndb-path = \"$work\"|" .deny.toml >"$work/deny.toml"
     "$cargo" deny --offline --log-level error --config "$work/deny.toml" check advisories
     echo "advisories: checked against $(git -C "$database" log -1 --format=%cs)"
 elif timeout 60 "$cargo" deny --log-level error fetch db >/dev/null 2>&1; then

@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod gpu;
+mod owner_socket;
 pub mod placement;
 pub mod pods;
 pub mod ports;

@@ -125,13 +125,7 @@ impl<'a> Node<'a> {
     }
 
     fn sleepers(&self, seconds: &str) -> Vec<u32> {
-        let is_one = |id: &u32| {
-            let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            let mut words = line.split(|byte| *byte == 0);
-            words.next() == Some(b"sleep")
-                && words.next().is_some_and(|word| word.starts_with(seconds.as_bytes()))
-        };
-        self.agent.processes().into_iter().filter(is_one).collect()
+        self.agent.sleepers(seconds)
     }
 
     /// What the log gained since it had `from` bytes.

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use shared::io::tls::install_crypto_provider;
-use shared::model::{ClockQuality, ClockStamp, UnixMs};
+use shared::model::{BootClock, ClockQuality, ClockStamp, UnixMs};
 use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
 use shared::wire::Stream;
 use std::collections::BTreeMap;
@@ -22,6 +22,9 @@ const SAMPLES_PER_RECORD: usize = 6;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// A clock that begins in the nineties.
+const BEHIND_MS: i64 = 30 * 365 * 24 * 60 * 60_000;
+
 type Samples = BTreeMap<String, Vec<(u64, f64)>>;
 
 fn now_ms() -> u64 {
@@ -35,6 +38,16 @@ fn hub_for(folder: &std::path::Path, prometheus: &Prometheus) -> Hub {
     hub.configure(&format!("[remote_write]\nurl = \"{url}\"\n")).unwrap();
     hub.start().unwrap();
     hub
+}
+
+/// A Prometheus, and a hub that writes to it.
+fn scene() -> (tempfile::TempDir, Prometheus, Hub) {
+    install_crypto_provider();
+    let folder = tempfile::tempdir().unwrap();
+    let mut prometheus = Prometheus::new(&folder.path().join("prometheus")).unwrap();
+    prometheus.start().unwrap();
+    let hub = hub_for(&folder.path().join("hub"), &prometheus);
+    (folder, prometheus, hub)
 }
 
 /// What a node measures at a moment: a gauge without a declared resolution, a counter, one of two GPUs.
@@ -64,8 +77,13 @@ fn moments(from: u64, to: u64) -> Vec<u64> {
 fn append(node: &mut RawNode, stream: Stream, moments: &[u64]) {
     for run in moments.chunks(SAMPLES_PER_RECORD) {
         let batch = Batch { samples: run.iter().map(|at| sample(*at)).collect() };
-        node.append(stream, BatchEncoder::default().encode(&batch, 1).unwrap().record().to_vec());
+        node.append(stream, record(&batch));
     }
+}
+
+/// A record that builds on none before it.
+fn record(batch: &Batch) -> Vec<u8> {
+    BatchEncoder::default().encode(batch, 1).unwrap().record().to_vec()
 }
 
 /// What Prometheus must hold of a node.
@@ -99,11 +117,7 @@ fn remote_write_of(hub: &Hub) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_day_offline_leaves_no_gap_and_no_duplicate() {
-    install_crypto_provider();
-    let folder = tempfile::tempdir().unwrap();
-    let mut prometheus = Prometheus::new(&folder.path().join("prometheus")).unwrap();
-    prometheus.start().unwrap();
-    let hub = hub_for(&folder.path().join("hub"), &prometheus);
+    let (_folder, prometheus, hub) = scene();
     let now = now_ms();
     let (day, live) = (moments(now - DAY_MS, now - 600_000), moments(now - 600_000, now));
     let mut node = RawNode::enrol(&hub, "mast-17", 1).unwrap();
@@ -138,11 +152,7 @@ fn day_records() -> usize {
 
 #[tokio::test]
 async fn a_prometheus_that_is_down_holds_and_a_hub_that_is_killed_meanwhile_loses_nothing() {
-    install_crypto_provider();
-    let folder = tempfile::tempdir().unwrap();
-    let mut prometheus = Prometheus::new(&folder.path().join("prometheus")).unwrap();
-    prometheus.start().unwrap();
-    let mut hub = hub_for(&folder.path().join("hub"), &prometheus);
+    let (_folder, mut prometheus, mut hub) = scene();
     let now = now_ms();
     let hours = moments(now - 4 * 60 * 60_000, now);
     let (before, rest) = hours.split_at(600);
@@ -194,12 +204,40 @@ async fn a_prometheus_that_is_down_holds_and_a_hub_that_is_killed_meanwhile_lose
 }
 
 #[tokio::test]
+async fn samples_of_a_clock_that_was_wrong_stand_where_they_were_taken() {
+    let (_folder, prometheus, hub) = scene();
+    let now = now_ms();
+    let hours = moments(now - 6 * 60 * 60_000, now);
+    let (wrong, right) = hours.split_at(hours.len() / 2);
+    // Booted without a battery, decades back; set right half way.
+    let (boot, booted) = (0xb007, i64::try_from(now - 7 * 60 * 60_000).unwrap());
+    let stamp = |quality, offset_ms| ClockStamp { quality, boot, offset_ms };
+    let mut node = RawNode::enrol(&hub, "mast-17", 1).unwrap();
+    for run in wrong.chunks(SAMPLES_PER_RECORD) {
+        let clock = stamp(ClockQuality::Unsynchronised, booted - BEHIND_MS);
+        let told = |at: u64| UnixMs(at.checked_add_signed(-BEHIND_MS).unwrap());
+        let samples = run.iter().map(|at| Sample { at: told(*at), clock, ..sample(*at) });
+        node.append(Stream::Backfill, record(&Batch { samples: samples.collect() }));
+    }
+    for run in right.chunks(SAMPLES_PER_RECORD) {
+        let clock = stamp(ClockQuality::Synchronised, booted);
+        let samples = run.iter().map(|at| Sample { clock, ..sample(*at) });
+        node.append(Stream::Backfill, record(&Batch { samples: samples.collect() }));
+    }
+    let (quality, since_boot_ms) = (ClockQuality::Synchronised, 7 * 60 * 60_000);
+    node.clock = Some(BootClock { boot, since_boot_ms, offset_ms: booted, quality });
+    node.greet_again();
+    node.talk_until("all of it arrived", PATIENCE, |_| {
+        remote_write_of(&hub)["taken"] == hours.len() * 3
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}: {}", remote_write_of(&hub)));
+    assert_holds(&prometheus, "mast-17", &hours);
+}
+
+#[tokio::test]
 async fn samples_that_prometheus_will_never_take_stop_nothing_and_take_no_other_with_them() {
-    install_crypto_provider();
-    let folder = tempfile::tempdir().unwrap();
-    let mut prometheus = Prometheus::new(&folder.path().join("prometheus")).unwrap();
-    prometheus.start().unwrap();
-    let hub = hub_for(&folder.path().join("hub"), &prometheus);
+    let (_folder, prometheus, hub) = scene();
     let now = now_ms();
     let (good, ancient) =
         (moments(now - 600_000, now), moments(now - 30 * DAY_MS, now - 29 * DAY_MS));

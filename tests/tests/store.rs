@@ -10,7 +10,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tests::real::process::lines_of;
 
 const WRITER: &str = env!("CARGO_BIN_EXE_store_writer");
 
@@ -36,25 +37,7 @@ impl Random {
 
 /// Runs the writer to its end: its lines by their first word, or what went wrong.
 fn run(command: &mut Command) -> Result<BTreeMap<String, String>, String> {
-    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = piped.spawn().map_err(|error| error.to_string())?;
-    let begin = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if begin.elapsed() > DEADLINE {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err("it hangs".to_owned());
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{}\n{text}\n{errors}", output.status));
-    }
-    let lines = text.lines().filter_map(|line| line.split_once(": "));
-    Ok(lines.map(|(word, value)| (word.to_owned(), value.to_owned())).collect())
+    lines_of(command, DEADLINE)
 }
 
 fn check(folder: &Path, layout: &str) -> Result<BTreeMap<String, String>, String> {

@@ -7,14 +7,15 @@ use super::desk::Waiting;
 use super::rate::Rate;
 use super::server::{Visitor, serve_connection};
 use super::token::{TokenKey, claimed_instance};
+use crate::owner_socket::bind_for_owner;
 use crate::ports::InstanceId;
 use shared::model::PodId;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{DirBuilder, Permissions};
+use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -189,13 +190,7 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = socket.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
-    Ok(listener)
+    bind_for_owner(socket)
 }
 
 /// Serves one pod until the door is closed; with it its connections end.

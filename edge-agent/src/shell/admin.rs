@@ -4,6 +4,7 @@
 
 use crate::config::Config;
 use crate::core::AgentStatus;
+use crate::owner_socket::bind_for_owner;
 use axum::Router;
 use axum::extract::{Path, Query as UrlQuery, State};
 use axum::http::{StatusCode, header};
@@ -12,11 +13,7 @@ use axum::routing::get;
 use serde::Deserialize;
 use shared::model::{GpuSource, PodId, PodPhase};
 use std::fmt::Write as _;
-use std::fs::Permissions;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path as FilePath;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
@@ -66,18 +63,6 @@ pub(super) async fn serve(config: &Config) -> mpsc::Receiver<Query> {
         }
     }
     queries
-}
-
-/// A socket that only this user can open; one that an earlier start left is taken away. That no
-/// other agent uses it is known: this one holds the store's lock.
-fn bind_for_owner(socket: &FilePath) -> io::Result<UnixListener> {
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// What anybody on this machine may ask.

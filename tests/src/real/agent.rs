@@ -175,6 +175,18 @@ impl Agent {
         processes_of(&self.folder)
     }
 
+    /// Those that are `sleep` with an argument that begins so.
+    #[must_use]
+    pub fn sleepers(&self, seconds: &str) -> Vec<u32> {
+        let is_one = |id: &u32| {
+            let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            words.next() == Some(b"sleep")
+                && words.next().is_some_and(|word| word.starts_with(seconds.as_bytes()))
+        };
+        self.processes().into_iter().filter(is_one).collect()
+    }
+
     /// The agent's process number, while it runs.
     #[must_use]
     pub fn id(&self) -> Option<u32> {

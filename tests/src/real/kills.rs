@@ -173,13 +173,7 @@ impl Scene {
 
     /// Processes of this node that sleep so long, in order.
     fn sleepers(&self, seconds: &str) -> Vec<u32> {
-        let is_one = |id: &u32| {
-            let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            let mut words = line.split(|byte| *byte == 0);
-            words.next() == Some(b"sleep")
-                && words.next().is_some_and(|word| word.starts_with(seconds.as_bytes()))
-        };
-        let mut ids: Vec<u32> = self.agent.processes().into_iter().filter(is_one).collect();
+        let mut ids = self.agent.sleepers(seconds);
         ids.sort_unstable();
         ids
     }

@@ -1,8 +1,9 @@
 //! What must be left after a power cut, and whether it is.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
+use tests::real::process::lines_of;
 use tests::real::recording::Operation;
 
 /// Far longer than anything here takes; what reaches it hangs.
@@ -78,23 +79,5 @@ impl Found {
 /// # Errors
 /// A panic, a failure or a hang, with what was said.
 pub(super) fn run(command: &mut Command) -> Result<Found, String> {
-    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = piped.spawn().map_err(|error| error.to_string())?;
-    let begin = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if begin.elapsed() > DEADLINE {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err("it hangs".to_owned());
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{}\n{text}\n{errors}", output.status));
-    }
-    let lines = text.lines().filter_map(|line| line.split_once(": "));
-    Ok(Found(lines.map(|(word, value)| (word.to_owned(), value.to_owned())).collect()))
+    lines_of(command, DEADLINE).map(Found)
 }

@@ -4,11 +4,8 @@
 //! its result was not taken and comes again. Files that were put aside are the site's to move or delete;
 //! a disk that is full makes the sink hold.
 
-use super::super::outlet::{Failure, Gather, Outlet};
-use super::super::tally::Tally;
-use super::{Line, halves, ndjson, parts};
-use crate::core::Delivery;
-use std::collections::VecDeque;
+use super::super::outlet::{Failure, Gather};
+use super::{Line, ResultSink, ndjson};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -73,18 +70,12 @@ impl FilesSink {
     }
 }
 
-impl Outlet for FilesSink {
-    type Part = Vec<Line>;
-
+impl ResultSink for FilesSink {
     fn gather(&self) -> Gather {
         GATHER
     }
 
-    fn prepare(&self, deliveries: &[Delivery], tally: &Tally) -> VecDeque<Vec<Line>> {
-        parts(deliveries, tally)
-    }
-
-    async fn send(&mut self, part: &Vec<Line>) -> Result<(), Failure> {
+    async fn send_lines(&mut self, part: &[Line]) -> Result<(), Failure> {
         let text = ndjson(part);
         let writer = Self {
             folder: self.folder.clone(),
@@ -103,14 +94,6 @@ impl Outlet for FilesSink {
         let written = written.await.map_err(|error| trouble(&error))?;
         self.open = Some(written.map_err(|error| trouble(&error))?);
         Ok(())
-    }
-
-    fn size(part: &Vec<Line>) -> u64 {
-        part.len() as u64
-    }
-
-    fn halves(part: Vec<Line>, _reason: &str) -> (Vec<Line>, Vec<Line>) {
-        halves(part)
     }
 }
 
@@ -146,6 +129,8 @@ fn whole_lines_bytes(file: &mut File) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::tally::Tally;
+    use super::super::parts;
     use super::super::tests::delivery;
     use super::*;
     use shared::model::ResultFormat;
@@ -173,7 +158,7 @@ mod tests {
         let place = folder.path().join("results");
         let mut sink = FilesSink::new(place.clone(), "plates".to_owned(), 5 * line_bytes);
         for count in [2, 3, 2, 9, 1] {
-            sink.send(&part(count)).await.unwrap();
+            sink.send_lines(&part(count)).await.unwrap();
         }
         let counts: Vec<usize> = lines_in(&place).iter().map(|(_, count)| *count).collect();
         assert_eq!(counts, [5, 2, 9, 1]);
@@ -188,7 +173,7 @@ mod tests {
         for (left, kept) in [("a\nb\npart", "a\nb\n"), ("part", ""), ("a\n", "a\n"), (&long, "")] {
             fs::write(&path, left).unwrap();
             let mut sink = FilesSink::new(folder.path().to_owned(), "plates".to_owned(), 1 << 20);
-            sink.send(&part(1)).await.unwrap();
+            sink.send_lines(&part(1)).await.unwrap();
             let text = fs::read_to_string(&path).unwrap();
             assert_eq!(text, format!("{kept}{}\n", part(1)[0].text));
         }
@@ -201,12 +186,12 @@ mod tests {
         // A file where the folder should be: also root can't write into that.
         fs::write(&place, "").unwrap();
         let mut sink = FilesSink::new(place.clone(), "plates".to_owned(), 1 << 20);
-        let failure = sink.send(&part(1)).await.unwrap_err();
+        let failure = sink.send_lines(&part(1)).await.unwrap_err();
         assert!(
             matches!(&failure, Failure::Down { reason, .. } if reason.contains("plates.ndjson"))
         );
         fs::remove_file(&place).unwrap();
-        sink.send(&part(1)).await.unwrap();
+        sink.send_lines(&part(1)).await.unwrap();
         assert_eq!(lines_in(&place), [("plates.ndjson".to_owned(), 1)]);
     }
 }

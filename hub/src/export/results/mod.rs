@@ -16,6 +16,7 @@ mod json;
 pub(crate) mod mqtt;
 pub(crate) mod webhook;
 
+use super::outlet::{Failure, Gather, Outlet};
 use super::tally::Tally;
 use crate::core::{Content, Delivery, TimeBasis, corrected_time};
 use base64::Engine as _;
@@ -48,8 +49,41 @@ pub(crate) struct Line {
     pub(crate) text: String,
 }
 
+/// A sink of results.
+pub(crate) trait ResultSink: Send + 'static {
+    /// How much is brought out together.
+    fn gather(&self) -> Gather;
+
+    /// Sends results; they are taken, durably as far as the sink says so, or they are not.
+    fn send_lines(&mut self, lines: &[Line]) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+impl<S: ResultSink + Sync> Outlet for S {
+    type Part = Vec<Line>;
+
+    fn gather(&self) -> Gather {
+        ResultSink::gather(self)
+    }
+
+    fn prepare(&self, deliveries: &[Delivery], tally: &Tally) -> VecDeque<Vec<Line>> {
+        parts(deliveries, tally)
+    }
+
+    async fn send(&mut self, part: &Vec<Line>) -> Result<(), Failure> {
+        self.send_lines(part).await
+    }
+
+    fn size(part: &Vec<Line>) -> u64 {
+        part.len() as u64
+    }
+
+    fn halves(part: Vec<Line>, _reason: &str) -> (Vec<Line>, Vec<Line>) {
+        halves(part)
+    }
+}
+
 /// The results of `deliveries`, in order, in parts that are sent in one go.
-pub(crate) fn parts(deliveries: &[Delivery], tally: &Tally) -> VecDeque<Vec<Line>> {
+fn parts(deliveries: &[Delivery], tally: &Tally) -> VecDeque<Vec<Line>> {
     let mut parts: VecDeque<Vec<Line>> = VecDeque::new();
     let mut bytes = 0;
     for line in lines(deliveries, tally) {

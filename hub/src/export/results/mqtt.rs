@@ -4,17 +4,14 @@
 //! The broker is the site's, not the fleet's: another address, another CA, a user and a password.
 //! A connection that was lost takes nothing with it: what was not acknowledged is published again.
 
-use super::super::outlet::{Failure, Gather, Outlet};
-use super::super::tally::Tally;
-use super::{Line, halves, parts};
+use super::super::outlet::{Failure, Gather};
+use super::{Line, ResultSink};
 use crate::config::{MqttUrl, TopicTemplate};
-use crate::core::Delivery;
 use rumqttc::{
     AsyncClient, Broker, Event, EventLoop, Incoming, MqttOptions, PubAckReason, PublishNotice,
     PublishNoticeError, PublishOptions, QoS, TlsConfiguration, Transport,
 };
 use rustls::ClientConfig;
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -190,18 +187,12 @@ async fn drive(mut eventloop: EventLoop, up: oneshot::Sender<()>) -> String {
     }
 }
 
-impl Outlet for MqttSink {
-    type Part = Vec<Line>;
-
+impl ResultSink for MqttSink {
     fn gather(&self) -> Gather {
         GATHER
     }
 
-    fn prepare(&self, deliveries: &[Delivery], tally: &Tally) -> VecDeque<Vec<Line>> {
-        parts(deliveries, tally)
-    }
-
-    async fn send(&mut self, part: &Vec<Line>) -> Result<(), Failure> {
+    async fn send_lines(&mut self, part: &[Line]) -> Result<(), Failure> {
         let kept = self.connection.take().filter(|kept| !kept.driver.is_finished());
         let mut connection = match kept {
             Some(connection) => connection,
@@ -214,13 +205,5 @@ impl Outlet for MqttSink {
             Err(_) => return Err(self.trouble("no PUBACK in time")),
         }
         Ok(())
-    }
-
-    fn size(part: &Vec<Line>) -> u64 {
-        part.len() as u64
-    }
-
-    fn halves(part: Vec<Line>, _reason: &str) -> (Vec<Line>, Vec<Line>) {
-        halves(part)
     }
 }

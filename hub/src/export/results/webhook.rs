@@ -4,13 +4,10 @@
 //! know a repeat before it reads. What the receiver's answers mean is in `http.rs`.
 
 use super::super::http::HttpClient;
-use super::super::outlet::{Failure, Gather, Outlet};
-use super::super::tally::Tally;
-use super::{Line, halves, ndjson, parts};
+use super::super::outlet::{Failure, Gather};
+use super::{Line, ResultSink, ndjson};
 use crate::config::WebhookFormat;
-use crate::core::Delivery;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Results that share a request.
@@ -42,18 +39,12 @@ impl WebhookSink {
     }
 }
 
-impl Outlet for WebhookSink {
-    type Part = Vec<Line>;
-
+impl ResultSink for WebhookSink {
     fn gather(&self) -> Gather {
         GATHER
     }
 
-    fn prepare(&self, deliveries: &[Delivery], tally: &Tally) -> VecDeque<Vec<Line>> {
-        parts(deliveries, tally)
-    }
-
-    async fn send(&mut self, part: &Vec<Line>) -> Result<(), Failure> {
+    async fn send_lines(&mut self, part: &[Line]) -> Result<(), Failure> {
         let (body, kind) = self.body(part);
         // Ids are names, digits and slashes.
         let id = |line: Option<&Line>| {
@@ -67,13 +58,5 @@ impl Outlet for WebhookSink {
             (COUNT, HeaderValue::from(part.len())),
         ];
         self.client.post(body.into(), &headers).await?.judge()
-    }
-
-    fn size(part: &Vec<Line>) -> u64 {
-        part.len() as u64
-    }
-
-    fn halves(part: Vec<Line>, _reason: &str) -> (Vec<Line>, Vec<Line>) {
-        halves(part)
     }
 }
