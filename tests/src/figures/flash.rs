@@ -2,9 +2,9 @@
 //!
 //! Telemetry runs a hundred times as fast as by default, so that a few minutes show the work of hours;
 //! what is told is the cost of a batch, times the batches of a day. Pages are counted from a recording
-//! of the agent's own calls, because Linux counts whole folios in `/proc/PID/io`: a page of 4 KiB counts
-//! each time it is handed to the disk, or each time it is written where nobody hands it over. The file
-//! system's own journal is not in it.
+//! of the agent's own calls, because Linux was seen to count more than was written, perhaps whole
+//! folios, in `/proc/PID/io`: a page of 4 KiB counts each time it is handed to the disk, or each time it
+//! is written where nobody hands it over. The file system's own journal is not in it.
 
 use super::marks::Marks;
 use super::{Figure, work_folder};
@@ -46,6 +46,7 @@ pub(super) fn idle() -> anyhow::Result<Vec<Figure>> {
     let marks = Marks::new(&folder.path().join("marks"))?;
     story.hub.apply("five.yaml", &marks.manifest("five", PODS))?;
     story.agent.configure(SAMPLE_INTERVAL_MS, SAMPLES_PER_BATCH)?;
+    story.hub.gather_acknowledgements()?;
     story.hub.start()?;
     story.agent.enroll(&story.hub)?;
     let recorder = Recorder::new(folder.path(), &story.agent.state())?;

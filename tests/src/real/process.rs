@@ -212,6 +212,36 @@ pub fn pss_kib(id: u32) -> anyhow::Result<u64> {
     Ok(words.trim().trim_end_matches("kB").trim().parse()?)
 }
 
+/// Runs a program to its end: what stands behind the first `: ` of its lines, by what stands before.
+///
+/// # Errors
+/// In words, when it does not start, fails, panics, or runs longer than `deadline`.
+pub fn lines_of(
+    command: &mut Command,
+    deadline: Duration,
+) -> Result<BTreeMap<String, String>, String> {
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().map_err(|error| error.to_string())?;
+    let begin = Instant::now();
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+        if begin.elapsed() > deadline {
+            // It may have ended just now.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err("it hangs".to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{}\n{text}\n{errors}", output.status));
+    }
+    let lines = text.lines().filter_map(|line| line.split_once(": "));
+    Ok(lines.map(|(word, value)| (word.to_owned(), value.to_owned())).collect())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -245,34 +275,4 @@ mod tests {
         assert!(!given.contains(&claimed), "{claimed} in {given:?}");
         assert!(!given.contains(&used.local_addr().unwrap().port()), "{used:?} in {given:?}");
     }
-}
-
-/// Runs a program to its end: what stands behind the first `: ` of its lines, by what stands before.
-///
-/// # Errors
-/// In words, when it does not start, fails, panics, or runs longer than `deadline`.
-pub fn lines_of(
-    command: &mut Command,
-    deadline: Duration,
-) -> Result<BTreeMap<String, String>, String> {
-    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = piped.spawn().map_err(|error| error.to_string())?;
-    let begin = Instant::now();
-    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
-        if begin.elapsed() > deadline {
-            // It may have ended just now.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err("it hangs".to_owned());
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{}\n{text}\n{errors}", output.status));
-    }
-    let lines = text.lines().filter_map(|line| line.split_once(": "));
-    Ok(lines.map(|(word, value)| (word.to_owned(), value.to_owned())).collect())
 }

@@ -253,7 +253,12 @@ impl<'a> Attempt<'a> {
                 None => self.deadline,
             };
             let poll = tokio::time::timeout_at(limit, eventloop.poll());
-            let handled = match self.task.link.meter.watching(poll).await {
+            let polled = tokio::select! {
+                biased;
+                () = self.forbidden() => return "the link may carry no more for now".to_owned(),
+                polled = self.task.link.meter.watching(poll) => polled,
+            };
+            let handled = match polled {
                 Ok(Ok(Event::Incoming(packet))) => self.handle(packet).await,
                 Ok(Ok(Event::Outgoing(Outgoing::Publish(_)))) => {
                     self.task.link.note_written();
@@ -267,6 +272,16 @@ impl<'a> Attempt<'a> {
             if let Err(reason) = handled {
                 return reason;
             }
+        }
+    }
+
+    /// Comes to its end when a link that is up may not be any more.
+    async fn forbidden(&self) {
+        let mut permit = self.task.options.permit.clone();
+        let withdrawn =
+            self.up_since.is_some() && permit.wait_for(|permitted| !*permitted).await.is_ok();
+        if !withdrawn {
+            std::future::pending::<()>().await;
         }
     }
 

@@ -48,8 +48,9 @@ pub struct MqttOptions {
     /// Publishes that wait for the socket; one more is refused. Each is at most
     /// [`MQTT_PAYLOAD_BYTES_MAX`], so an agent needs few and a hub one for each node.
     pub queue_messages_max: usize,
-    /// While it is false no attempt is begun; a connection that is up stays. [`permitted`] where
-    /// nobody forbids it. If its sender is dropped the last value holds.
+    /// While it is false no attempt is begun, and a connection that is up is closed; one that is coming
+    /// up is not disturbed before it is. [`permitted`] where nobody forbids it. If its sender is dropped
+    /// the last value holds.
     pub permit: watch::Receiver<bool>,
     /// For the jitter between attempts; different on every node.
     pub seed: [u8; 32],
