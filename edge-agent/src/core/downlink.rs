@@ -11,8 +11,8 @@ use shared::ports::{Tree, WriteBatch};
 use shared::sync::{PreparedUpdate, Received};
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{
-    HelloReply, LogAck, MapAck, MapChunk, MapHeader, MapName, MapRefusal, Message, decode,
-    desired_header_context,
+    HelloReply, LogAck, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
+    Resumed, decode, desired_header_context,
 };
 use std::collections::BTreeMap;
 use tracing::{debug, info, warn};
@@ -56,7 +56,17 @@ impl AgentCore {
 
     fn handle_message(&mut self, message: Message, now: Now) {
         match message {
-            Message::HelloReply(reply) => self.handle_hello_reply(reply, now),
+            Message::HelloReply(HelloReply { desired, reported, watermarks }) => {
+                self.begin_session(reported, &watermarks, now);
+                self.handle_desired_header(&desired);
+            }
+            Message::Resumed(Resumed { desired, reported, watermarks }) => {
+                let reported = reported.and_then(|version| self.reported.position_of(version));
+                self.begin_session(reported, &watermarks, now);
+                if let Some(desired) = desired {
+                    self.handle_desired_header(&desired);
+                }
+            }
             Message::MapChunk(chunk) if chunk.map == MapName::Desired => {
                 self.handle_desired(&chunk);
             }
@@ -83,18 +93,18 @@ impl AgentCore {
         self.reported.handle_refusal(refusal, now);
     }
 
-    fn handle_hello_reply(&mut self, reply: HelloReply, now: Now) {
+    /// The hub has answered a greeting: it has this much of reported state and of the logs.
+    fn begin_session(&mut self, reported: Option<MapPosition>, watermarks: &[LogAck], now: Now) {
         info!(node = %self.node, "the hub answered: in session");
-        self.reported.begin(reply.reported);
+        self.reported.begin(reported);
         let mut writes = WriteBatch::new();
         // While nothing can be stored nothing may be freed either; the hub says it again.
         if !self.is_read_only() {
-            self.outbox.begin(&reply.watermarks, now.monotonic, &mut writes);
+            self.outbox.begin(watermarks, now.monotonic, &mut writes);
         }
         if !writes.is_empty() {
             self.persist(writes, After::Nothing);
         }
-        self.handle_desired_header(&reply.desired);
     }
 
     fn handle_desired_header(&mut self, signed: &[u8]) {

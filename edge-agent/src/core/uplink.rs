@@ -8,7 +8,8 @@ use shared::sync::{
     FRUGAL_CHUNK_BYTES, LinkClass, LogRead, MapContent, Outgoing, SessionFault, message_bytes,
 };
 use shared::wire::{
-    EncodeError, Hello, MapHeader, MapPosition, Message, SequenceNumber, Stream, Version, encode,
+    EncodeError, Hello, MapHeader, MapPosition, Message, Resume, SequenceNumber, Stream, Version,
+    encode,
 };
 use std::collections::BTreeMap;
 use tracing::warn;
@@ -157,6 +158,7 @@ impl AgentCore {
                     self.send_payload(LinkClass::Session, payload, now);
                 }
                 Some(Outgoing::Hello) => self.send(&Message::Hello(self.hello(now)), now)?,
+                Some(Outgoing::Resume) => self.send(&Message::Resume(self.resume()), now)?,
                 None => {}
             }
         }
@@ -216,6 +218,11 @@ impl AgentCore {
         self.reported.pause();
         self.outbox.pause();
         self.session.greet_again();
+    }
+
+    fn resume(&self) -> Resume {
+        let position = self.desired.position().filter(|_| self.desired.is_whole());
+        Resume { desired: position.map(|position| position.version) }
     }
 
     fn hello(&self, now: Now) -> Hello {

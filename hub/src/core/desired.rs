@@ -1,14 +1,15 @@
 //! From manifests to each node's desired state, signed, and onto the link.
 
-use super::HubCore;
+use super::node::Greeting;
+use super::{HubCore, NodeState};
 use crate::fleet::{self, FleetNode};
 use crate::manifests::Manifests;
 use serde_bytes::ByteBuf;
 use shared::model::{LinkBudget, NODE_POLICY_KEY, NodeId, NodePolicy, Now, Workload, WorkloadKey};
 use shared::sync::MapContent;
 use shared::wire::{
-    EncodeError, HelloReply, MapHeader, MapPosition, Message, Version, desired_header_context,
-    encode,
+    EncodeError, HelloReply, MapHeader, MapPosition, Message, Resumed, Version,
+    desired_header_context, encode,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ impl HubCore {
 
     fn fleet_nodes(&self) -> BTreeMap<NodeId, FleetNode> {
         let trusted = self.nodes.iter().filter(|(_, node)| !node.record.revoked);
-        let fleet_node = |(id, node): (&NodeId, &super::NodeState)| {
+        let fleet_node = |(id, node): (&NodeId, &NodeState)| {
             let previous = self.held_by(id, node);
             (id.clone(), FleetNode { online: node.is_online(), previous })
         };
@@ -63,7 +64,7 @@ impl HubCore {
 
     /// Pods that `node` holds, by workload: what was assigned to it, and before this hub's first
     /// assignment what it reported to the hub's last start, so that a restart moves nothing.
-    fn held_by(&self, id: &NodeId, node: &super::NodeState) -> BTreeMap<WorkloadKey, u32> {
+    fn held_by(&self, id: &NodeId, node: &NodeState) -> BTreeMap<WorkloadKey, u32> {
         if node.record.last_seen.is_none() {
             // It can't have been told anything yet: nothing is lost when its share goes elsewhere.
             return BTreeMap::new();
@@ -126,7 +127,7 @@ impl HubCore {
             return;
         }
         let mut chunks = Vec::new();
-        let ready = |node: &&mut super::NodeState| node.is_online() && node.assigned;
+        let ready = |node: &&mut NodeState| node.is_online() && node.assigned;
         if let Some(node) = self.nodes.get_mut(id).filter(ready) {
             while let Ok(Some(chunk)) = node.desired.poll_chunk(now.monotonic) {
                 chunks.push(chunk);
@@ -145,18 +146,31 @@ impl HubCore {
             return;
         }
         let Some(node) = self.nodes.get_mut(id).filter(|node| node.assigned) else { return };
-        if std::mem::take(&mut node.reply_due) {
-            let whole = node.reported.is_whole();
-            let reply = HelloReply {
-                desired: ByteBuf::from(node.desired.header().to_vec()),
-                reported: node.reported.position().filter(|_| whole),
-                watermarks: node.record.logs.newest_watermarks(),
-            };
+        if let Some(greeting) = node.reply_due.take() {
             // The watermarks in it free records at the node: they must be durable first.
-            self.commit.acknowledge(id.clone(), Message::HelloReply(reply));
+            self.commit.acknowledge(id.clone(), node.reply_to(greeting));
             self.commit.schedule(now.monotonic);
         }
         self.transmit(id, now);
+    }
+}
+
+impl NodeState {
+    fn reply_to(&self, greeting: Greeting) -> Message {
+        let reported = self.reported.position().filter(|_| self.reported.is_whole());
+        let watermarks = self.record.logs.newest_watermarks();
+        let header = || ByteBuf::from(self.desired.header().to_vec());
+        match greeting {
+            Greeting::Full => {
+                Message::HelloReply(HelloReply { desired: header(), reported, watermarks })
+            }
+            Greeting::Short(shown) => {
+                let known = shown == Some(self.desired.position().version);
+                let desired = (!known).then(header);
+                let reported = reported.map(|position| position.version);
+                Message::Resumed(Resumed { desired, reported, watermarks })
+            }
+        }
     }
 }
 

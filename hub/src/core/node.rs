@@ -100,6 +100,15 @@ impl NodeRecord {
     }
 }
 
+/// What a node has greeted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// In full, after a handshake.
+    Full,
+    /// In short: this is the version of desired state that it has.
+    Short(Option<Version>),
+}
+
 /// One node, as the running hub sees it.
 pub(super) struct NodeState {
     pub(super) record: NodeRecord,
@@ -114,7 +123,7 @@ pub(super) struct NodeState {
     /// What it should run is known since this start of the hub; until then it is told nothing.
     pub(super) assigned: bool,
     /// A greeting that waits for the term to be durable, or for the manifests.
-    pub(super) reply_due: bool,
+    pub(super) reply_due: Option<Greeting>,
     pub(super) agent_version: String,
     pub(super) latest: Option<Sample>,
     pub(super) events: VecDeque<NodeEvent>,
@@ -152,7 +161,7 @@ impl NodeState {
             calls: Calls::default(),
             greeted: false,
             assigned: false,
-            reply_due: false,
+            reply_due: None,
             agent_version: String::new(),
             latest: None,
             events: VecDeque::new(),

@@ -1,6 +1,7 @@
 //! The hub's core against one node: a real session, a store in memory, no sockets.
 
 mod departures;
+mod greetings;
 mod sinks;
 mod telemetry;
 mod timers;

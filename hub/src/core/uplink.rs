@@ -3,7 +3,7 @@
 use super::columns::Columns;
 use super::commit::GroupCommit;
 use super::held::Gains;
-use super::node::reported_key;
+use super::node::{Greeting, reported_key};
 use super::{Effect, HubCore, NodeRecord, NodeState};
 use serde_bytes::ByteBuf;
 use shared::limits::LOG_RECORD_BYTES_MAX;
@@ -12,7 +12,7 @@ use shared::ports::Tree;
 use shared::sync::{Opened, PreparedUpdate, Received};
 use shared::wire::{
     Hello, LogId, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
-    RefusalReason, SequenceNumber, decode, desired_header_context, encode,
+    RefusalReason, Resume, SequenceNumber, decode, desired_header_context, encode,
 };
 use std::sync::Arc;
 use tracing::{debug, info, warn};
@@ -119,6 +119,7 @@ impl HubCore {
         self.hear(node, &message, now);
         match message {
             Message::Hello(hello) => self.handle_hello(node, hello, now),
+            Message::Resume(resume) => self.handle_resume(node, resume, now),
             Message::MapAck(ack) => {
                 if let Some(state) = self.nodes.get_mut(node) {
                     state.desired.handle_ack(&ack, now.monotonic);
@@ -147,11 +148,16 @@ impl HubCore {
     fn hear(&mut self, node: &NodeId, message: &Message, now: Now) {
         let Some(state) = self.nodes.get_mut(node) else { return };
         state.record.last_seen = Some(now.wall);
-        if state.greeted || matches!(message, Message::Hello(_)) {
+        if state.greeted || matches!(message, Message::Hello(_) | Message::Resume(_)) {
             return;
         }
+        info!(node = %node, "speaks, and was taken for gone: it is asked to greet anew");
+        self.ask_to_greet(node, now);
+    }
+
+    fn ask_to_greet(&mut self, node: &NodeId, now: Now) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
         if let Ok(Opened::Answer(payload)) = state.session.ask_to_greet(now.monotonic) {
-            info!(node = %node, "speaks, and was taken for gone: it is asked to greet anew");
             self.effects.push_back(Effect::Send { node: node.clone(), payload });
         }
     }
@@ -180,15 +186,39 @@ impl HubCore {
         state.record.incarnation = hello.incarnation;
         state.record.logs.forget_before(hello.oldest_incarnation);
         state.decoders.forget_before(hello.oldest_incarnation, node, &mut self.commit);
-        state.acknowledgements.clear();
-        self.deliveries.let_in(node);
         let clocks = &mut state.record.boot_clocks;
         if clocks.learn(hello.clock.as_ref(), &hello.earlier_clocks, now.wall) {
             state.clocks = Arc::new(clocks.clone());
         }
         state.agent_version = hello.agent_version;
+        self.begin_session(node, shown, Greeting::Full, now);
+    }
+
+    /// A node whose session outlived the link says what it has. What this hub did not publish must be
+    /// shown by its signature.
+    fn handle_resume(&mut self, node: &NodeId, resume: Resume, now: Now) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        if resume.desired.is_some_and(|shown| shown > state.desired.position().version) {
+            return self.ask_to_greet(node, now);
+        }
+        info!(node = %node, "greeted: in session as before");
+        let shown = resume.desired.and_then(|version| state.desired.position_of(version));
+        self.begin_session(node, shown, Greeting::Short(resume.desired), now);
+    }
+
+    /// A node has greeted, and has this as its desired state.
+    fn begin_session(
+        &mut self,
+        node: &NodeId,
+        shown: Option<MapPosition>,
+        greeting: Greeting,
+        now: Now,
+    ) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        state.acknowledgements.clear();
+        self.deliveries.let_in(node);
         state.greeted = true;
-        state.reply_due = true;
+        state.reply_due = Some(greeting);
         state.reported.forget_assembly();
         state.desired.begin(shown);
         self.store_record(node, now);

@@ -1,8 +1,9 @@
 //! The agent's side of a session: opens it, greets after each reconnection, seals and opens.
 //!
-//! A session outlives a reconnection of MQTT: then a greeting inside it is enough. Only when the hub
-//! says that it does not know the session, or stays silent, is a new one opened. What anybody can
-//! forge (an `Accept`, an `UnknownSession`) costs at most one handshake a second.
+//! A session outlives a reconnection of MQTT: then a short greeting inside it is enough. A full one
+//! follows a handshake, and goes where a short one had no answer. Only when the hub says that it does
+//! not know the session, or stays silent, is a new one opened. What anybody can forge (an `Accept`, an
+//! `UnknownSession`) costs at most one handshake a second.
 
 use super::retry::Retry;
 use crate::model::{MonotonicMs, NodeId};
@@ -51,6 +52,8 @@ pub struct AgentSession {
     random: ChaCha20Rng,
     state: State,
     session: Option<SealedSession>,
+    /// The hub has answered a full greeting of this session, and every greeting since.
+    introduced: bool,
     retry: Retry,
     last_handshake: Option<MonotonicMs>,
 }
@@ -77,6 +80,8 @@ pub enum Outgoing {
     Payload(Vec<u8>),
     /// A [`crate::wire::Hello`], sealed by [`AgentSession::seal`].
     Hello,
+    /// A [`crate::wire::Resume`], sealed likewise.
+    Resume,
 }
 
 impl AgentSession {
@@ -95,6 +100,7 @@ impl AgentSession {
             random: ChaCha20Rng::from_seed(seed),
             state: State::Offline,
             session: None,
+            introduced: false,
             retry: Retry::default(),
             last_handshake: None,
         }
@@ -136,6 +142,7 @@ impl AgentSession {
     pub fn greet_again(&mut self) {
         if self.is_established() {
             self.retry.clear();
+            self.introduced = false;
             self.state = State::Ungreeted;
         }
     }
@@ -160,7 +167,7 @@ impl AgentSession {
             State::Ungreeted => {
                 self.state = State::Greeting;
                 self.retry.arm(now);
-                Ok(Some(Outgoing::Hello))
+                Ok(Some(if self.introduced { Outgoing::Resume } else { Outgoing::Hello }))
             }
             _ => Ok(None),
         }
@@ -206,6 +213,7 @@ impl AgentSession {
         };
         let (session, _) = initiator.finish(reply)?;
         self.session = Some(session);
+        self.introduced = false;
         self.retry.clear();
         self.state = State::Ungreeted;
         Ok(())
@@ -216,8 +224,10 @@ impl AgentSession {
         let session = self.session.as_mut().ok_or(no_session)?;
         let plaintext = session.open(counter, ciphertext)?;
         let message = decode("message", &plaintext, plaintext.len())?;
-        if matches!(message, Message::HelloReply(_)) && matches!(self.state, State::Greeting) {
+        let answers = matches!(message, Message::HelloReply(_) | Message::Resumed(_));
+        if answers && matches!(self.state, State::Greeting) {
             self.retry.clear();
+            self.introduced = true;
             self.state = State::Established;
         }
         Ok(message)
@@ -262,7 +272,10 @@ impl AgentSession {
             State::Greeting if self.retry.attempts() >= GREETINGS_MAX => {
                 self.state = State::Unopened;
             }
-            State::Greeting => self.state = State::Ungreeted,
+            State::Greeting => {
+                self.introduced = false;
+                self.state = State::Ungreeted;
+            }
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! The hub's side of a session with one node.
 //!
-//! A first message can be a replay, so it changes nothing: the new session waits beside the old one
+//! A short greeting is understood only after a full one in the same session. A first message can be a replay, so it changes nothing: the new session waits beside the old one
 //! until a message under its keys shows that the node is there. What can't be opened is answered by
 //! an `UnknownSession`, at most once a second.
 
@@ -19,6 +19,8 @@ pub struct HubSession {
     current: Option<SealedSession>,
     /// Answered, not yet confirmed.
     pending: Option<SealedSession>,
+    /// The node has greeted in full under the current session.
+    introduced: bool,
     last_unknown: Option<MonotonicMs>,
 }
 
@@ -37,7 +39,7 @@ impl HubSession {
     /// No session yet with `node`, which enrolled with `key`.
     #[must_use]
     pub fn new(node: NodeId, key: SessionPublicKey) -> Self {
-        Self { node, key, current: None, pending: None, last_unknown: None }
+        Self { node, key, current: None, pending: None, introduced: false, last_unknown: None }
     }
 
     /// A payload from the node's topic. `hub_key` is the hub's own; `seed` is fresh entropy.
@@ -87,15 +89,25 @@ impl HubSession {
             self.pending.as_mut().and_then(|session| session.open(counter, ciphertext).ok());
         if let Some(plaintext) = by_pending {
             self.current = self.pending.take();
-            return message(&plaintext);
+            self.introduced = false;
+            return self.message(&plaintext, now);
         }
         match &mut self.current {
             Some(session) => match session.open(counter, ciphertext) {
-                Ok(plaintext) => message(&plaintext),
+                Ok(plaintext) => self.message(&plaintext, now),
                 // A message of a session that the node has and this hub has not.
                 Err(_) => self.unknown(now),
             },
             None => self.unknown(now),
+        }
+    }
+
+    fn message(&mut self, plaintext: &[u8], now: MonotonicMs) -> Result<Opened, SessionFault> {
+        let message = decode("message", plaintext, plaintext.len())?;
+        self.introduced |= matches!(message, Message::Hello(_));
+        match message {
+            Message::Resume(_) if !self.introduced => self.unknown(now),
+            message => Ok(Opened::Message(message)),
         }
     }
 
@@ -132,8 +144,4 @@ impl HubSession {
     pub fn is_open(&self) -> bool {
         self.current.is_some()
     }
-}
-
-fn message(plaintext: &[u8]) -> Result<Opened, SessionFault> {
-    Ok(Opened::Message(decode("message", plaintext, plaintext.len())?))
 }

@@ -38,6 +38,8 @@ pub struct MapPublisher {
     content: MapContent,
     position: MapPosition,
     header: Vec<u8>,
+    /// An earlier content that the peer had last, to send edits of its values.
+    earlier: Option<MapContent>,
     peer: Option<Peer>,
     transfer: Option<Transfer>,
     retry: Retry,
@@ -58,7 +60,7 @@ struct Peer {
 struct Transfer {
     position: MapPosition,
     header: Vec<u8>,
-    digests: BTreeMap<String, Digest>,
+    content: MapContent,
     chunks: Vec<Vec<u8>>,
     /// The first chunk that the peer has not acknowledged.
     acknowledged: u32,
@@ -100,6 +102,7 @@ impl MapPublisher {
             content,
             position,
             header,
+            earlier: None,
             peer: None,
             transfer: None,
             retry: Retry::default(),
@@ -115,7 +118,12 @@ impl MapPublisher {
 
     /// The present content has changed.
     pub fn publish(&mut self, content: MapContent, position: MapPosition, header: Vec<u8>) {
-        (self.content, self.position, self.header) = (content, position, header);
+        let was_in_sync = self.is_in_sync();
+        let before = std::mem::replace(&mut self.content, content);
+        (self.position, self.header) = (position, header);
+        if was_in_sync && before.digest() != self.content.digest() {
+            self.earlier = Some(before);
+        }
     }
 
     /// The present content.
@@ -128,6 +136,13 @@ impl MapPublisher {
     #[must_use]
     pub fn position(&self) -> MapPosition {
         self.position
+    }
+
+    /// The position of a version that the peer may have: the present content's, or what it had last.
+    #[must_use]
+    pub fn position_of(&self, version: Version) -> Option<MapPosition> {
+        let known = self.peer.as_ref().and_then(|peer| peer.position);
+        [Some(self.position), known].into_iter().flatten().find(|p| p.version == version)
     }
 
     /// The present header, as it is sent.
@@ -154,6 +169,7 @@ impl MapPublisher {
         let known = self.peer.take().unwrap_or_default();
         let same = |a: Option<MapPosition>, b: Digest| a.is_some_and(|a| a.digest == b);
         let content = if same(position, self.content.digest()) {
+            self.earlier = None;
             Some(self.content.digests().clone())
         } else if position.is_some_and(|position| same(known.position, position.digest)) {
             known.content
@@ -214,7 +230,7 @@ impl MapPublisher {
     fn begin_transfer(&self) -> Result<Transfer, EncodeError> {
         let base = self.peer.as_ref().and_then(|peer| peer.content.as_ref());
         let body = match base {
-            Some(base) => self.content.delta_from(base),
+            Some(base) => self.content.delta_from(base, self.earlier.as_ref()),
             None => self.content.snapshot(),
         };
         let encoded = encode("map update", &body)?;
@@ -225,7 +241,7 @@ impl MapPublisher {
         Ok(Transfer {
             position: self.position,
             header: self.header.clone(),
-            digests: self.content.digests().clone(),
+            content: self.content.clone(),
             chunks: encoded.chunks(chunk_bytes).map(<[u8]>::to_vec).collect(),
             acknowledged: 0,
             next: 0,
@@ -260,7 +276,7 @@ impl MapPublisher {
             MapAck::Partial { version, next, window, .. } => {
                 self.handle_partial(*version, *next, *window, now);
             }
-            MapAck::Applied { position, .. } => self.handle_applied(*position),
+            MapAck::Applied { version, .. } => self.handle_applied(*version),
         }
     }
 
@@ -288,19 +304,22 @@ impl MapPublisher {
         }
     }
 
-    fn handle_applied(&mut self, position: MapPosition) {
+    fn handle_applied(&mut self, version: Version) {
         let Some(peer) = &mut self.peer else { return };
         // An acknowledgement that was overtaken by a later one says nothing new.
-        if peer.position.is_some_and(|known| known.version > position.version) {
+        if peer.position.is_some_and(|known| known.version > version) {
             return;
         }
-        let transferred = self.transfer.take_if(|transfer| transfer.position == position);
-        if let Some(transfer) = transferred {
-            *peer = Peer { position: Some(position), content: Some(transfer.digests) };
+        let of_this = |transfer: &mut Transfer| transfer.position.version == version;
+        if let Some(Transfer { position, content, .. }) = self.transfer.take_if(of_this) {
+            let digests = content.digests().clone();
+            *peer = Peer { position: Some(position), content: Some(digests) };
+            self.earlier = (position.digest != self.content.digest()).then_some(content);
             self.retry.clear();
-        } else if position.digest == self.content.digest() {
+        } else if version == self.position.version {
             let content = Some(self.content.digests().clone());
-            *peer = Peer { position: Some(position), content };
+            *peer = Peer { position: Some(self.position), content };
+            self.earlier = None;
             self.abandon();
         }
     }

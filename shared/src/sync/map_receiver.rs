@@ -165,7 +165,7 @@ impl MapReceiver {
             self.content = content;
         }
         self.accepted = Some(update.accepted);
-        MapAck::Applied { map: self.map, position }
+        MapAck::Applied { map: self.map, version: position.version }
     }
 
     /// An update that can't be made durable now.
@@ -181,7 +181,8 @@ impl MapReceiver {
             Err(reason) => return Received::Refused(self.refusal(position, reason)),
             // With damaged records the same content is applied again.
             Ok(Ordering::Equal) if self.is_whole() => {
-                return Received::Ack(MapAck::Applied { map: self.map, position });
+                let version = position.version;
+                return Received::Ack(MapAck::Applied { map: self.map, version });
             }
             Ok(_) => {}
         }
@@ -255,8 +256,9 @@ impl MapReceiver {
         let Ok(body) = decode::<MapBody>("map update", bytes, MAP_UPDATE_BYTES_MAX) else {
             return refused(RefusalReason::Malformed);
         };
-        let Some(content) = self.content.after(&body) else {
-            return refused(RefusalReason::BaseMismatch);
+        let content = match self.content.after(&body) {
+            Ok(content) => content,
+            Err(reason) => return refused(reason),
         };
         if content.digest() != position.digest || !content.is_within_limits() {
             return refused(RefusalReason::Malformed);

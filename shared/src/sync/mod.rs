@@ -15,6 +15,7 @@
 mod agent_session;
 mod budget;
 mod call;
+mod edit;
 mod hub_session;
 mod log_receiver;
 mod map_content;

@@ -42,6 +42,15 @@ fn appended() -> Vec<(&'static str, Message)> {
                 earlier_clocks: vec![clock(1, ClockQuality::Synchronised)],
             }),
         ),
+        ("resume", Message::Resume(Resume { desired: Some(position().version) })),
+        (
+            "resumed",
+            Message::Resumed(Resumed {
+                desired: None,
+                reported: Some(position().version),
+                watermarks: vec![LogAck { log: log(), watermark: 41 }],
+            }),
+        ),
         (
             "map-ack-window",
             Message::MapAck(MapAck::Partial {
@@ -100,7 +109,10 @@ fn greetings_and_maps() -> Vec<(&'static str, Message)> {
         ),
         (
             "map-ack-applied",
-            Message::MapAck(MapAck::Applied { map: MapName::Reported, position: position() }),
+            Message::MapAck(MapAck::Applied {
+                map: MapName::Reported,
+                version: position().version,
+            }),
         ),
         (
             "map-refusal",

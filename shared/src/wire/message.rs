@@ -2,17 +2,17 @@
 //!
 //! Variants and fields are only ever appended; see the module above for the encoding.
 
+use super::digest::{Digest, ShortDigest};
 use crate::limits::{CALL_BODY_BYTES_MAX, LOG_BATCH_RECORDS_MAX};
 use crate::model::{BootClock, NodeId, SinkId};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use sha2::{Digest as _, Sha256};
 use std::fmt;
 
 /// A message of a session. Variants that hold one value are written by name, so the names are short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    /// Agent to hub, first after a handshake and after each reconnection.
+    /// Agent to hub, first after a handshake, and when the hub does not answer.
     #[serde(rename = "h")]
     Hello(Hello),
     /// Hub to agent, answers a hello.
@@ -42,6 +42,12 @@ pub enum Message {
     /// Hub to agent: records that have arrived and wait for what they are meant for.
     #[serde(rename = "w")]
     LogHold(LogHold),
+    /// Agent to hub, first after a reconnection that the session outlived: a short greeting.
+    #[serde(rename = "g")]
+    Resume(Resume),
+    /// Hub to agent, answers a short greeting.
+    #[serde(rename = "G")]
+    Resumed(Resumed),
 }
 
 /// Clocks of earlier boots in one greeting; records of still older ones keep their own time.
@@ -52,59 +58,6 @@ pub type Incarnation = u64;
 
 /// Numbers the records of one log from 1.
 pub type SequenceNumber = u64;
-
-/// SHA-256 over a value or a whole map.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Digest(pub [u8; 32]);
-
-impl Digest {
-    /// SHA-256 of `bytes`.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
-    }
-
-    /// The digest of a map, from the digests of its values in the order of their keys: SHA-256 over
-    /// each key's length (u32, little endian), the key and the value's digest.
-    pub fn of_map<'a>(items: impl Iterator<Item = (&'a str, Self)>) -> Self {
-        let mut hash = Sha256::new();
-        for (key, value) in items {
-            // Keys are bounded by MAP_KEY_BYTES_MAX; a longer one can't be told apart only past 4 GiB.
-            hash.update(u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
-            hash.update(key.as_bytes());
-            hash.update(value.0);
-        }
-        Self(hash.finalize().into())
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for Digest {
-    /// The first 8 bytes in hexadecimal: enough to compare by eye.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().take(8).try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl Serialize for Digest {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = ByteBuf::deserialize(deserializer)?;
-        let digest = <[u8; 32]>::try_from(bytes.as_slice())
-            .map_err(|_| serde::de::Error::custom("expected a digest of 32 bytes"))?;
-        Ok(Self(digest))
-    }
-}
 
 /// Orders the contents of a map: a greater one replaces a lesser one.
 #[derive(
@@ -177,12 +130,34 @@ pub enum MapBody {
     /// What changed since a content that the receiver has.
     Delta {
         /// The digest of that content.
-        base: Digest,
-        /// New and changed items.
+        base: ShortDigest,
+        /// Changed items of which little changed, each once, in ascending order.
+        edits: Vec<ItemEdit>,
+        /// New items, and changed ones of which much changed.
         upserts: Vec<MapItem>,
         /// Keys that are gone.
         tombstones: Vec<String>,
     },
+}
+
+/// What turns the value that an item has in the base into its new one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemEdit {
+    /// Which item: its place in the base, in the order of keys, from 0.
+    pub item: u32,
+    /// What changes, from the front to the back.
+    pub hunks: Vec<Hunk>,
+}
+
+/// A stretch of a value that is replaced by another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hunk {
+    /// Bytes that stay, since the hunk before.
+    pub skip: u32,
+    /// Bytes after them that go.
+    pub remove: u32,
+    /// What comes in their place.
+    pub insert: ByteBuf,
 }
 
 /// A part of an update.
@@ -220,8 +195,8 @@ pub enum MapAck {
     Applied {
         /// Which map.
         map: MapName,
-        /// Which content.
-        position: MapPosition,
+        /// Which content: a version has one.
+        version: Version,
     },
 }
 
@@ -376,6 +351,25 @@ pub struct HelloReply {
     pub desired: ByteBuf,
     /// The node's reported state as far as the hub has it.
     pub reported: Option<MapPosition>,
+    /// The watermarks of the node's newest logs.
+    pub watermarks: Vec<LogAck>,
+}
+
+/// What may have changed while the link was down; all else the hub knows from the session's [`Hello`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The version of desired state that is accepted and whole. One beyond what the hub published must
+    /// be shown by its signature, in a [`Hello`].
+    pub desired: Option<Version>,
+}
+
+/// What the agent may not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// The header of the node's desired state, signed, where it is not the one that the agent has.
+    pub desired: Option<ByteBuf>,
+    /// The node's reported state as far as the hub has it.
+    pub reported: Option<Version>,
     /// The watermarks of the node's newest logs.
     pub watermarks: Vec<LogAck>,
 }

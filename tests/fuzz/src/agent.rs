@@ -19,7 +19,7 @@ use shared::telemetry::{Sample, Series};
 use shared::trust::session::{Responder, SealedSession};
 use shared::wire::{
     CallOutcome, CallResponse, Digest, Envelope, HelloReply, LogAck, MapName, MapPosition, Message,
-    Version, decode, encode,
+    Resumed, Version, decode, encode,
 };
 
 /// Events a step may cause before it is called endless.
@@ -111,7 +111,7 @@ impl Bench {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.byte() % 12 {
+        match input.byte() % 13 {
             0 => self.tell(Event::Payload(input.chunk().to_vec())),
             1 => self.hub_says(input.chunk()),
             2 => self.reply_to_hello(input),
@@ -126,6 +126,7 @@ impl Bench {
             8 => self.wait(input.number().min(20_000)),
             9 => self.tell(Event::LinkDown),
             10 => self.tell(Event::LinkUp),
+            12 => self.reply_to_resume(input),
             _ => self.tell(Event::Flush),
         }
     }
@@ -241,6 +242,15 @@ impl Bench {
         }));
     }
 
+    fn reply_to_resume(&mut self, input: &mut Input<'_>) {
+        let digest = if input.yes() { self.desired.digest() } else { Digest::default() };
+        let desired = input.yes().then(|| ByteBuf::from(sign_header(&header(input, digest))));
+        let reported =
+            input.yes().then(|| Version { term: input.number(), generation: input.number() });
+        let resumed = Resumed { desired, reported, watermarks: vec![] };
+        self.hub_sends(&Message::Resumed(resumed));
+    }
+
     fn reply_to_hello(&mut self, input: &mut Input<'_>) {
         let known = input.yes();
         let digest = if known { self.desired.digest() } else { Digest::of(input.chunk()) };
@@ -266,7 +276,7 @@ impl Bench {
             self.hub_sends(&Message::MapChunk(chunk));
         }
         if self.accepted == header.position.version
-            && let Some(content) = self.desired.after(&body)
+            && let Ok(content) = self.desired.after(&body)
         {
             self.desired = content;
         }

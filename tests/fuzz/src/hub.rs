@@ -14,8 +14,8 @@ use shared::ports::Store;
 use shared::sync::MapContent;
 use shared::trust::session::{Initiator, SealedSession};
 use shared::wire::{
-    CallMethod, CallOutcome, CallResponse, Digest, Envelope, Hello, LogBatch, LogId, MapAck,
-    MapName, MapPosition, MapRefusal, Message, RefusalReason, Stream, Version, decode, encode,
+    CallMethod, CallOutcome, CallResponse, Envelope, Hello, LogBatch, LogId, MapAck, MapName,
+    MapPosition, MapRefusal, Message, RefusalReason, Resume, Stream, Version, decode, encode,
 };
 use std::sync::OnceLock;
 
@@ -89,7 +89,7 @@ impl Bench {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.byte() % 14 {
+        match input.byte() % 15 {
             0 => self.node_publishes(input.chunk().to_vec()),
             1 => self.node_says(input.chunk()),
             2 => self.greet(input),
@@ -106,6 +106,14 @@ impl Bench {
             10 => self.restart(),
             11 => self.handshake(),
             12 => self.many_starts(input.number()),
+            14 => {
+                let version = |input: &mut Input<'_>| Version {
+                    term: input.number(),
+                    generation: input.number(),
+                };
+                let desired = input.yes().then(|| version(input));
+                self.node_sends(&Message::Resume(Resume { desired }));
+            }
             _ => self.tell(Event::Connected { node: node() }),
         }
     }
@@ -235,7 +243,7 @@ impl Bench {
         for chunk in map_chunks(MapName::Reported, &header, &bytes, 4096) {
             self.node_sends(&Message::MapChunk(chunk));
         }
-        self.reported = self.reported.after(&body).unwrap_or_else(|| self.reported.clone());
+        self.reported = self.reported.after(&body).unwrap_or_else(|_| self.reported.clone());
     }
 
     fn acknowledge(&mut self, input: &mut Input<'_>) {
@@ -244,8 +252,7 @@ impl Bench {
         let ack = if input.yes() {
             MapAck::Partial { map, version, next: input.small(), window: None }
         } else {
-            let digest = Digest::of(input.chunk());
-            MapAck::Applied { map, position: MapPosition { version, digest } }
+            MapAck::Applied { map, version }
         };
         self.node_sends(&Message::MapAck(ack));
     }

@@ -13,8 +13,8 @@ use shared::sync::{
     LogMeta, LogReceiver, MapContent, MapReceiver, Outbox, OutboxQuota, Received, read_log,
 };
 use shared::wire::{
-    Digest, LogAck, LogBatch, LogId, MapBody, MapChunk, MapHeader, MapItem, MapName, MapPosition,
-    SequenceNumber, Stream, Version, decode, encode,
+    Digest, Hunk, ItemEdit, LogAck, LogBatch, LogId, MapBody, MapChunk, MapHeader, MapItem,
+    MapName, MapPosition, SequenceNumber, Stream, Version, decode, encode,
 };
 use std::collections::BTreeMap;
 
@@ -92,11 +92,21 @@ pub fn map_update(input: &mut Input<'_>, present: &MapContent) -> (MapBody, Dige
         MapBody::Snapshot { items: items_of(&items) }
     } else {
         let tombstones = (0..input.byte() % 4).map(|_| input.text()).collect();
+        let edits = (0..input.byte() % 4).map(|_| item_edit(input)).collect();
         let base = if kind < 0x80 { present.digest() } else { Digest::of(&[kind]) };
-        MapBody::Delta { base, upserts: items_of(&items), tombstones }
+        MapBody::Delta { base: base.into(), edits, upserts: items_of(&items), tombstones }
     };
     let digest = present.after(&body).map_or(Digest::default(), |content| content.digest());
     (body, digest)
+}
+
+fn item_edit(input: &mut Input<'_>) -> ItemEdit {
+    let item = u32::from(input.byte() % 8);
+    let hunk = |input: &mut Input<'_>| {
+        let (skip, remove) = (input.small(), input.small());
+        Hunk { skip, remove, insert: ByteBuf::from(input.chunk()) }
+    };
+    ItemEdit { item, hunks: (0..input.byte() % 4).map(|_| hunk(input)).collect() }
 }
 
 /// The parts of an encoded body, `part_bytes` each.

@@ -26,8 +26,8 @@ use shared::trust::certificate::{CertificateAuthority, NodeKey};
 use shared::trust::enrollment::Enrollment;
 use shared::trust::session::Initiator;
 use shared::wire::{
-    Digest, Envelope, LogBatch, LogId, MapBody, MapHeader, MapItem, MapPosition, Stream, Version,
-    encode,
+    Digest, Envelope, Hunk, ItemEdit, LogBatch, LogId, MapBody, MapHeader, MapItem, MapPosition,
+    Stream, Version, encode,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -240,9 +240,11 @@ fn maps(corpus: &Corpus) {
     let items =
         vec![item("node", encoded(&node_status())), item("default/ocr", encoded(&workload()))];
     let snapshot = MapBody::Snapshot { items: items.clone() };
-    let base = MapContent::default().digest();
-    let delta =
-        MapBody::Delta { base, upserts: items, tombstones: vec!["p/default/a-0".to_owned()] };
+    let base = MapContent::default().digest().into();
+    let hunk = Hunk { skip: 3, remove: 1, insert: vec![7; 2].into() };
+    let edits = vec![ItemEdit { item: 1, hunks: vec![hunk] }];
+    let tombstones = vec!["p/default/a-0".to_owned()];
+    let delta = MapBody::Delta { base, edits, upserts: items, tombstones };
     corpus.add("map", &encoded(&snapshot));
     corpus.add("map", &encoded(&delta));
     corpus.add("map", &encoded(&map_header()));
@@ -256,7 +258,9 @@ fn maps(corpus: &Corpus) {
         corpus.add("map_receiver", &[&[0, 0, 3], seed.as_slice()].concat());
     };
     receiver(version(update(0), 1).byte(200).byte(7).byte(0).bytes());
-    receiver(version(update(1).byte(1).chunk(b"gone"), 2).byte(100).byte(3).byte(0).bytes());
+    receiver(
+        version(update(1).byte(1).chunk(b"gone").byte(0), 2).byte(100).byte(3).byte(0).bytes(),
+    );
     let greeting = Output::default().byte(2).byte(0).number(1).number(1).number(1).byte(1).byte(0);
     let update = version(update(0), 1).bytes();
     let after = Output::default().byte(8).number(1000).byte(5).byte(0).byte(0).number(7).byte(7);

@@ -15,6 +15,7 @@
 use super::process::wait_until;
 use anyhow::{Context, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use shared::wire_cost::SEGMENT_HEADER_BYTES;
 use socket2::{Domain, Socket, Type};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -85,6 +86,11 @@ pub struct Count {
 }
 
 impl Flow {
+    /// What the packets carried, beyond the headers of an established connection.
+    fn carried_bytes(self) -> u64 {
+        self.wire_bytes.saturating_sub(self.packets * SEGMENT_HEADER_BYTES)
+    }
+
     fn since(self, earlier: Self) -> Self {
         Self {
             packets: self.packets - earlier.packets,
@@ -189,6 +195,30 @@ impl Proxy {
             }
         }
         Ok(last)
+    }
+
+    /// What crossed so far once the node has answered the next word to it: up to the node's second
+    /// word, or until nothing crosses for `quiet`.
+    ///
+    /// # Errors
+    /// When no word and answer come within a minute.
+    pub fn count_of_first_answer(&self, quiet: Duration) -> anyhow::Result<Count> {
+        let begin = std::time::Instant::now();
+        let silent = self.count()?;
+        let (mut last, mut since) = (silent, begin);
+        loop {
+            ensure!(begin.elapsed() < Duration::from_secs(60), "the node does not answer");
+            std::thread::sleep(Duration::from_micros(500));
+            let now = self.count()?;
+            let answered = last.up.carried_bytes() > silent.up.carried_bytes();
+            let spoke = now.up.carried_bytes() > last.up.carried_bytes();
+            if answered && (spoke || since.elapsed() > quiet) {
+                return Ok(last);
+            }
+            if now != last {
+                (last, since) = (now, std::time::Instant::now());
+            }
+        }
     }
 
     /// Ends all connections with a reset to both ends.

@@ -91,8 +91,8 @@ impl Bench {
             match message {
                 Message::MapChunk(chunk) if chunk.index + 1 == chunk.count => {
                     let header: MapHeader = decode("header", &chunk.header, 1024).unwrap();
-                    let (map, position) = (MapName::Reported, header.position);
-                    self.hub_sends(&Message::MapAck(MapAck::Applied { map, position }));
+                    let (map, version) = (MapName::Reported, header.position.version);
+                    self.hub_sends(&Message::MapAck(MapAck::Applied { map, version }));
                 }
                 message => {
                     if let Some(ack) = last_record(&message) {

@@ -131,8 +131,8 @@ impl Fleet {
             Happening::Greeting(number) => self.greet(number),
             Happening::Gone(number) => self.handle(Event::Disconnected { node: name(number) }),
             Happening::Applied(number) => {
-                let position = self.position(number);
-                let ack = MapAck::Applied { map: MapName::Desired, position };
+                let version = self.position(number).version;
+                let ack = MapAck::Applied { map: MapName::Desired, version };
                 self.tell(number, &Message::MapAck(ack));
             }
             Happening::Refused(number, reason) => {
