@@ -18,7 +18,7 @@ demo: ## Run the main job on this machine; KEEP=1 leaves it running
 	KEEP=$(KEEP) $(BUILT)/demo
 
 test: install-test-needs ## Install what the tests need and run them all
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --bins --tests
 	$(CARGO) test --workspace
 
 check: ## Format, lints, the pure core without tokio, advisories, documents

@@ -252,7 +252,7 @@ fn forgeries(genuine: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
                     2 => Envelope::Sealed { counter: 3, ciphertext: noise },
                     _ => Envelope::UnknownSession,
                 };
-                forged.push((format!("e/{node}/{way}"), envelope.encode().unwrap()));
+                forged.push((format!("e/{node}/{way}"), envelope.encode()));
             }
         }
     }

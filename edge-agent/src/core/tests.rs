@@ -349,7 +349,8 @@ fn a_link_that_goes_down_stops_nothing_and_a_session_outlives_it() {
     assert_eq!(bench.stopped(), 0);
     bench.received.clear();
     bench.tell(Event::LinkUp);
-    let greeting = Message::Resume(Resume { desired: Some(version(1, 2)) });
+    let greeting =
+        Message::Resume(Resume { desired: Some(version(1, 2)), awaits_watermarks: true });
     assert!(bench.received.contains(&greeting), "no handshake is needed: {:?}", bench.received);
 }
 

@@ -222,7 +222,8 @@ impl AgentCore {
 
     fn resume(&self) -> Resume {
         let position = self.desired.position().filter(|_| self.desired.is_whole());
-        Resume { desired: position.map(|position| position.version) }
+        let desired = position.map(|position| position.version);
+        Resume { desired, awaits_watermarks: self.outbox.is_waiting() }
     }
 
     fn hello(&self, now: Now) -> Hello {

@@ -26,6 +26,8 @@ struct Connection<S, W> {
     phase: Phase,
     /// The hub was told of this session, so it must be told of its end.
     announced: bool,
+    /// What the node said before the broker had noted its subscription: its greeting.
+    first_words: Option<Vec<u8>>,
     waiting_messages: usize,
     waiting_bytes: usize,
 }
@@ -61,19 +63,32 @@ impl<S: PartialEq, W: Clone> Connections<S, W> {
             way,
             phase: Phase::Joining,
             announced: false,
+            first_words: None,
             waiting_messages: 0,
             waiting_bytes: 0,
         };
         self.by_node.insert(node, connection).is_some_and(|replaced| replaced.announced)
     }
 
-    /// The session's node subscribed. Says whether that is news.
-    pub(super) fn make_reachable(&mut self, node: &NodeId, session: &S) -> bool {
-        let joining = self.current(node, session).filter(|joined| joined.phase == Phase::Joining);
+    /// Keeps the first thing that a session's node says before it is reachable. False when it is
+    /// reachable, or has spoken already.
+    pub(super) fn keep_first_words(&mut self, node: &NodeId, session: &S, words: &[u8]) -> bool {
+        let joining = self.joining(node, session).filter(|joined| joined.first_words.is_none());
         let Some(connection) = joining else { return false };
+        connection.first_words = Some(words.to_vec());
+        true
+    }
+
+    /// The session's node subscribed. If that is news: what it said before.
+    pub(super) fn make_reachable(&mut self, node: &NodeId, session: &S) -> Option<Option<Vec<u8>>> {
+        let connection = self.joining(node, session)?;
         connection.phase = Phase::Reachable;
         connection.announced = true;
-        true
+        Some(connection.first_words.take())
+    }
+
+    fn joining(&mut self, node: &NodeId, session: &S) -> Option<&mut Connection<S, W>> {
+        self.current(node, session).filter(|connection| connection.phase == Phase::Joining)
     }
 
     /// Whether messages of this session are accepted.
@@ -150,14 +165,14 @@ mod tests {
     fn reachable() -> Connections<u32, ()> {
         let mut connections = Connections::default();
         assert!(!connections.begin(node(), 1, ()));
-        assert!(connections.make_reachable(&node(), &1));
+        assert_eq!(connections.make_reachable(&node(), &1), Some(None));
         connections
     }
 
     #[test]
     fn a_node_is_reachable_from_its_subscription_to_the_end_of_its_session() {
         let mut connections = reachable();
-        assert!(!connections.make_reachable(&node(), &1), "no news the second time");
+        assert_eq!(connections.make_reachable(&node(), &1), None, "no news the second time");
         assert_eq!(connections.reserve(&node(), 10), Ok(()));
         assert!(connections.end(&node(), &1));
         assert_eq!(connections.reserve(&node(), 10), Err(NoWay::NotConnected));
@@ -168,7 +183,7 @@ mod tests {
         let mut connections = reachable();
         assert!(connections.begin(node(), 2, ()), "the old session was reachable");
         assert!(!connections.accepts(&node(), &1));
-        assert!(connections.make_reachable(&node(), &2));
+        assert_eq!(connections.make_reachable(&node(), &2), Some(None));
         assert!(!connections.end(&node(), &1));
         assert!(connections.accepts(&node(), &2));
     }
@@ -178,7 +193,7 @@ mod tests {
         let mut connections = reachable();
         assert!(connections.cut(&node()).is_some());
         assert!(!connections.accepts(&node(), &1));
-        assert!(!connections.make_reachable(&node(), &1), "it can't come back by subscribing");
+        assert_eq!(connections.make_reachable(&node(), &1), None, "nor back by subscribing");
         assert_eq!(connections.reserve(&node(), 1), Err(NoWay::NotConnected));
         assert!(connections.end(&node(), &1));
     }
@@ -188,8 +203,18 @@ mod tests {
         let mut connections = Connections::default();
         connections.begin(node(), 1, ());
         assert!(connections.cut(&node()).is_some());
-        assert!(!connections.make_reachable(&node(), &1));
+        assert_eq!(connections.make_reachable(&node(), &1), None);
         assert!(!connections.end(&node(), &1));
+    }
+
+    #[test]
+    fn the_first_words_of_a_node_wait_for_its_subscription() {
+        let mut connections: Connections<u32, ()> = Connections::default();
+        connections.begin(node(), 1, ());
+        assert!(connections.keep_first_words(&node(), &1, b"hello"));
+        assert!(!connections.keep_first_words(&node(), &1, b"more"), "one message and no more");
+        assert_eq!(connections.make_reachable(&node(), &1), Some(Some(b"hello".to_vec())));
+        assert!(!connections.keep_first_words(&node(), &1, b"later"), "it is heard by now");
     }
 
     #[test]

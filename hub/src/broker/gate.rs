@@ -159,30 +159,39 @@ impl Gate {
     async fn subscribed(&self, session: &Session) {
         let Some(node) = node_of(&session.id) else { return };
         let news = self.connections().make_reachable(&node, &session.id);
-        if news {
-            info!(%node, "a node connected");
-            self.sink.tell(BrokerEvent::Connected { node }).await;
+        let Some(first_words) = news else { return };
+        info!(%node, "a node connected");
+        self.sink.tell(BrokerEvent::Connected { node: node.clone() }).await;
+        if first_words.is_some_and(|words| !self.sink.offer(node.clone(), words)) {
+            debug!(%node, "the hub does not keep up: a greeting is lost, and will be repeated");
         }
     }
 
     fn receive(&self, session: &Session, publish: &Publish) -> PublishAclResult {
-        let Some(node) = self.sender(session, publish) else {
+        let Some(node) = Self::sender(session, publish) else {
             self.refuse_topic(session, &publish.topic);
             return PublishAclResult::rejected(false, None);
         };
+        if self.connections().keep_first_words(&node, &session.id, &publish.payload) {
+            return PublishAclResult::allow();
+        }
+        if !self.connections().accepts(&node, &session.id) {
+            self.refuse_topic(session, &publish.topic);
+            return PublishAclResult::rejected(false, None);
+        }
         if self.sink.offer(node, publish.payload.to_vec()) {
             return PublishAclResult::allow();
         }
         PublishAclResult::rejected(false, Some("the hub does not keep up".into()))
     }
 
-    /// The node that this message is from, if it may send it.
-    fn sender(&self, session: &Session, publish: &Publish) -> Option<NodeId> {
+    /// The node that this message is from, if it may send such a one.
+    fn sender(session: &Session, publish: &Publish) -> Option<NodeId> {
         let node = node_of(&session.id)?;
         let topic = UpTopic::parse(&publish.topic)?;
         let is_own = topic.node == node && topic.kind == UpTopicKind::Up;
         let fits = publish.payload.len() <= MQTT_PAYLOAD_BYTES_MAX;
-        (is_own && fits && self.connections().accepts(&node, &session.id)).then_some(node)
+        (is_own && fits).then_some(node)
     }
 
     fn refuse_topic(&self, session: &Session, topic: &str) {

@@ -8,7 +8,7 @@ use serde_bytes::ByteBuf;
 use shared::model::{LinkBudget, NODE_POLICY_KEY, NodeId, NodePolicy, Now, Workload, WorkloadKey};
 use shared::sync::MapContent;
 use shared::wire::{
-    EncodeError, HelloReply, MapHeader, MapPosition, Message, Resumed, Version,
+    EncodeError, HelloReply, MapHeader, MapPosition, Message, Resume, Resumed, Version,
     desired_header_context, encode,
 };
 use std::collections::BTreeMap;
@@ -164,11 +164,12 @@ impl NodeState {
             Greeting::Full => {
                 Message::HelloReply(HelloReply { desired: header(), reported, watermarks })
             }
-            Greeting::Short(shown) => {
+            Greeting::Short(Resume { desired: shown, awaits_watermarks }) => {
                 let known = shown == Some(self.desired.position().version);
                 let desired = (!known).then(header);
                 let reported = reported.map(|position| position.version);
-                Message::Resumed(Resumed { desired, reported, watermarks })
+                let watermarks = if awaits_watermarks { watermarks } else { vec![] };
+                Message::Resumed(Resumed { reported, desired, watermarks })
             }
         }
     }

@@ -11,7 +11,7 @@ use shared::sync::{
 };
 use shared::telemetry::Sample;
 use shared::trust::session::SessionPublicKey;
-use shared::wire::{MapHeader, MapName, MapPosition, Version, decode};
+use shared::wire::{MapHeader, MapName, MapPosition, Resume, Version, decode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -105,8 +105,8 @@ impl NodeRecord {
 pub(super) enum Greeting {
     /// In full, after a handshake.
     Full,
-    /// In short: this is the version of desired state that it has.
-    Short(Option<Version>),
+    /// In short.
+    Short(Resume),
 }
 
 /// One node, as the running hub sees it.

@@ -157,7 +157,7 @@ impl HubCore {
 
     fn ask_to_greet(&mut self, node: &NodeId, now: Now) {
         let Some(state) = self.nodes.get_mut(node) else { return };
-        if let Ok(Opened::Answer(payload)) = state.session.ask_to_greet(now.monotonic) {
+        if let Opened::Answer(payload) = state.session.ask_to_greet(now.monotonic) {
             self.effects.push_back(Effect::Send { node: node.clone(), payload });
         }
     }
@@ -203,7 +203,7 @@ impl HubCore {
         }
         info!(node = %node, "greeted: in session as before");
         let shown = resume.desired.and_then(|version| state.desired.position_of(version));
-        self.begin_session(node, shown, Greeting::Short(resume.desired), now);
+        self.begin_session(node, shown, Greeting::Short(resume), now);
     }
 
     /// A node has greeted, and has this as its desired state.

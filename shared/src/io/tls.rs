@@ -4,14 +4,14 @@
 //! the caller's [`TimeProvider`] gives, because a node's own clock may say 1970 or 2100. It trusts no
 //! root but the one it is given: the system's are not read.
 
-use rustls::RootCertStore;
 use rustls::client::{ClientConfig, Resumption};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
+use rustls::{RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::sync::Arc;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, SignatureVerificationAlgorithm};
+use std::sync::{Arc, LazyLock};
 use thiserror::Error;
 
 /// Servers whose sessions are kept for resumption. A node knows one broker; a hub one. A few, for
@@ -97,8 +97,30 @@ fn provider() -> Arc<CryptoProvider> {
         aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
     ];
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
+    provider.signature_verification_algorithms = fleet_signatures();
     Arc::new(provider)
 }
+
+/// Signatures that a certificate of the fleet can carry: its authority and all whom it signs have keys on
+/// elliptic curves. RSA and ML-DSA would only make each greeting longer.
+fn fleet_signatures() -> WebPkiSupportedAlgorithms {
+    static MAPPING: LazyLock<Vec<Scheme>> = LazyLock::new(|| {
+        let all = aws_lc_rs::default_provider().signature_verification_algorithms;
+        let of_fleet = |(scheme, _): &&Scheme| FLEET_SCHEMES.contains(scheme);
+        all.mapping.iter().filter(of_fleet).copied().collect()
+    });
+    let all = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    WebPkiSupportedAlgorithms { all, mapping: MAPPING.as_slice() }
+}
+
+/// A scheme and what verifies it.
+type Scheme = (SignatureScheme, &'static [&'static dyn SignatureVerificationAlgorithm]);
+
+const FLEET_SCHEMES: [SignatureScheme; 3] = [
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ED25519,
+];
 
 fn roots(authority_pem: &str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();

@@ -186,7 +186,7 @@ impl AgentSession {
         let prologue = prologue(&self.node);
         let (initiator, first) = Initiator::start(&self.key, &self.hub, &prologue, seed, &[])?;
         self.state = State::Opening(Box::new(initiator));
-        Ok(Outgoing::Payload(Envelope::Open(first).encode()?))
+        Ok(Outgoing::Payload(Envelope::Open(first).encode()))
     }
 
     /// A payload from the hub's topic; the message in it, if it holds one.
@@ -249,7 +249,7 @@ impl AgentSession {
         let session = self.session.as_mut().ok_or(no_session)?;
         let sealed = session.seal(&encode("message", message)?)?;
         let (counter, ciphertext) = (sealed.counter, sealed.ciphertext);
-        Ok(Envelope::Sealed { counter, ciphertext }.encode()?)
+        Ok(Envelope::Sealed { counter, ciphertext }.encode())
     }
 
     /// When [`Self::handle_timeout`] is due.

@@ -76,7 +76,7 @@ impl HubSession {
         }
         let (session, reply) = responder.reply(&[])?;
         self.pending = Some(session);
-        Ok(Opened::Answer(Envelope::Accept(reply).encode()?))
+        Ok(Opened::Answer(Envelope::Accept(reply).encode()))
     }
 
     fn handle_sealed(
@@ -96,9 +96,9 @@ impl HubSession {
             Some(session) => match session.open(counter, ciphertext) {
                 Ok(plaintext) => self.message(&plaintext, now),
                 // A message of a session that the node has and this hub has not.
-                Err(_) => self.unknown(now),
+                Err(_) => Ok(self.ask_to_greet(now)),
             },
-            None => self.unknown(now),
+            None => Ok(self.ask_to_greet(now)),
         }
     }
 
@@ -106,25 +106,18 @@ impl HubSession {
         let message = decode("message", plaintext, plaintext.len())?;
         self.introduced |= matches!(message, Message::Hello(_));
         match message {
-            Message::Resume(_) if !self.introduced => self.unknown(now),
+            Message::Resume(_) if !self.introduced => Ok(self.ask_to_greet(now)),
             message => Ok(Opened::Message(message)),
         }
     }
 
     /// Asks the node to greet anew: it speaks, and this hub took it for gone.
-    ///
-    /// # Errors
-    /// Never for what is sent here; the signature is the codec's.
-    pub fn ask_to_greet(&mut self, now: MonotonicMs) -> Result<Opened, SessionFault> {
-        self.unknown(now)
-    }
-
-    fn unknown(&mut self, now: MonotonicMs) -> Result<Opened, SessionFault> {
+    pub fn ask_to_greet(&mut self, now: MonotonicMs) -> Opened {
         if self.last_unknown.is_some_and(|last| now.since_ms(last) < UNKNOWN_INTERVAL_MS) {
-            return Ok(Opened::Nothing);
+            return Opened::Nothing;
         }
         self.last_unknown = Some(now);
-        Ok(Opened::Answer(Envelope::UnknownSession.encode()?))
+        Opened::Answer(Envelope::UnknownSession.encode())
     }
 
     /// The payload that carries `message`.
@@ -136,7 +129,7 @@ impl HubSession {
         let session = self.current.as_mut().ok_or(no_session)?;
         let sealed = session.seal(&encode("message", message)?)?;
         let (counter, ciphertext) = (sealed.counter, sealed.ciphertext);
-        Ok(Envelope::Sealed { counter, ciphertext }.encode()?)
+        Ok(Envelope::Sealed { counter, ciphertext }.encode())
     }
 
     /// Whether messages can be sealed.

@@ -310,6 +310,12 @@ impl Outbox {
         })
     }
 
+    /// Whether any record waits to be sent or acknowledged.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.logs.values().any(|log| log.meta.records() > 0)
+    }
+
     /// Whether a record of `stream` waits to be sent or acknowledged.
     #[must_use]
     pub fn holds(&self, stream: Stream) -> bool {

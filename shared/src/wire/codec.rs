@@ -37,13 +37,16 @@ pub enum DecodeError {
         #[source]
         source: serde_cbor::Error,
     },
+    /// Bytes that are no envelope.
+    #[error("not an envelope: {0}")]
+    Envelope(&'static str),
     /// An envelope of a version that this build does not speak.
     #[error("envelope version {found} is not supported: expected {expected}")]
     Version {
         /// The version found.
-        found: u64,
+        found: u8,
         /// The version that this build speaks.
-        expected: u64,
+        expected: u8,
     },
 }
 

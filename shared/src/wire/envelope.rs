@@ -1,18 +1,16 @@
 //! The MQTT payload: a version, a kind, and bytes that the broker can't read.
 //!
-//! `[version, kind, …]` as a CBOR array. Nothing in an envelope is believed before a session's keys
-//! or a handshake have vouched for it; [`Envelope::UnknownSession`] is a hint that anybody can forge
-//! and that costs the receiver one rate-limited handshake at most.
+//! One byte, the version in its upper half and the kind in its lower; then, of a sealed message, its
+//! counter, seven bits a byte from the lowest on, each byte but the last with its highest bit set; then
+//! the rest. Nothing in an envelope is believed before a session's keys or a handshake have vouched for
+//! it; [`Envelope::UnknownSession`] is a hint that anybody can forge and that costs the receiver one
+//! rate-limited handshake at most.
 
-use super::codec::{DecodeError, EncodeError, decode, encode};
+use super::codec::DecodeError;
 use crate::limits::MQTT_PAYLOAD_BYTES_MAX;
-use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_bytes::{ByteBuf, Bytes};
-use std::fmt;
 
-/// The version of the envelope and of everything inside it.
-pub const ENVELOPE_VERSION: u64 = 1;
+/// The version of the envelope and of everything inside it; at most 15.
+pub const ENVELOPE_VERSION: u8 = 1;
 
 /// One MQTT payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,18 +32,19 @@ pub enum Envelope {
 
 impl Envelope {
     /// The bytes of the MQTT payload.
-    ///
-    /// # Errors
-    /// Never for values of this type; the signature is the codec's.
-    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let what = "envelope";
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let begun = |kind: u8| vec![ENVELOPE_VERSION << 4 | kind];
         match self {
-            Self::Open(bytes) => encode(what, &(ENVELOPE_VERSION, 0_u8, Bytes::new(bytes))),
-            Self::Accept(bytes) => encode(what, &(ENVELOPE_VERSION, 1_u8, Bytes::new(bytes))),
+            Self::Open(bytes) => [begun(0).as_slice(), bytes].concat(),
+            Self::Accept(bytes) => [begun(1).as_slice(), bytes].concat(),
             Self::Sealed { counter, ciphertext } => {
-                encode(what, &(ENVELOPE_VERSION, 2_u8, *counter, Bytes::new(ciphertext)))
+                let mut payload = begun(2);
+                write_counter(&mut payload, *counter);
+                payload.extend_from_slice(ciphertext);
+                payload
             }
-            Self::UnknownSession => encode(what, &(ENVELOPE_VERSION, 3_u8)),
+            Self::UnknownSession => begun(3),
         }
     }
 
@@ -54,61 +53,53 @@ impl Envelope {
     /// # Errors
     /// [`DecodeError`], among them [`DecodeError::Version`] for a version of the future.
     pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
-        match decode("envelope", payload, MQTT_PAYLOAD_BYTES_MAX)? {
-            Versioned::Known(envelope) => Ok(envelope),
-            Versioned::Unknown(found) => {
-                Err(DecodeError::Version { found, expected: ENVELOPE_VERSION })
-            }
+        let (what, found_bytes, limit_bytes) = ("envelope", payload.len(), MQTT_PAYLOAD_BYTES_MAX);
+        if found_bytes > limit_bytes {
+            return Err(DecodeError::TooLarge { what, found_bytes, limit_bytes });
         }
-    }
-}
-
-enum Versioned {
-    Known(Envelope),
-    Unknown(u64),
-}
-
-impl<'de> Deserialize<'de> for Versioned {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(EnvelopeVisitor)
-    }
-}
-
-struct EnvelopeVisitor;
-
-impl<'de> Visitor<'de> for EnvelopeVisitor {
-    type Value = Versioned;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array [version, kind, …]")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Versioned, A::Error> {
-        let version: u64 = next(&mut parts, "version")?;
+        let (first, rest) = payload.split_first().ok_or(DecodeError::Envelope("it is empty"))?;
+        let version = first >> 4;
         if version != ENVELOPE_VERSION {
-            while parts.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-            return Ok(Versioned::Unknown(version));
+            return Err(DecodeError::Version { found: version, expected: ENVELOPE_VERSION });
         }
-        let kind: u8 = next(&mut parts, "kind")?;
-        let envelope = match kind {
-            0 => Envelope::Open(next::<ByteBuf, A>(&mut parts, "handshake")?.into_vec()),
-            1 => Envelope::Accept(next::<ByteBuf, A>(&mut parts, "handshake")?.into_vec()),
-            2 => Envelope::Sealed {
-                counter: next(&mut parts, "counter")?,
-                ciphertext: next::<ByteBuf, A>(&mut parts, "ciphertext")?.into_vec(),
-            },
-            3 => Envelope::UnknownSession,
-            other => return Err(A::Error::custom(format!("envelope kind {other} is unknown"))),
-        };
-        Ok(Versioned::Known(envelope))
+        match first & 0x0f {
+            0 => Ok(Self::Open(rest.to_vec())),
+            1 => Ok(Self::Accept(rest.to_vec())),
+            2 => {
+                let (counter, ciphertext) = read_counter(rest)?;
+                Ok(Self::Sealed { counter, ciphertext: ciphertext.to_vec() })
+            }
+            3 if rest.is_empty() => Ok(Self::UnknownSession),
+            3 => Err(DecodeError::Envelope("bytes follow where nothing should")),
+            _ => Err(DecodeError::Envelope("its kind is unknown")),
+        }
     }
 }
 
-fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
-    parts: &mut A,
-    what: &str,
-) -> Result<T, A::Error> {
-    parts.next_element()?.ok_or_else(|| A::Error::custom(format!("the {what} is missing")))
+fn write_counter(payload: &mut Vec<u8>, mut counter: u64) {
+    while counter > 0x7f {
+        // The lowest seven bits.
+        payload.push(counter.to_le_bytes()[0] | 0x80);
+        counter >>= 7;
+    }
+    payload.push(counter.to_le_bytes()[0]);
+}
+
+/// The counter at the front, and what follows it. A number has one form: the shortest.
+fn read_counter(bytes: &[u8]) -> Result<(u64, &[u8]), DecodeError> {
+    let mut counter = 0_u64;
+    for (index, byte) in bytes.iter().enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        let shift = 7 * index;
+        if shift > 63 || bits << shift >> shift != bits || (*byte == 0 && index > 0) {
+            return Err(DecodeError::Envelope("its counter is no number in its shortest form"));
+        }
+        counter |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok((counter, bytes.get(index + 1..).unwrap_or_default()));
+        }
+    }
+    Err(DecodeError::Envelope("it ends in its counter"))
 }
 
 #[cfg(test)]
@@ -128,22 +119,44 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_envelope_costs_six_bytes_for_the_first_messages() {
-        let sealed = Envelope::Sealed { counter: 9, ciphertext: vec![0; 100] };
-        assert_eq!(sealed.encode().unwrap().len() - 100, 6);
+    fn a_sealed_envelope_costs_two_bytes_and_later_three() {
+        for (counter, bytes) in [(9, 2), (127, 2), (128, 3), (16_383, 3), (u64::MAX, 11)] {
+            let sealed = Envelope::Sealed { counter, ciphertext: vec![0; 100] };
+            assert_eq!(sealed.encode().len() - 100, bytes, "{counter}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_that_version_1_writes() {
+        let sealed = Envelope::Sealed { counter: 300, ciphertext: vec![7, 8] };
+        assert_eq!(sealed.encode(), [0x12, 0xac, 0x02, 7, 8]);
+        assert_eq!(Envelope::Open(vec![9]).encode(), [0x10, 9]);
+        assert_eq!(Envelope::Accept(vec![9]).encode(), [0x11, 9]);
+        assert_eq!(Envelope::UnknownSession.encode(), [0x13]);
+    }
+
+    #[test]
+    fn what_is_no_envelope_is_refused_with_the_reason() {
+        let reason = |bytes: &[u8]| Envelope::decode(bytes).unwrap_err().to_string();
+        assert_eq!(reason(&[]), "not an envelope: it is empty");
+        assert_eq!(reason(&[0x14]), "not an envelope: its kind is unknown");
+        assert_eq!(reason(&[0x13, 0]), "not an envelope: bytes follow where nothing should");
+        assert_eq!(reason(&[0x12, 0x80]), "not an envelope: it ends in its counter");
+        let long = "not an envelope: its counter is no number in its shortest form";
+        assert_eq!(reason(&[0x12, 0x80, 0]), long);
+        assert_eq!(reason(&[&[0x12][..], &[0xff; 9], &[2]].concat()), long, "more than 64 bits");
     }
 
     #[test]
     fn a_version_of_the_future_is_named() {
-        let payload = encode("envelope", &(2_u8, 0_u8, "what then?")).unwrap();
-        let error = Envelope::decode(&payload).unwrap_err();
+        let error = Envelope::decode(&[0x20, 1, 2, 3]).unwrap_err();
         assert_eq!(error.to_string(), "envelope version 2 is not supported: expected 1");
     }
 
     proptest! {
         #[test]
         fn an_envelope_survives_encoding(envelope in any_envelope()) {
-            prop_assert_eq!(Envelope::decode(&envelope.encode().unwrap()).unwrap(), envelope);
+            prop_assert_eq!(Envelope::decode(&envelope.encode()).unwrap(), envelope);
         }
 
         #[test]

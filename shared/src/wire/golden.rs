@@ -42,7 +42,10 @@ fn appended() -> Vec<(&'static str, Message)> {
                 earlier_clocks: vec![clock(1, ClockQuality::Synchronised)],
             }),
         ),
-        ("resume", Message::Resume(Resume { desired: Some(position().version) })),
+        (
+            "resume",
+            Message::Resume(Resume { desired: Some(position().version), awaits_watermarks: true }),
+        ),
         (
             "resumed",
             Message::Resumed(Resumed {

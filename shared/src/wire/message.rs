@@ -361,16 +361,20 @@ pub struct Resume {
     /// The version of desired state that is accepted and whole. One beyond what the hub published must
     /// be shown by its signature, in a [`Hello`].
     pub desired: Option<Version>,
+    /// Whether it has records of which it does not know that they are committed.
+    pub awaits_watermarks: bool,
 }
 
 /// What the agent may not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumed {
-    /// The header of the node's desired state, signed, where it is not the one that the agent has.
-    pub desired: Option<ByteBuf>,
     /// The node's reported state as far as the hub has it.
     pub reported: Option<Version>,
-    /// The watermarks of the node's newest logs.
+    /// The header of the node's desired state, signed, where it is not the one that the agent has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired: Option<ByteBuf>,
+    /// The watermarks of the node's newest logs, where it awaits them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub watermarks: Vec<LogAck>,
 }
 

@@ -1,7 +1,7 @@
 //! The only place that encodes or decodes what crosses the link or enters the store.
 //!
-//! Everything is CBOR (RFC 8949) in the packed form of `serde_cbor`: a struct is a map from the
-//! field's position to its value, an enum variant is its position. So fields and variants are only
+//! All but the envelope is CBOR (RFC 8949) in the packed form of `serde_cbor`: a struct is a map from
+//! the field's position to its value, an enum variant is its position. So fields and variants are only
 //! ever appended. `docs/protocol.md` describes every message; `golden/` holds encodings of each
 //! released version that are decoded for ever.
 //!

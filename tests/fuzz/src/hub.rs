@@ -112,7 +112,8 @@ impl Bench {
                     generation: input.number(),
                 };
                 let desired = input.yes().then(|| version(input));
-                self.node_sends(&Message::Resume(Resume { desired }));
+                let awaits_watermarks = input.yes();
+                self.node_sends(&Message::Resume(Resume { desired, awaits_watermarks }));
             }
             _ => self.tell(Event::Connected { node: node() }),
         }
@@ -178,7 +179,7 @@ impl Bench {
         let begun = Initiator::start(&node_key(), &hub_key().public(), &prologue(), seed, &[]);
         let (mut initiator, first) = begun.expect("a handshake can be begun");
         self.accept = None;
-        self.node_publishes(Envelope::Open(first).encode().expect("in an envelope"));
+        self.node_publishes(Envelope::Open(first).encode());
         let Some(reply) = self.accept.take() else { return };
         self.session = initiator.finish(&reply).ok().map(|(session, _)| session);
     }
@@ -207,9 +208,8 @@ impl Bench {
         let Some(session) = &mut self.session else { return };
         let Ok(sealed) = session.seal(plaintext) else { return };
         let (counter, ciphertext) = (sealed.counter, sealed.ciphertext);
-        if let Ok(payload) = (Envelope::Sealed { counter, ciphertext }).encode() {
-            self.node_publishes(payload);
-        }
+        let payload = Envelope::Sealed { counter, ciphertext }.encode();
+        self.node_publishes(payload);
     }
 
     fn node_sends(&mut self, message: &Message) {

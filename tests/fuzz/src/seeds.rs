@@ -107,7 +107,7 @@ fn envelopes(corpus: &Corpus) {
         Envelope::UnknownSession,
     ];
     for envelope in envelopes {
-        let bytes = envelope.encode().unwrap();
+        let bytes = envelope.encode();
         corpus.add("envelope", &bytes);
         corpus.add("session", &Output::default().byte(3).chunk(&bytes).bytes());
         corpus.add("session", &Output::default().byte(4).number(1).chunk(&bytes).bytes());
@@ -320,7 +320,7 @@ fn trust(corpus: &Corpus) {
     let begun = Initiator::start(&node_key(), &hub_key().public(), &prologue(), [6; 32], &[]);
     let (_, first) = begun.unwrap();
     corpus.add("session", &[&[0], first.as_slice()].concat());
-    let open = Envelope::Open(first).encode().unwrap();
+    let open = Envelope::Open(first).encode();
     corpus.add("session", &Output::default().byte(4).number(1).chunk(&open).bytes());
     for mode in 0..4 {
         let place = Output::default().byte(mode).byte(2).chunk(b"default/ocr");

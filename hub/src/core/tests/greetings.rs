@@ -32,7 +32,7 @@ impl World {
     }
 
     fn resume(&mut self, desired: Option<Version>) -> Vec<Step> {
-        self.tell(&Message::Resume(Resume { desired }))
+        self.tell(&Message::Resume(Resume { desired, awaits_watermarks: true }))
     }
 }
 
@@ -88,4 +88,16 @@ fn a_short_greeting_means_nothing_before_a_full_one() {
     };
     world.handle(Event::Payload { node: node(), payload });
     assert_eq!(world.resume(None), [Step::Answered]);
+}
+
+#[test]
+fn watermarks_are_said_to_a_node_that_awaits_them() {
+    let (mut world, version) = World::away();
+    world.tell(&events(1, 2));
+    let mut said = |awaits_watermarks| {
+        let resume = Resume { desired: Some(version), awaits_watermarks };
+        let steps = world.tell(&Message::Resume(resume));
+        answer_in(&steps).unwrap().watermarks.len()
+    };
+    assert_eq!((said(false), said(true)), (0, 1));
 }

@@ -26,6 +26,13 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a link that comes up waits for the first words, so that they travel with the subscription.
+const FIRST_WORDS_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// Packets that are written at once, and so in one TLS record: a subscription and the first words. Not
+/// more, because what is written can't be overtaken.
+const PACKETS_AT_ONCE: usize = 2;
+
 /// Of a PUBLISH at QoS 0 besides topic and payload: type and length (5), length of the topic (2),
 /// no properties (1).
 const PUBLISH_HEADER_BYTES_MAX: usize = 8;
@@ -81,6 +88,8 @@ struct Attempt<'a> {
     client: AsyncClient,
     deadline: Instant,
     up_since: Option<Instant>,
+    /// The broker has granted what was asked for.
+    subscribed: bool,
     /// Nothing at all for this long, not even an answer to a ping: the socket is stuck.
     silence_max: Duration,
     packet_bytes_max: u32,
@@ -240,6 +249,7 @@ impl<'a> Attempt<'a> {
             client,
             deadline: Instant::now() + ATTEMPT_TIMEOUT,
             up_since: None,
+            subscribed: false,
             silence_max: silence_max(task.options.keep_alive),
             packet_bytes_max: MQTT_PACKET_BYTES_MAX,
         }
@@ -248,9 +258,9 @@ impl<'a> Attempt<'a> {
     /// Runs the connection until it ends, and says why it did.
     async fn drive(&mut self, eventloop: &mut EventLoop) -> String {
         loop {
-            let limit = match self.up_since {
-                Some(_) => Instant::now() + self.silence_max,
-                None => self.deadline,
+            let limit = match self.subscribed {
+                true => Instant::now() + self.silence_max,
+                false => self.deadline,
             };
             let poll = tokio::time::timeout_at(limit, eventloop.poll());
             let polled = tokio::select! {
@@ -266,7 +276,7 @@ impl<'a> Attempt<'a> {
                 }
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
-                Err(_) if self.up_since.is_some() => Err("the broker fell silent".to_owned()),
+                Err(_) if self.subscribed => Err("the broker fell silent".to_owned()),
                 Err(_) => Err("the broker did not answer in time".to_owned()),
             };
             if let Err(reason) = handled {
@@ -288,7 +298,7 @@ impl<'a> Attempt<'a> {
     async fn handle(&mut self, packet: Incoming) -> Result<(), String> {
         match packet {
             Incoming::ConnAck(answer) => self.handle_connected(&answer).await,
-            Incoming::SubAck(answer) => self.handle_subscribed(&answer).await,
+            Incoming::SubAck(answer) => self.handle_subscribed(&answer),
             Incoming::Publish(publish) => self.handle_message(publish).await,
             _ => Ok(()),
         }
@@ -304,18 +314,27 @@ impl<'a> Attempt<'a> {
         }
         let filters = &self.task.options.subscriptions;
         if filters.is_empty() {
+            self.subscribed = true;
             return self.come_up().await;
         }
         let filters =
             filters.iter().map(|filter| SubscribeFilterInput::new(filter, QoS::AtMostOnce));
-        self.client.try_subscribe_many(filters).map_err(|error| error.to_string())
+        self.client.try_subscribe_many(filters).map_err(|error| error.to_string())?;
+        // A broker handles packets in their order: the answer to what is said now finds the subscription.
+        self.come_up().await?;
+        let mut waiting = self.task.link.waiting.subscribe();
+        let spoken = waiting.wait_for(|bytes| *bytes > 0);
+        // Whoever has nothing to say does not hold up the subscription.
+        let _ = tokio::time::timeout(FIRST_WORDS_TIMEOUT, spoken).await;
+        Ok(())
     }
 
-    async fn handle_subscribed(&mut self, answer: &SubAck) -> Result<(), String> {
+    fn handle_subscribed(&mut self, answer: &SubAck) -> Result<(), String> {
         let asked = self.task.options.subscriptions.len();
         let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
         if answer.return_codes.len() == asked && answer.return_codes.iter().all(granted) {
-            return self.come_up().await;
+            self.subscribed = true;
+            return Ok(());
         }
         let (asked, answered) = (&self.task.options.subscriptions, &answer.return_codes);
         warn!(
@@ -394,6 +413,7 @@ fn library_options(options: &MqttOptions, meter: Arc<WireMeter>) -> rumqttc::Mqt
     library.set_receive_maximum(Some(IN_FLIGHT_MESSAGES_MAX));
     library.set_outgoing_inflight_upper_limit(IN_FLIGHT_MESSAGES_MAX);
     library.set_connect_timeout(ATTEMPT_TIMEOUT);
+    library.set_max_request_batch(PACKETS_AT_ONCE);
     if let Some((topic, payload)) = &options.will {
         let will = LastWill::new(topic, payload.clone(), QoS::AtMostOnce, false, None);
         library.set_last_will(will);

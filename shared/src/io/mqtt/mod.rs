@@ -65,7 +65,7 @@ pub fn permitted() -> watch::Receiver<bool> {
 /// What happens on the link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// Connected, and every subscription was granted.
+    /// Connected, and every subscription is asked for; a refusal of one ends the connection.
     Up {
         /// Whether the broker kept a session. Never so with the clean start that is asked for.
         session_present: bool,

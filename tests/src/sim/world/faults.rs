@@ -202,7 +202,7 @@ impl World {
             2 => Envelope::Open(noise),
             _ => Envelope::Sealed { counter: u64::from(self.random.next_u32()), ciphertext: noise },
         };
-        let payload = forged.encode().unwrap_or_default();
+        let payload = forged.encode();
         let way = if chance(&mut self.random, 500) { Way::Up(index) } else { Way::Down(index) };
         self.note(format!("a forgery goes {way:?}"));
         self.deliver(way, payload);
