@@ -67,6 +67,7 @@ impl Enemy {
             tls: tls?,
             keep_alive: Duration::from_secs(60),
             subscriptions: vec!["e/#".to_owned()],
+            speaks_first: false,
             will: None,
             queue_messages_max: 4096,
             permit: permitted(),

@@ -80,6 +80,7 @@ impl Node {
             tls: tls.unwrap(),
             keep_alive: Duration::from_secs(60),
             subscriptions: vec![format!("e/{node}/d")],
+            speaks_first: false,
             will: None,
             queue_messages_max: 4,
             permit: permitted(),

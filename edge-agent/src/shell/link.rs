@@ -52,6 +52,7 @@ impl Link {
             tls,
             keep_alive: KEEP_ALIVE,
             subscriptions: vec![DownTopic { node: node.clone() }.name()],
+            speaks_first: true,
             queue_messages_max: SENT_MAX,
             permit: permit_seen,
             will: Some((topic(UpTopicKind::Will), vec![])),

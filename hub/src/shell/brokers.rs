@@ -130,6 +130,7 @@ impl Way<'_> {
             tls,
             keep_alive: KEEP_ALIVE,
             subscriptions: vec![],
+            speaks_first: false,
             will: None,
             queue_messages_max: QUEUE_MESSAGES_MAX,
             permit: permitted(),

@@ -310,6 +310,7 @@ fn link_options(
         tls,
         keep_alive: Duration::from_secs(60),
         subscriptions: vec![format!("e/{node}/d")],
+        speaks_first: true,
         will: None,
         queue_messages_max: 64,
         seed: [number; 32],

@@ -298,7 +298,7 @@ impl<'a> Attempt<'a> {
     async fn handle(&mut self, packet: Incoming) -> Result<(), String> {
         match packet {
             Incoming::ConnAck(answer) => self.handle_connected(&answer).await,
-            Incoming::SubAck(answer) => self.handle_subscribed(&answer),
+            Incoming::SubAck(answer) => self.handle_subscribed(&answer).await,
             Incoming::Publish(publish) => self.handle_message(publish).await,
             _ => Ok(()),
         }
@@ -320,6 +320,9 @@ impl<'a> Attempt<'a> {
         let filters =
             filters.iter().map(|filter| SubscribeFilterInput::new(filter, QoS::AtMostOnce));
         self.client.try_subscribe_many(filters).map_err(|error| error.to_string())?;
+        if !self.task.options.speaks_first {
+            return Ok(());
+        }
         // A broker handles packets in their order: the answer to what is said now finds the subscription.
         self.come_up().await?;
         let mut waiting = self.task.link.waiting.subscribe();
@@ -329,12 +332,12 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    fn handle_subscribed(&mut self, answer: &SubAck) -> Result<(), String> {
+    async fn handle_subscribed(&mut self, answer: &SubAck) -> Result<(), String> {
         let asked = self.task.options.subscriptions.len();
         let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
         if answer.return_codes.len() == asked && answer.return_codes.iter().all(granted) {
             self.subscribed = true;
-            return Ok(());
+            return if self.up_since.is_none() { self.come_up().await } else { Ok(()) };
         }
         let (asked, answered) = (&self.task.options.subscriptions, &answer.return_codes);
         warn!(

@@ -43,6 +43,9 @@ pub struct MqttOptions {
     pub keep_alive: Duration,
     /// Topic filters, subscribed at QoS 0 on every connect.
     pub subscriptions: Vec<String>,
+    /// Whether this end speaks first: then the link is up as soon as the subscriptions are asked for, so
+    /// that the first words travel with them, and else when they are granted.
+    pub speaks_first: bool,
     /// Topic and payload that the broker publishes when the link is lost.
     pub will: Option<(String, Vec<u8>)>,
     /// Publishes that wait for the socket; one more is refused. Each is at most
@@ -65,7 +68,8 @@ pub fn permitted() -> watch::Receiver<bool> {
 /// What happens on the link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// Connected, and every subscription is asked for; a refusal of one ends the connection.
+    /// Connected, and every subscription was granted; where this end speaks first, asked for. A refusal
+    /// ends the connection.
     Up {
         /// Whether the broker kept a session. Never so with the clean start that is asked for.
         session_present: bool,

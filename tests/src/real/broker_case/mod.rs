@@ -239,6 +239,7 @@ impl BrokerCase {
         let will = UpTopic { node: node.clone(), kind: UpTopicKind::Will };
         MqttOptions {
             subscriptions: vec![DownTopic { node: node.clone() }.name()],
+            speaks_first: false,
             will: Some((will.name(), Vec::new())),
             ..self.options(node.as_str(), tls)
         }
@@ -253,6 +254,7 @@ impl BrokerCase {
             tls,
             keep_alive: Duration::from_secs(30),
             subscriptions: Vec::new(),
+            speaks_first: false,
             will: None,
             queue_messages_max: 64,
             permit: permitted(),
