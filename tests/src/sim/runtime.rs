@@ -36,11 +36,14 @@ pub(super) struct Stopped {
     pub(super) gpus: Vec<String>,
 }
 
+/// A start of a pod.
 #[derive(Debug, Clone)]
-struct Running {
+pub(super) struct Running {
     instance: InstanceId,
-    revision: Revision,
-    gpus: Vec<String>,
+    pub(super) revision: Revision,
+    pub(super) gpus: Vec<String>,
+    /// Its share of a shared GPU's memory.
+    pub(super) gpu_memory_bytes: Option<u64>,
     state: ObservedState,
 }
 
@@ -70,12 +73,12 @@ impl Machine {
         std::mem::take(&mut self.inner.borrow_mut().stops)
     }
 
-    /// What runs: pod, start, revision, GPUs.
-    pub(super) fn running(&self) -> Vec<(PodId, InstanceId, Revision, Vec<String>)> {
+    /// What runs.
+    pub(super) fn running(&self) -> Vec<(PodId, Running)> {
         let inner = self.inner.borrow();
         let runs = |running: &Running| matches!(running.state, ObservedState::Running { .. });
         let running = inner.pods.iter().filter(|(_, running)| runs(running));
-        running.map(|(pod, r)| (pod.clone(), r.instance, r.revision, r.gpus.clone())).collect()
+        running.map(|(pod, running)| (pod.clone(), running.clone())).collect()
     }
 
     /// A pod ends by itself.
@@ -114,7 +117,10 @@ impl Runtime for Machine {
             instance: running.instance,
             revision: running.revision,
             state: running.state,
-            placement: Placement { gpus: running.gpus.clone(), gpu_memory_bytes: None },
+            placement: Placement {
+                gpus: running.gpus.clone(),
+                gpu_memory_bytes: running.gpu_memory_bytes,
+            },
         };
         Ok(inner.pods.iter().map(observation).collect())
     }
@@ -132,6 +138,7 @@ impl Runtime for Machine {
             instance: request.instance,
             revision: request.revision,
             gpus: request.gpus,
+            gpu_memory_bytes: request.gpu_memory_bytes,
             state: ObservedState::Running { started_at },
         };
         inner.pods.insert(request.pod.clone(), running);

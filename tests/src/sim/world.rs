@@ -1,18 +1,21 @@
 //! Time, faults, and the order of everything.
 
+mod connections;
 mod faults;
 mod processes;
 
+use super::accounts::Accounts;
 use super::agent::{Identity, SimAgent};
+use super::clock::NodeClock;
 use super::hub::SimHub;
-use super::invariants::{Witness, accounts, at_rest};
+use super::invariants::{Witness, at_rest};
 use super::link::{Badness, Link, Way, chance};
 use super::scene;
-use edge_agent::core::Event as AgentEvent;
+use edge_agent::core::{Event as AgentEvent, RecorderOptions};
 use hub::core::{Event as HubEvent, NodeRecord};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-use shared::model::{ClockQuality, MonotonicMs, NodeId, Now, PodId, UnixMs};
+use shared::model::{ClockQuality, LinkBudget, MonotonicMs, NodeId, Now, PodId, UnixMs};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +42,34 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { agents: 2 }
+    }
+}
+
+/// What a world begins with.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub(super) agents: usize,
+    /// Bytes of records that each outbox keeps of each class.
+    pub(super) quota_bytes: u64,
+    pub(super) recorder: RecorderOptions,
+    /// What the links of the first nodes may carry; of the others anything.
+    pub(super) budgets: Vec<LinkBudget>,
+    /// Milliseconds that the hub keeps an acknowledgement back at most.
+    pub(super) acknowledge_within_ms: u64,
+}
+
+impl Setup {
+    /// What a seed's world begins with.
+    fn of_seed(seed: u64, options: Options) -> Self {
+        Self {
+            agents: options.agents,
+            // Every fourth world has outboxes that overflow within minutes.
+            quota_bytes: if seed.is_multiple_of(4) { 2 << 10 } else { 256 << 10 },
+            recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },
+            budgets: vec![],
+            // At once: a world is at rest when nothing waits for an acknowledgement.
+            acknowledge_within_ms: 0,
+        }
     }
 }
 
@@ -77,6 +108,11 @@ pub struct World {
     agents: Vec<SimAgent>,
     link: Link,
     witness: Witness,
+    accounts: Accounts,
+    /// The first invariant that was broken, when that was seen in the middle of something.
+    problem: Option<String>,
+    /// Agents that did something since they were looked at.
+    touched: Vec<bool>,
     cut: Vec<bool>,
     /// When an agent that can connect does.
     connect_at: Vec<MonotonicMs>,
@@ -85,14 +121,11 @@ pub struct World {
     hub_up_at: MonotonicMs,
     /// When the hub that runs gets to read the manifests.
     manifests_at: Option<MonotonicMs>,
-    /// The hub's store was lost at some time: what it had counted is gone.
-    hub_store_was_lost: bool,
     /// Who is enrolled, as it is noted beside the hub's store.
     registry: Vec<(NodeId, NodeRecord)>,
     /// A hub that no longer leads and does not know, and when it finds out.
     stale: Option<(SimHub, MonotonicMs)>,
-    /// By how much each node's wall clock is wrong.
-    clock_offset_ms: Vec<i64>,
+    clocks: Vec<NodeClock>,
     /// A pod that crashes after each start: at which agent, and until when.
     crashing: Option<(usize, PodId, MonotonicMs)>,
     faults: bool,
@@ -151,40 +184,46 @@ impl World {
     /// A world before its first event.
     #[must_use]
     pub fn new(seed: u64, options: Options) -> Self {
+        Self::with_setup(seed, &Setup::of_seed(seed, options))
+    }
+
+    pub(super) fn with_setup(seed: u64, setup: &Setup) -> Self {
         let mut random = ChaCha20Rng::seed_from_u64(seed);
-        // Every fourth world has outboxes that overflow within minutes.
-        let quota_bytes = if seed.is_multiple_of(4) { 2 << 10 } else { 256 << 10 };
         let now = MonotonicMs(1_000);
         let (session, signing) = (key(&mut random), key(&mut random));
         let hub_public = SessionPrivateKey::from_bytes(session).public();
         let verifying = SigningKey::from_bytes(&signing).verifying();
-        let agents = (0..options.agents).map(|index| {
+        let agents = (0..setup.agents).map(|index| {
             let identity = Identity {
                 node: scene::node(index),
                 session_key: key(&mut random),
                 hub_session_key: hub_public,
                 hub_signing_key: verifying,
             };
-            SimAgent::new(identity, scene::gpus(index), quota_bytes)
+            SimAgent::new(identity, scene::gpus(index), setup.quota_bytes, setup.recorder)
         });
         let agents: Vec<SimAgent> = agents.collect();
         let count = agents.len();
+        let mut hub = SimHub::new(session, signing);
+        hub.acknowledge_within_ms = setup.acknowledge_within_ms;
         Self {
             seed,
             now,
-            hub: SimHub::new(session, signing),
+            hub,
             agents,
             link: Link::default(),
             witness: Witness::default(),
+            accounts: Accounts::default(),
+            problem: None,
+            touched: vec![false; count],
             cut: vec![false; count],
             connect_at: vec![now; count],
             agent_up_at: vec![now; count],
             hub_up_at: now,
             manifests_at: None,
-            hub_store_was_lost: false,
             registry: vec![],
             stale: None,
-            clock_offset_ms: vec![0; count],
+            clocks: vec![NodeClock::default(); count],
             crashing: None,
             faults: true,
             next_fault: now.plus_ms(5_000),
@@ -217,9 +256,7 @@ impl World {
             }
             self.step()?;
         }
-        if !self.hub_store_was_lost {
-            accounts(&self.agents, &self.hub)?;
-        }
+        self.accounts.at_rest()?;
         self.report.starts = self.agents.iter().map(|agent| agent.machine.starts()).sum();
         self.report.bytes = self.link.bytes;
         let statuses = self.agents.iter().filter_map(SimAgent::status);
@@ -232,15 +269,13 @@ impl World {
         Now { monotonic: self.now, wall, quality: ClockQuality::Synchronised }
     }
 
-    /// The present as this agent's clock has it.
+    /// The present as this agent's machine has it.
     fn present_at(&self, index: usize) -> Now {
         let now = self.present();
-        let offset_ms = self.clock_offset_ms.get(index).copied().unwrap_or_default();
-        let quality = match offset_ms {
-            0 => ClockQuality::Synchronised,
-            _ => ClockQuality::Unsynchronised,
-        };
-        Now { wall: UnixMs(now.wall.0.saturating_add_signed(offset_ms)), quality, ..now }
+        let monotonic = self.agents.get(index).map(|agent| agent.since_boot(now.monotonic));
+        let now_there = Now { monotonic: monotonic.unwrap_or(now.monotonic), ..now };
+        let clock = self.clocks.get(index).copied().unwrap_or_default();
+        clock.read(now_there, now.monotonic)
     }
 
     fn note(&mut self, line: String) {
@@ -269,15 +304,33 @@ impl World {
         }
         self.time_out();
         self.crash_again();
-        self.witness.check(&self.agents, &self.fleet)
+        self.look()
+    }
+
+    /// Looks at everybody who did something.
+    fn look(&mut self) -> Result<(), String> {
+        for (agent, touched) in self.agents.iter().zip(&mut self.touched) {
+            if std::mem::take(touched) {
+                self.witness.check(agent, &self.fleet)?;
+            }
+        }
+        self.problem.take().map_or(Ok(()), Err)
+    }
+
+    /// Notes what is broken, for the end of this step.
+    fn complain(&mut self, checked: Result<(), String>) {
+        if let (None, Err(problem)) = (&self.problem, checked) {
+            self.problem = Some(problem);
+        }
     }
 
     fn next_moment(&self) -> MonotonicMs {
+        let hub_runs = self.hub.core.is_some();
         let agents = self.agents.iter().zip(&self.agent_up_at).zip(&self.connect_at);
         let agents = agents.zip(&self.cut).flat_map(|(((agent, up), connect), cut)| {
-            let timer = agent.core.as_ref().map(|core| core.poll_timeout());
-            let joins = agent.core.is_some() && !agent.connected && !cut;
-            [timer.unwrap_or(Some(*up)), joins.then_some(*connect)]
+            let joins = agent.core.is_some() && !agent.connected && !cut && hub_runs;
+            let timer = if agent.core.is_some() { agent.poll_timeout() } else { Some(*up) };
+            [timer, joins.then_some(*connect)]
         });
         let hub = match &self.hub.core {
             Some(core) => core.poll_timeout(),
@@ -291,73 +344,25 @@ impl World {
         due.unwrap_or(self.now.plus_ms(1_000)).max(self.now.plus_ms(1))
     }
 
-    fn connect(&mut self) {
-        for index in 0..self.agents.len() {
-            let due = self.connect_at.get(index).is_some_and(|at| self.now >= *at);
-            let cut = self.cut.get(index).copied().unwrap_or(true);
-            let hub_runs = self.hub.core.is_some();
-            let Some(agent) = self.agents.get_mut(index) else { continue };
-            if agent.core.is_none() || agent.connected || cut || !hub_runs || !due {
-                continue;
-            }
-            agent.connected = true;
-            let node = agent.identity.node.clone();
-            self.note(format!("{node} connects"));
-            self.step_hub([HubEvent::Connected { node }]);
-            self.step_agent(index, [AgentEvent::LinkUp]);
-        }
-    }
-
-    fn disconnect(&mut self, index: usize) {
-        self.link.cut(index);
-        let wait = 500 + u64::from(self.random.next_u32() % 5_000);
-        if let Some(at) = self.connect_at.get_mut(index) {
-            *at = self.now.plus_ms(wait);
-        }
-        let Some(agent) = self.agents.get_mut(index) else { return };
-        let was = std::mem::take(&mut agent.connected);
-        let node = agent.identity.node.clone();
-        if was {
-            self.note(format!("{node} is disconnected"));
-            self.step_agent(index, [AgentEvent::LinkDown]);
-        }
-        // The will may come late or never: the hub must not need it.
-        if chance(&mut self.random, 700) {
-            self.step_hub([HubEvent::Disconnected { node }]);
-        }
-    }
-
-    fn deliver(&mut self, way: Way, payload: Vec<u8>) {
-        match way {
-            Way::Up(index) => {
-                let node = scene::node(index);
-                self.step_hub([HubEvent::Payload { node, payload }]);
-            }
-            Way::Down(index) => {
-                if self.agents.get(index).is_some_and(|agent| agent.connected) {
-                    self.step_agent(index, [AgentEvent::Payload(payload)]);
-                }
-            }
-        }
-    }
-
     /// From here on nothing breaks any more.
     fn heal(&mut self) {
         self.note("healed".to_owned());
         self.faults = false;
         self.link.badness = Badness::default();
         self.link.fill_black_holes();
-        (self.stale, self.crashing) = (None, None);
+        self.end_stale();
+        self.crashing = None;
         for index in 0..self.agents.len() {
             let gpus = scene::gpus(index);
             let Some(agent) = self.agents.get_mut(index) else { continue };
             agent.gpus = gpus.clone();
             self.step_agent(index, [AgentEvent::Inventory(gpus)]);
         }
-        self.clock_offset_ms.fill(0);
+        self.clocks.fill(NodeClock::default());
         self.cut.iter_mut().for_each(|cut| *cut = false);
         self.hub.disk.set_full(false);
-        self.hub.sink_is_down = false;
+        self.hub.sinks_down.clear();
+        self.hub.refuses_next = false;
         self.step_hub([]);
         self.agents.iter().for_each(|agent| agent.disk.set_full(false));
         // Links that are up stay up: what the two sides believe of each other must heal by itself.

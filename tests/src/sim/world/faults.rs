@@ -1,8 +1,10 @@
 //! What breaks, one thing at a time.
 
-use super::{AgentEvent, HubEvent, Way, World, chance, scene};
+use super::super::hub::RESULT_SINKS;
+use super::{AgentEvent, HubEvent, NodeClock, Way, World, chance, scene};
+use hub::core::SinkKey;
 use rand_core::RngCore;
-use shared::model::GpuHealth;
+use shared::model::{GpuHealth, SinkId};
 use shared::wire::Envelope;
 
 /// How long a pod that crashes goes on doing so.
@@ -11,12 +13,15 @@ const CRASHES_FOR_MS: u64 = 60_000;
 /// How far a wall clock jumps at most, either way: a node that comes up in 1970 and is set right.
 const JUMP_MS_MAX: i64 = 60 * 365 * 24 * 3600 * 1000;
 
+/// How far a wall clock drifts at most, in parts in a million: a bad crystal in the cold.
+const DRIFT_PPM_MAX: u32 = 500;
+
 impl World {
     /// One fault, or one change of what the fleet should run.
     pub(super) fn fault(&mut self) {
         let count = self.agents.len().max(1);
         let index = usize::try_from(self.random.next_u32()).unwrap_or(0) % count;
-        match self.random.next_u32() % 22 {
+        match self.random.next_u32() % 23 {
             0..=3 => self.change_fleet(),
             4 => self.toggle_cut(index),
             5 => self.disconnect(index),
@@ -34,6 +39,7 @@ impl World {
             17 => self.toggle_black_hole(index),
             18 if chance(&mut self.random, 300) => self.lose_hub_store(),
             19 if chance(&mut self.random, 300) => self.fail_over(),
+            20 => self.toggle_sink(),
             _ => self.replay(),
         }
     }
@@ -65,10 +71,12 @@ impl World {
     }
 
     fn cut_power(&mut self, index: usize) {
-        if let Some(agent) = self.agents.get(index) {
-            agent.machine.power_cut();
-        }
         self.agent_died(index, "by a power cut");
+        let now = self.now;
+        if let Some(agent) = self.agents.get_mut(index) {
+            agent.machine.power_cut();
+            agent.boot = (agent.boot.0 + 1, now);
+        }
     }
 
     fn toggle_full(&mut self, index: usize) {
@@ -80,15 +88,31 @@ impl World {
         let hub_full = chance(&mut self.random, 200);
         self.note(format!("the disk of the hub is full: {hub_full}"));
         self.hub.disk.set_full(hub_full);
-        self.hub.sink_is_down = chance(&mut self.random, 300);
-        self.note(format!("the sink of telemetry is down: {}", self.hub.sink_is_down));
+    }
+
+    /// A sink takes nothing from now on, or takes again; or it refuses what it is handed next.
+    fn toggle_sink(&mut self) {
+        let sink = match self.random.next_u32() % 3 {
+            0 => SinkKey::Telemetry,
+            which => {
+                let name = RESULT_SINKS.get(usize::from(which == 1)).copied().unwrap_or_default();
+                SinkKey::Results(SinkId::of(name))
+            }
+        };
+        self.hub.refuses_next = chance(&mut self.random, 200);
+        let down = !self.hub.sinks_down.remove(&sink);
+        if down {
+            self.hub.sinks_down.insert(sink);
+        }
+        let refuses = self.hub.refuses_next;
+        self.note(format!("the sink {sink:?} is down: {down}; the next is refused: {refuses}"));
         self.step_hub([]);
     }
 
     fn end_a_pod(&mut self, index: usize) {
         let Some(agent) = self.agents.get(index) else { return };
         let running = agent.machine.running();
-        let Some((pod, ..)) = running.first() else { return };
+        let Some((pod, _)) = running.first() else { return };
         agent.machine.exit(pod, 1);
         self.note(format!("agent {index}: {pod} ends with status 1"));
         self.step_agent(index, []);
@@ -98,7 +122,7 @@ impl World {
     fn let_a_pod_crash(&mut self, index: usize) {
         let Some(agent) = self.agents.get(index) else { return };
         let running = agent.machine.running();
-        let Some((pod, ..)) = running.last() else { return };
+        let Some((pod, _)) = running.last() else { return };
         let until = self.now.plus_ms(CRASHES_FOR_MS);
         self.crashing = Some((index, pod.clone(), until));
         self.note(format!("agent {index}: {pod} crashes from now on"));
@@ -148,9 +172,12 @@ impl World {
             1 => far,
             _ => -far,
         };
-        self.note(format!("agent {index}: its clock is wrong by {offset_ms} ms"));
-        if let Some(offset) = self.clock_offset_ms.get_mut(index) {
-            *offset = offset_ms;
+        let drift_ppm =
+            i64::from(self.random.next_u32() % (2 * DRIFT_PPM_MAX)) - i64::from(DRIFT_PPM_MAX);
+        let drift_ppm = if offset_ms == 0 { 0 } else { drift_ppm };
+        self.note(format!("agent {index}: its clock is wrong by {offset_ms} ms, {drift_ppm} ppm"));
+        if let Some(clock) = self.clocks.get_mut(index) {
+            *clock = NodeClock::wrong_by(offset_ms, drift_ppm, self.now);
         }
     }
 
@@ -167,15 +194,15 @@ impl World {
         self.agent_died(index, "and its store is lost");
         if let Some(agent) = self.agents.get_mut(index) {
             agent.disk.wipe();
-            agent.store_was_lost = true;
+            self.accounts.node_store_lost(&agent.identity.node);
         }
     }
 
     /// The hub's store is quarantined: who is enrolled is noted beside it, the rest the nodes know.
     fn lose_hub_store(&mut self) {
         self.hub_died("and its store is lost");
+        self.accounts.hub_ended(&self.hub.durable());
         self.hub.disk.wipe();
-        self.hub_store_was_lost = true;
     }
 
     /// Another replica takes the lead. The one that led was paused and does not know: what it has to
@@ -186,6 +213,7 @@ impl World {
         }
         self.report.crashes += 1;
         self.note("another hub takes the lead; the one that led goes on".to_owned());
+        self.end_stale();
         let stale = self.hub.fail_over();
         let until = self.now.plus_ms(5_000 + u64::from(self.random.next_u32() % 60_000));
         self.stale = Some((stale, until));
