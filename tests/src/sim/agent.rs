@@ -2,6 +2,7 @@
 
 use super::disk::Disk;
 use super::runtime::Machine;
+use super::setup::Setup;
 use edge_agent::core::{
     AgentCore, AgentStatus, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions,
     Reserved, Restored, read_stored_state,
@@ -48,6 +49,8 @@ pub(super) struct SimAgent {
     pub(super) quota_bytes: u64,
     /// How often it samples.
     pub(super) recorder: RecorderOptions,
+    /// Series of each sample, besides those of pods.
+    series: usize,
     /// This boot of the machine, and when it began by the world's clock.
     pub(super) boot: (u64, MonotonicMs),
     /// What the wire has carried since the process started, and what of it the core was told; `None`
@@ -82,6 +85,7 @@ struct Ports<'a> {
     outcome: &'a mut Outcome,
     now: Now,
     boot: u64,
+    series: usize,
 }
 
 impl AgentPorts for Ports<'_> {
@@ -114,7 +118,7 @@ impl AgentPorts for Ports<'_> {
     }
 
     fn sample(&mut self) -> Sample {
-        super::scene::sample_at(self.now, self.boot)
+        super::scene::sample_at(self.now, self.boot, self.series)
     }
 
     fn scrape(&mut self, _targets: Vec<ScrapeTarget>) {}
@@ -128,12 +132,7 @@ impl AgentPorts for Ports<'_> {
 
 impl SimAgent {
     /// A node that has enrolled and never ran.
-    pub(super) fn new(
-        identity: Identity,
-        gpus: GpuInventory,
-        quota_bytes: u64,
-        recorder: RecorderOptions,
-    ) -> Self {
+    pub(super) fn new(identity: Identity, gpus: GpuInventory, setup: &Setup) -> Self {
         Self {
             identity,
             disk: Disk::default(),
@@ -142,8 +141,9 @@ impl SimAgent {
             core: None,
             connected: false,
             gpus,
-            quota_bytes,
-            recorder,
+            quota_bytes: setup.quota_bytes,
+            recorder: setup.recorder,
+            series: setup.series,
             boot: (1, MonotonicMs(0)),
             wire: None,
         }
@@ -254,6 +254,7 @@ impl SimAgent {
                     outcome: &mut outcome,
                     now,
                     boot: self.boot.0,
+                    series: self.series,
                 };
                 if let Some(event) = perform(effect, &mut ports) {
                     core.handle_event(event, now);

@@ -108,6 +108,11 @@ impl SimHub {
         std::mem::replace(self, successor)
     }
 
+    /// Its key for sessions.
+    pub(super) fn session_key(&self) -> [u8; 32] {
+        self.session_key
+    }
+
     /// What its store holds of the nodes.
     pub(super) fn durable(&self) -> Durable {
         read_stored_state(&self.disk).unwrap_or_default().nodes

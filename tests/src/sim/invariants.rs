@@ -33,20 +33,22 @@ impl Witness {
         if version == (0, 0) {
             return Ok(());
         }
+        // What an older store holds, or a damaged one, is kept and not in force: all of it comes again.
+        let whole = !observed.conditions.iter().any(|c| c.kind == "DesiredStateWhole");
+        if !whole {
+            return Ok(());
+        }
         if version < *highest {
             return Err(format!(
                 "{node}: the accepted version fell from {highest:?} to {version:?}"
             ));
         }
         *highest = version;
-        let whole = !observed.conditions.iter().any(|c| c.kind == "DesiredStateWhole");
-        if whole {
-            let key = (node.clone(), version.0, version.1);
-            let digest = status.sync.desired_digest.clone();
-            let known = self.contents.entry(key).or_insert_with(|| digest.clone());
-            if *known != digest {
-                return Err(format!("{node}: {version:?} had content {known} and then {digest}"));
-            }
+        let key = (node.clone(), version.0, version.1);
+        let digest = status.sync.desired_digest.clone();
+        let known = self.contents.entry(key).or_insert_with(|| digest.clone());
+        if *known != digest {
+            return Err(format!("{node}: {version:?} had content {known} and then {digest}"));
         }
         Ok(())
     }

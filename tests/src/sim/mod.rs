@@ -16,6 +16,8 @@
 //! | `scene.rs` | nodes, GPUs, workloads and samples |
 //! | `world.rs`, `world/` | time and the order of everything, what runs, who is connected, what breaks |
 //! | `accounts/` | each record that was made, and what became of it |
+//! | `setup.rs`, `runs.rs` | what a world begins with; many worlds, and one that failed |
+//! | `scenarios.rs` | worlds with a plot |
 //! | `invariants.rs` | what else must hold after every event, and at the end |
 
 mod accounts;
@@ -25,8 +27,13 @@ mod disk;
 mod hub;
 mod invariants;
 mod link;
+mod runs;
 mod runtime;
+pub mod scenarios;
 mod scene;
+mod setup;
 mod world;
 
-pub use world::{Failure, Options, Report, World, run_seed, run_seed_with_log, run_seeds};
+pub use runs::{Failure, run_seed, run_seed_with_log, run_seeds};
+pub use setup::Options;
+pub use world::{Report, World};

@@ -23,6 +23,8 @@ struct Inner {
     events: Vec<RuntimeEvent>,
     starts: u64,
     doubled: Option<PodId>,
+    /// What the next start needs is not there.
+    fails_next_start: bool,
     /// Stops that the agent asked for, not yet looked at.
     stops: Vec<Stopped>,
     wall: UnixMs,
@@ -61,6 +63,11 @@ impl Machine {
     /// How many pods were ever started.
     pub(super) fn starts(&self) -> u64 {
         self.inner.borrow().starts
+    }
+
+    /// What the next start needs is not there.
+    pub(super) fn fail_next_start(&self) {
+        self.inner.borrow_mut().fails_next_start = true;
     }
 
     /// A pod that was started beside itself; must never be.
@@ -131,6 +138,12 @@ impl Runtime for Machine {
         let live = live.filter(|r| matches!(r.state, ObservedState::Running { .. }));
         if live.is_some_and(|running| running.instance != request.instance) {
             inner.doubled = Some(request.pod.clone());
+        }
+        if std::mem::take(&mut inner.fails_next_start) {
+            let (pod, instance) = (request.pod, request.instance);
+            let (reason, message) = ("ImagePull".to_owned(), "the registry is away".to_owned());
+            inner.events.push(RuntimeEvent::StartFailed { pod, instance, reason, message });
+            return;
         }
         inner.starts += 1;
         let started_at = inner.wall;

@@ -57,11 +57,17 @@ pub(super) const POD_MILLICORES: u64 = 500;
 pub(super) const NODE_MILLICORES: u64 = 4_000;
 
 /// What a node measures.
-pub(super) fn sample_at(now: Now, boot: u64) -> Sample {
+pub(super) fn sample_at(now: Now, boot: u64, series: usize) -> Sample {
     // A figure with 53 bits is far beyond the length of a simulation.
     #[allow(clippy::cast_precision_loss)]
     let seconds = now.monotonic.0 as f64 / 1000.0;
-    let values = [(Series::new("node_uptime_seconds"), seconds)].into();
+    let gauge = |number: usize| {
+        let step = now.monotonic.0 / 10_000 / (1 + number as u64 % 7);
+        let value = f64::from(u32::try_from(step * 31 % 97).unwrap_or(0));
+        (Series::new("node_load1").with("of", &number.to_string()), value)
+    };
+    let uptime = (Series::new("node_uptime_seconds"), seconds);
+    let values = (1..series).map(gauge).chain([uptime]).collect();
     // Time since boot is the simulation's own; the wall clock may be wrong.
     Sample { at: now.wall, clock: ClockStamp::of(now, boot), values }
 }
@@ -109,7 +115,7 @@ impl Fleet {
                 shared => WantedGpu::SharedGibibytes(u64::from(shared) * 2),
             },
             priority: i32::try_from(random.next_u32() % 3).unwrap_or(0),
-            sink: RESULT_SINKS[usize::from(chance(random, 500))],
+            sink: if chance(random, 500) { RESULT_SINKS[0] } else { RESULT_SINKS[1] },
         };
         let change = format!("{name} becomes {wanted:?}");
         self.workloads.insert(name, wanted);
@@ -150,12 +156,6 @@ impl Fleet {
         let (revision, gpu) = (self.revisions, WantedGpu::Whole(0));
         let wanted = Wanted { revision, replicas: 1, gpu, priority: 1, sink };
         self.workloads.insert(name.to_owned(), wanted);
-    }
-
-    /// Whether any pod is wanted anywhere.
-    pub(super) fn wants(&self, pod: &PodId) -> bool {
-        let wanted = self.workloads.get(pod.workload.name());
-        wanted.is_some_and(|wanted| pod.ordinal < wanted.replicas)
     }
 }
 

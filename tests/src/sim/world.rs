@@ -1,25 +1,36 @@
 //! Time, faults, and the order of everything.
 
+mod calls;
 mod connections;
 mod faults;
+mod hostile;
+mod plot;
 mod processes;
+mod results;
+mod stores;
+mod wire;
 
-use super::accounts::Accounts;
-use super::agent::{Identity, SimAgent};
+use super::accounts::{Accounts, HubBooks};
+use super::agent::{Identity, SimAgent, WireCount};
 use super::clock::NodeClock;
+use super::disk::Disk;
 use super::hub::SimHub;
 use super::invariants::{Witness, at_rest};
 use super::link::{Badness, Link, Way, chance};
 use super::scene;
-use edge_agent::core::{Event as AgentEvent, RecorderOptions};
+use super::setup::{Options, Setup};
+use edge_agent::core::Event as AgentEvent;
 use hub::core::{Event as HubEvent, NodeRecord};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
+pub(super) use results::Posting;
 use shared::model::{ClockQuality, LinkBudget, MonotonicMs, NodeId, Now, PodId, UnixMs};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use results::OpenPost;
+use wire::Meter;
 
 /// The wall clock at the beginning: 2026-01-01.
 const EPOCH_MS: u64 = 1_767_225_600_000;
@@ -27,62 +38,12 @@ const EPOCH_MS: u64 = 1_767_225_600_000;
 const FAULTS_MS: u64 = 15 * 60_000;
 /// Within this time a healed world must come to rest. Backoffs last 5 minutes, retries one.
 const REST_MS: u64 = 20 * 60_000;
-/// Events of the log that a failure shows.
-const LOG_LINES_MAX: usize = 400;
+/// A link with a budget may have to wait for the next day.
+const REST_WITHIN_BUDGET_MS: u64 = 26 * 60 * 60_000;
+/// Lines of the event log that are kept: of a seed all of them.
+const LOG_LINES_MAX: usize = 20_000;
 /// Events after which a world that does not end is called stuck.
 const EVENTS_MAX: u64 = 400_000;
-
-/// How a world is run.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// How many nodes.
-    pub agents: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { agents: 2 }
-    }
-}
-
-/// What a world begins with.
-#[derive(Debug, Clone)]
-pub(super) struct Setup {
-    pub(super) agents: usize,
-    /// Bytes of records that each outbox keeps of each class.
-    pub(super) quota_bytes: u64,
-    pub(super) recorder: RecorderOptions,
-    /// What the links of the first nodes may carry; of the others anything.
-    pub(super) budgets: Vec<LinkBudget>,
-    /// Milliseconds that the hub keeps an acknowledgement back at most.
-    pub(super) acknowledge_within_ms: u64,
-}
-
-impl Setup {
-    /// What a seed's world begins with.
-    fn of_seed(seed: u64, options: Options) -> Self {
-        Self {
-            agents: options.agents,
-            // Every fourth world has outboxes that overflow within minutes.
-            quota_bytes: if seed.is_multiple_of(4) { 2 << 10 } else { 256 << 10 },
-            recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },
-            budgets: vec![],
-            // At once: a world is at rest when nothing waits for an acknowledgement.
-            acknowledge_within_ms: 0,
-        }
-    }
-}
-
-/// A world that broke an invariant or did not come to rest.
-#[derive(Debug)]
-pub struct Failure {
-    /// Run this seed again to see the same.
-    pub seed: u64,
-    /// What was broken.
-    pub problem: String,
-    /// The last events before it.
-    pub log: Vec<String>,
-}
 
 /// What a world did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,59 +86,34 @@ pub struct World {
     registry: Vec<(NodeId, NodeRecord)>,
     /// A hub that no longer leads and does not know, and when it finds out.
     stale: Option<(SimHub, MonotonicMs)>,
+    /// Somebody between the nodes and the hub, with other keys than the hub's.
+    impostor: Option<SimHub>,
+    /// Somebody with the hub's own key acknowledges what no hub has: the hub hears nothing meanwhile.
+    books_are_closed: bool,
+    /// Older copies of the stores.
+    backups: Vec<Option<Disk>>,
+    hub_backup: Option<(Disk, HubBooks)>,
+    /// Calls that have not ended, and when they must have.
+    open_calls: BTreeMap<u64, MonotonicMs>,
+    calls_made: u64,
     clocks: Vec<NodeClock>,
     /// A pod that crashes after each start: at which agent, and until when.
     crashing: Option<(usize, PodId, MonotonicMs)>,
+    /// What the links have carried that have a budget.
+    meters: Vec<Option<Meter>>,
+    posting: Option<Posting>,
+    next_post: MonotonicMs,
+    open_posts: BTreeMap<u64, OpenPost>,
+    posts_made: u64,
+    results_made: u64,
+    /// A scenario looks at the world then.
+    alarm_clock: Option<MonotonicMs>,
+    events_max: u64,
     faults: bool,
     next_fault: MonotonicMs,
     fleet: scene::Fleet,
     report: Report,
     log: VecDeque<String>,
-}
-
-/// Runs one world to its end.
-///
-/// # Errors
-/// The first invariant that was broken.
-pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Failure>> {
-    let mut world = World::new(seed, options);
-    let outcome = world.run();
-    outcome.map_err(|problem| {
-        Box::new(Failure { seed, problem, log: std::mem::take(&mut world.log).into() })
-    })
-}
-
-/// Runs one world and returns its event log as well.
-pub fn run_seed_with_log(seed: u64, options: Options) -> (Result<Report, String>, Vec<String>) {
-    let mut world = World::new(seed, options);
-    let outcome = world.run();
-    (outcome, world.log.into())
-}
-
-/// Runs every seed, on as many threads as there are cores; the failures, by seed.
-#[must_use]
-pub fn run_seeds(seeds: std::ops::Range<u64>, options: Options) -> Vec<Failure> {
-    let next = AtomicU64::new(seeds.start);
-    let work = || {
-        let turns = std::iter::from_fn(|| {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            (seed < seeds.end).then_some(seed)
-        });
-        turns.filter_map(|seed| run_seed(seed, options).err()).map(|failure| *failure).collect()
-    };
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut failures: Vec<Failure> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let done = workers.into_iter().map(|worker| worker.join());
-        done.flat_map(|found: std::thread::Result<Vec<Failure>>| match found {
-            Ok(found) => found,
-            // A panic in a core is a failure of the world it happened in: let it be seen.
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-        .collect()
-    });
-    failures.sort_by_key(|failure| failure.seed);
-    failures
 }
 
 impl World {
@@ -200,13 +136,13 @@ impl World {
                 hub_session_key: hub_public,
                 hub_signing_key: verifying,
             };
-            SimAgent::new(identity, scene::gpus(index), setup.quota_bytes, setup.recorder)
+            SimAgent::new(identity, scene::gpus(index), setup)
         });
         let agents: Vec<SimAgent> = agents.collect();
         let count = agents.len();
         let mut hub = SimHub::new(session, signing);
         hub.acknowledge_within_ms = setup.acknowledge_within_ms;
-        Self {
+        let mut world = Self {
             seed,
             now,
             hub,
@@ -223,18 +159,46 @@ impl World {
             manifests_at: None,
             registry: vec![],
             stale: None,
+            impostor: None,
+            books_are_closed: false,
+            backups: (0..count).map(|_| None).collect(),
+            hub_backup: None,
+            open_calls: BTreeMap::new(),
+            calls_made: 0,
             clocks: vec![NodeClock::default(); count],
             crashing: None,
+            meters: (0..count).map(|_| None).collect(),
+            posting: setup.posting,
+            next_post: now,
+            open_posts: BTreeMap::new(),
+            posts_made: 0,
+            results_made: 0,
+            alarm_clock: None,
+            events_max: EVENTS_MAX,
             faults: true,
             next_fault: now.plus_ms(5_000),
             fleet: scene::Fleet::default(),
             report: Report::default(),
             log: VecDeque::new(),
             random,
+        };
+        for (index, link) in setup.budgets.iter().enumerate() {
+            world.give_budget(index, *link);
+        }
+        world
+    }
+
+    /// The link of this node may carry so much, as the manifests will say.
+    pub(super) fn give_budget(&mut self, index: usize, link: LinkBudget) {
+        self.fleet.set_budget(scene::node(index), link);
+        if let (Some(agent), Some(meter)) = (self.agents.get_mut(index), self.meters.get_mut(index))
+        {
+            agent.wire = Some(WireCount::default());
+            meter.get_or_insert_default();
         }
     }
 
-    fn run(&mut self) -> Result<Report, String> {
+    pub(super) fn run(&mut self) -> Result<Report, String> {
         self.link.badness = Badness {
             dropped: self.random.next_u32() % 200,
             repeated: self.random.next_u32() % 100,
@@ -246,16 +210,9 @@ impl World {
             self.step()?;
         }
         self.heal();
-        let limit = self.now.plus_ms(REST_MS);
-        // What was in the way most often, since the last thing may be a record just sent.
-        let mut unrest: BTreeMap<String, u64> = BTreeMap::new();
-        while let Err(why) = at_rest(&self.agents, &self.hub) {
-            *unrest.entry(why).or_default() += 1;
-            if self.now >= limit {
-                return Err(format!("not at rest {REST_MS} ms after healing: {unrest:?}"));
-            }
-            self.step()?;
-        }
+        let metered = self.meters.iter().any(Option::is_some);
+        let rest_ms = if metered { REST_WITHIN_BUDGET_MS } else { REST_MS };
+        self.run_until_rest(rest_ms)?;
         self.accounts.at_rest()?;
         self.report.starts = self.agents.iter().map(|agent| agent.machine.starts()).sum();
         self.report.bytes = self.link.bytes;
@@ -288,8 +245,8 @@ impl World {
     /// Goes to the next moment at which something is due, and lets it happen.
     fn step(&mut self) -> Result<(), String> {
         self.report.events += 1;
-        if self.report.events > EVENTS_MAX {
-            return Err(format!("still busy after {EVENTS_MAX} events"));
+        if self.report.events > self.events_max {
+            return Err(format!("still busy after {} events", self.events_max));
         }
         self.now = self.next_moment().max(self.now);
         if self.faults && self.now >= self.next_fault {
@@ -299,7 +256,11 @@ impl World {
         self.bring_up();
         self.read_manifests();
         self.connect();
+        self.post_results();
         while let Some((way, payload)) = self.link.take_arrived(self.now) {
+            if let Way::Down(index) = way {
+                self.carry_message(index, payload.len());
+            }
             self.deliver(way, payload);
         }
         self.time_out();
@@ -314,6 +275,7 @@ impl World {
                 self.witness.check(agent, &self.fleet)?;
             }
         }
+        self.check_calls();
         self.problem.take().map_or(Ok(()), Err)
     }
 
@@ -326,9 +288,13 @@ impl World {
 
     fn next_moment(&self) -> MonotonicMs {
         let hub_runs = self.hub.core.is_some();
+        let metered = self.meters.iter().map(Option::is_some);
         let agents = self.agents.iter().zip(&self.agent_up_at).zip(&self.connect_at);
-        let agents = agents.zip(&self.cut).flat_map(|(((agent, up), connect), cut)| {
-            let joins = agent.core.is_some() && !agent.connected && !cut && hub_runs;
+        let agents = agents.zip(&self.cut).zip(metered);
+        let agents = agents.flat_map(|((((agent, up), connect), cut), metered)| {
+            // Attempts that must fail matter only where they are paid for.
+            let tries = metered || (!cut && hub_runs);
+            let joins = agent.core.is_some() && !agent.connected && tries;
             let timer = if agent.core.is_some() { agent.poll_timeout() } else { Some(*up) };
             [timer, joins.then_some(*connect)]
         });
@@ -338,7 +304,9 @@ impl World {
         };
         let stale = self.stale.as_ref().and_then(|(hub, _)| hub.core.as_ref()?.poll_timeout());
         let fault = self.faults.then_some(self.next_fault);
-        let others = [self.link.next_arrival(), hub, stale, fault, self.manifests_at];
+        let post = self.posting.map(|_| self.next_post);
+        let others = [self.link.next_arrival(), hub, stale, fault, self.manifests_at, post];
+        let others = others.into_iter().chain([self.alarm_clock]);
         let due = agents.chain(others).flatten().min();
         // A timer in the past is due now; nothing due at all is a second of silence.
         due.unwrap_or(self.now.plus_ms(1_000)).max(self.now.plus_ms(1))
@@ -347,11 +315,11 @@ impl World {
     /// From here on nothing breaks any more.
     fn heal(&mut self) {
         self.note("healed".to_owned());
-        self.faults = false;
+        (self.faults, self.posting) = (false, None);
         self.link.badness = Badness::default();
         self.link.fill_black_holes();
         self.end_stale();
-        self.crashing = None;
+        (self.crashing, self.impostor) = (None, None);
         for index in 0..self.agents.len() {
             let gpus = scene::gpus(index);
             let Some(agent) = self.agents.get_mut(index) else { continue };
@@ -366,6 +334,11 @@ impl World {
         self.step_hub([]);
         self.agents.iter().for_each(|agent| agent.disk.set_full(false));
         // Links that are up stay up: what the two sides believe of each other must heal by itself.
+    }
+
+    /// The events so far.
+    pub(super) fn take_log(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log).into()
     }
 
     /// The seed of this world.

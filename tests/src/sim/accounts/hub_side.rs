@@ -6,7 +6,7 @@ use shared::model::{NodeEvent, NodeId};
 use shared::telemetry::{Series, begins_run};
 use shared::wire::{LogBatch, LogId, SequenceNumber, Stream, encode};
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What happened at the hub's sinks, in order.
 #[derive(Debug, Clone)]
@@ -17,6 +17,18 @@ pub(in super::super) enum SinkEvent {
     Refused(u64),
     /// The sink has it.
     Took(u64),
+}
+
+/// What is in the books of a hub.
+#[derive(Debug)]
+pub(in super::super) struct HubBooks(BTreeMap<NodeId, BTreeMap<LogId, HubSide>>);
+
+#[derive(Debug, Clone, Default)]
+struct HubSide {
+    watermark: SequenceNumber,
+    taken: BTreeSet<SequenceNumber>,
+    lost: BTreeSet<SequenceNumber>,
+    undecodable: BTreeSet<SequenceNumber>,
 }
 
 /// What a hub's store holds of the nodes' logs.
@@ -33,6 +45,25 @@ impl Accounts {
         }
     }
 
+    /// What is in the books of the hub, to be put back with an older copy of its store.
+    pub(in super::super) fn hub_books(&self) -> HubBooks {
+        let of = |(node, account): (&NodeId, &NodeAccount)| {
+            let logs = account.logs.iter().map(|(id, log)| (*id, log.hub_side()));
+            (node.clone(), logs.collect())
+        };
+        HubBooks(self.nodes.iter().map(of).collect())
+    }
+
+    /// An older copy of the hub's store takes the place of the one that [`Self::hub_ended`].
+    pub(in super::super) fn put_back_hub_books(&mut self, books: &HubBooks) {
+        for (node, account) in &mut self.nodes {
+            for (id, log) in &mut account.logs {
+                let older = books.0.get(node).and_then(|logs| logs.get(id));
+                log.set_hub_side(older.cloned().unwrap_or_default());
+            }
+        }
+    }
+
     /// A hub starts with what its store holds: what was not durable is undone.
     ///
     /// # Errors
@@ -43,6 +74,7 @@ impl Accounts {
             let record = durable.get(node).cloned();
             for (id, log) in &mut account.logs {
                 log.handed.clear();
+                log.sunk.clear();
                 let watermark = record.as_ref().map_or(0, |record| durable_watermark(record, *id));
                 log.forgotten = watermark == SequenceNumber::MAX;
                 if !log.forgotten {
@@ -170,13 +202,31 @@ impl NodeAccount {
         }
         self.counted = seen.counted;
         if self.counted != told {
-            return Err(format!("the hub counts {told:?}, and the world {:?}", self.counted));
+            let log = |(id, log): (&LogId, &LogAccount)| format!("{id:?}: {}", log.summary());
+            let logs: Vec<String> = self.logs.iter().map(log).collect();
+            let own = self.counted;
+            return Err(format!("the hub counts {told:?}, and the world {own:?}: {logs:?}"));
         }
         Ok(())
     }
 }
 
 impl LogAccount {
+    fn hub_side(&self) -> HubSide {
+        HubSide {
+            watermark: self.watermark,
+            taken: self.taken.clone(),
+            lost: self.lost.clone(),
+            undecodable: self.undecodable.clone(),
+        }
+    }
+
+    fn set_hub_side(&mut self, side: HubSide) {
+        let HubSide { watermark, taken, lost, undecodable } = side;
+        (self.watermark, self.taken, self.lost) = (watermark, taken, lost);
+        self.undecodable = undecodable;
+    }
+
     /// Whether the hub may still count anything of it.
     fn can_change(&self) -> bool {
         !self.forgotten || !self.handed.is_empty()
@@ -291,6 +341,14 @@ impl LogAccount {
             return;
         }
         while let Some(number) = self.handed.first().copied().filter(|n| self.sunk.contains(n)) {
+            // What the quota had taken before it was counted with it.
+            let lost = (self.watermark + 1..number).filter(|n| !self.present.contains(n)).count();
+            let lost = (lost as u64).min(seen.lost);
+            seen.lost -= lost;
+            seen.counted.lost += lost;
+            let count = usize::try_from(lost).unwrap_or(usize::MAX);
+            self.lost.extend((self.watermark + 1..number).rev().take(count));
+            self.watermark = number;
             self.handed.remove(&number);
             self.count_taken(number, seen);
         }

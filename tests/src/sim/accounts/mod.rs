@@ -22,7 +22,7 @@
 mod hub_side;
 mod node_side;
 
-pub(super) use hub_side::{Durable, SinkEvent, durable_watermark};
+pub(super) use hub_side::{Durable, HubBooks, SinkEvent, durable_watermark};
 
 use hub::core::{Columns, NodeRecord};
 use shared::model::NodeId;
@@ -76,7 +76,7 @@ struct LogAccount {
     undecodable: BTreeSet<SequenceNumber>,
     /// Handed to a sink since the hub started.
     handed: BTreeSet<SequenceNumber>,
-    /// Taken by the sink at some time.
+    /// Taken by the sink since the hub started.
     sunk: BTreeSet<SequenceNumber>,
 }
 

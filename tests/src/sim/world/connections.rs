@@ -1,5 +1,6 @@
 //! Who is connected, and what arrives.
 
+use super::super::agent::SimAgent;
 use super::super::scene;
 use super::{AgentEvent, HubEvent, Way, World, chance};
 use rand_core::RngCore;
@@ -10,10 +11,16 @@ impl World {
             let due = self.connect_at.get(index).is_some_and(|at| self.now >= *at);
             let cut = self.cut.get(index).copied().unwrap_or(true);
             let hub_runs = self.hub.core.is_some();
-            let Some(agent) = self.agents.get_mut(index) else { continue };
-            if agent.core.is_none() || agent.connected || cut || !hub_runs || !due {
+            let waits = |agent: &SimAgent| agent.core.is_some() && !agent.connected;
+            if !due || !self.agents.get(index).is_some_and(waits) || !self.may_connect(index) {
                 continue;
             }
+            if cut || !hub_runs {
+                self.attempt_in_vain(index, !cut);
+                continue;
+            }
+            self.carry_connection(index);
+            let Some(agent) = self.agents.get_mut(index) else { continue };
             agent.connected = true;
             let node = agent.identity.node.clone();
             self.note(format!("{node} connects"));
@@ -45,7 +52,13 @@ impl World {
         match way {
             Way::Up(index) => {
                 let node = scene::node(index);
-                self.step_hub([HubEvent::Payload { node, payload }]);
+                if self.impostor.is_some() {
+                    let (node, payload) = (node.clone(), payload.clone());
+                    self.step_impostor(HubEvent::Payload { node, payload });
+                }
+                if !self.books_are_closed {
+                    self.step_hub([HubEvent::Payload { node, payload }]);
+                }
             }
             Way::Down(index) => {
                 if self.agents.get(index).is_some_and(|agent| agent.connected) {

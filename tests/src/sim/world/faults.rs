@@ -5,7 +5,6 @@ use super::{AgentEvent, HubEvent, NodeClock, Way, World, chance, scene};
 use hub::core::SinkKey;
 use rand_core::RngCore;
 use shared::model::{GpuHealth, SinkId};
-use shared::wire::Envelope;
 
 /// How long a pod that crashes goes on doing so.
 const CRASHES_FOR_MS: u64 = 60_000;
@@ -21,7 +20,7 @@ impl World {
     pub(super) fn fault(&mut self) {
         let count = self.agents.len().max(1);
         let index = usize::try_from(self.random.next_u32()).unwrap_or(0) % count;
-        match self.random.next_u32() % 23 {
+        match self.random.next_u32() % 30 {
             0..=3 => self.change_fleet(),
             4 => self.toggle_cut(index),
             5 => self.disconnect(index),
@@ -40,6 +39,13 @@ impl World {
             18 if chance(&mut self.random, 300) => self.lose_hub_store(),
             19 if chance(&mut self.random, 300) => self.fail_over(),
             20 => self.toggle_sink(),
+            21 => self.restart_broker(),
+            22 => self.damage_a_record(index),
+            23 if chance(&mut self.random, 500) => self.put_back_store(index),
+            24 if chance(&mut self.random, 500) => self.put_back_hub_store(),
+            25 => self.call(index),
+            26 => self.fail_the_next_start(index),
+            27 => self.toggle_impostor(),
             _ => self.replay(),
         }
     }
@@ -70,7 +76,21 @@ impl World {
         self.note(format!("everything {way:?} disappears: {opened}"));
     }
 
-    fn cut_power(&mut self, index: usize) {
+    /// The broker starts again: it has forgotten every connection and what was on its way.
+    fn restart_broker(&mut self) {
+        self.note("the broker starts again".to_owned());
+        (0..self.agents.len()).for_each(|index| self.disconnect(index));
+    }
+
+    /// What a pod needs is not there when it is started next.
+    fn fail_the_next_start(&mut self, index: usize) {
+        self.note(format!("agent {index}: the next start of a pod fails"));
+        if let Some(agent) = self.agents.get(index) {
+            agent.machine.fail_next_start();
+        }
+    }
+
+    pub(super) fn cut_power(&mut self, index: usize) {
         self.agent_died(index, "by a power cut");
         let now = self.now;
         if let Some(agent) = self.agents.get_mut(index) {
@@ -189,22 +209,6 @@ impl World {
         self.step_hub([HubEvent::Disconnected { node }]);
     }
 
-    /// The store is quarantined: the agent begins with an empty one, and with the ledger beside it.
-    fn lose_store(&mut self, index: usize) {
-        self.agent_died(index, "and its store is lost");
-        if let Some(agent) = self.agents.get_mut(index) {
-            agent.disk.wipe();
-            self.accounts.node_store_lost(&agent.identity.node);
-        }
-    }
-
-    /// The hub's store is quarantined: who is enrolled is noted beside it, the rest the nodes know.
-    fn lose_hub_store(&mut self) {
-        self.hub_died("and its store is lost");
-        self.accounts.hub_ended(&self.hub.durable());
-        self.hub.disk.wipe();
-    }
-
     /// Another replica takes the lead. The one that led was paused and does not know: what it has to
     /// say still reaches the nodes for a while.
     fn fail_over(&mut self) {
@@ -215,37 +219,9 @@ impl World {
         self.note("another hub takes the lead; the one that led goes on".to_owned());
         self.end_stale();
         let stale = self.hub.fail_over();
+        self.forget_calls();
         let until = self.now.plus_ms(5_000 + u64::from(self.random.next_u32() % 60_000));
         self.stale = Some((stale, until));
         self.hub_up_at = self.now;
-    }
-
-    /// The broker's owner makes something up.
-    fn forge(&mut self, index: usize) {
-        let mut noise = vec![0; 60];
-        self.random.fill_bytes(&mut noise);
-        let forged = match self.random.next_u32() % 4 {
-            0 => Envelope::UnknownSession,
-            1 => Envelope::Accept(noise),
-            2 => Envelope::Open(noise),
-            _ => Envelope::Sealed { counter: u64::from(self.random.next_u32()), ciphertext: noise },
-        };
-        let payload = forged.encode().unwrap_or_default();
-        let way = if chance(&mut self.random, 500) { Way::Up(index) } else { Way::Down(index) };
-        self.note(format!("a forgery goes {way:?}"));
-        self.deliver(way, payload);
-    }
-
-    /// The broker's owner brings a message of the past: again, or to somebody it was not for.
-    fn replay(&mut self) {
-        let Some((way, payload)) = self.link.any(&mut self.random) else { return };
-        let count = u32::try_from(self.agents.len()).unwrap_or(1).max(1);
-        let other = usize::try_from(self.random.next_u32() % count).unwrap_or(0);
-        let way = match way {
-            Way::Up(_) => Way::Up(other),
-            Way::Down(_) => Way::Down(other),
-        };
-        self.note(format!("a message is brought {way:?}"));
-        self.deliver(way, payload);
     }
 }

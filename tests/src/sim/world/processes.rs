@@ -95,18 +95,24 @@ impl World {
         let now = self.present_at(index);
         let (random, faults) = (&mut self.random, self.faults);
         let Some(agent) = self.agents.get_mut(index) else { return };
+        let connected = agent.connected;
         let outcome =
             agent.step(events, now, &mut |_| faults && random.next_u32().is_multiple_of(1_500));
         let at = self.now;
-        for payload in outcome.sent {
+        self.keep_to_limit_in_force(index);
+        for payload in outcome.sent.into_iter().filter(|_| connected) {
+            self.carry_message(index, payload.len());
             self.link.send(Way::Up(index), payload, at, &mut self.random);
         }
         if let Some(touched) = self.touched.get_mut(index) {
             *touched = true;
         }
         self.account_for_commits(index);
+        self.check_answers(outcome.posts);
         if outcome.crashed {
             self.agent_died(index, "between two effects");
+        } else {
+            self.keep_to_budget(index);
         }
     }
 
@@ -114,7 +120,11 @@ impl World {
     fn account_for_commits(&mut self, index: usize) {
         let Some(agent) = self.agents.get(index) else { return };
         let node = agent.identity.node.clone();
-        for batch in agent.disk.take_journal() {
+        let journal = agent.disk.take_journal();
+        if self.books_are_closed {
+            return;
+        }
+        for batch in journal {
             let (hub, stale) = (&self.hub, &self.stale);
             let watermark = |hub: &SimHub, log: &LogId| {
                 hub.durable().get(&node).map_or(0, |record| durable_watermark(record, *log))
@@ -160,6 +170,7 @@ impl World {
         let outcome =
             self.hub.step(events, now, &mut |_| faults && random.next_u32().is_multiple_of(2_000));
         self.account_for_records(outcome.sink_events, outcome.crashed.as_ref());
+        self.end_calls(outcome.ended_calls);
         for (node, payload) in outcome.sent {
             if let Some(index) = scene::index_of(&node) {
                 self.link.send(Way::Down(index), payload, now.monotonic, &mut self.random);
@@ -185,6 +196,10 @@ impl World {
             }
         }
         self.account_for_commits(index);
+        self.forget_posts(index);
+        if let Some(Some(meter)) = self.meters.get_mut(index) {
+            meter.agent_died();
+        }
         self.disconnect(index);
     }
 
@@ -193,6 +208,7 @@ impl World {
         self.note(format!("the hub is killed {how}"));
         self.hub_up_at = self.now.plus_ms(u64::from(self.random.next_u32() % 30_000));
         self.hub.kill();
+        self.forget_calls();
         let refused_is_there = chance(&mut self.random, 500);
         if self.hub.disk.process_died(refused_is_there) {
             self.note("what the hub's disk refused last is there after all".to_owned());
