@@ -52,9 +52,9 @@ impl Storage {
 }
 
 impl Failed {
-    /// A batch that failed again: what came since is newer.
+    /// A batch that failed again: what came since is newer; within it the later of two is.
     fn add_older(&mut self, batch: WriteBatch) {
-        for write in batch.writes {
+        for write in batch.writes.into_iter().rev() {
             let (Write::Put { tree, key, .. } | Write::Delete { tree, key }) = &write;
             self.writes.entry((*tree, key.clone())).or_insert(write);
         }

@@ -78,6 +78,9 @@ const TERM_KEY: &[u8] = b"term";
 /// installed together share one.
 const REASSIGN_DELAY_MS: u64 = 200;
 
+/// Starts of hubs that may have fallen into one minute.
+const STARTS_A_MINUTE: u64 = 1_000;
+
 /// Nodes that a hub holds; far above the 10 000 it is built for.
 const NODES_MAX: usize = 100_000;
 
@@ -108,6 +111,8 @@ pub struct HubCore {
     verifying: VerifyingKey,
     random: ChaCha20Rng,
     term: u64,
+    /// Above any term that a hub had which began before this start.
+    term_bound: u64,
     nodes: BTreeMap<NodeId, NodeState>,
     /// `None` until the first valid reading: then nobody is told what to run.
     manifests: Option<Manifests>,
@@ -160,7 +165,11 @@ pub fn read_stored_state(store: &dyn Store) -> Result<StoredState, StoreError> {
 /// below it. Minutes since 1970 are far above any count of starts.
 fn term_before(stored: &StoredState, now: Now) -> u64 {
     let is_lost = stored.term == 0 && !stored.nodes.is_empty();
-    if is_lost { now.wall.0 / 60_000 } else { stored.term }
+    if is_lost { minutes(now) } else { stored.term }
+}
+
+fn minutes(now: Now) -> u64 {
+    now.wall.0 / 60_000
 }
 
 impl HubCore {
@@ -172,6 +181,7 @@ impl HubCore {
             keys,
             random: ChaCha20Rng::from_seed(seed),
             term: term_before(&stored, now),
+            term_bound: minutes(now).saturating_add(STARTS_A_MINUTE),
             nodes: BTreeMap::new(),
             manifests: None,
             assignment: Assignment::default(),

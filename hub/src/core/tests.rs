@@ -347,6 +347,25 @@ fn a_refusal_as_stale_raises_the_term_above_the_one_that_is_shown() {
     assert_eq!(world.hub.view().term, 91);
 }
 
+/// Found by the simulated world: the node refused for ever, and the hub signed under the same term.
+#[test]
+fn a_node_that_lost_its_store_and_can_t_show_the_term_it_keeps_to_is_believed_once() {
+    let mut world = World::new();
+    world.greet(None);
+    let refuse = |world: &mut World, term| {
+        let version = Version { term, generation: 1 };
+        let (map, reason) = (MapName::Desired, RefusalReason::Stale);
+        let refusal = MapRefusal { map, version, reason, accepted: None };
+        world.tell(&Message::MapRefusal(refusal));
+        world.hub.view().term
+    };
+    let own = world.hub.view().term;
+    assert_eq!(refuse(&mut world, own + 5), own, "it refused what this start did not sign");
+    let risen = refuse(&mut world, own);
+    assert!(risen > world.now.wall.0 / 60_000 + 1_000, "{risen}");
+    assert_eq!(refuse(&mut world, risen), risen);
+}
+
 #[test]
 fn records_are_acknowledged_after_their_commit_and_once_each() {
     let mut world = World::new();

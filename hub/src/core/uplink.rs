@@ -251,13 +251,30 @@ impl HubCore {
         }
     }
 
+    /// A node refuses what this start has signed and can't show why: its store is lost or an older one,
+    /// its ledger is not, and neither does this hub's store know the term. Once a start at most, so that
+    /// no node makes a hub sign everything again and again.
+    fn rise_above_what_is_not_shown(&mut self, node: &NodeId, refusal: &MapRefusal, now: Now) {
+        let own = self.nodes.get(node).map(|state| state.desired.position().version);
+        if own == Some(refusal.version) && self.term < self.term_bound {
+            warn!(node = %node, own = %refusal.version,
+                "a node keeps to a greater term than this hub's and can't show it");
+            self.term = self.term_bound;
+            self.raise_term(now);
+        }
+    }
+
     fn handle_refusal(&mut self, node: &NodeId, refusal: &MapRefusal, now: Now) {
         warn!(node = %node, version = %refusal.version, reason = ?refusal.reason,
             "refused its desired state");
         let fenced = matches!(refusal.reason, RefusalReason::Stale | RefusalReason::Conflict);
         if fenced {
             let shown = self.shown_position(node, refusal.accepted.as_ref());
+            let before = self.term;
             self.rise_above(node, shown, now);
+            if self.term == before && refusal.reason == RefusalReason::Stale {
+                self.rise_above_what_is_not_shown(node, refusal, now);
+            }
         }
         if let Some(state) = self.nodes.get_mut(node) {
             state.desired.handle_refusal(refusal, now.monotonic);

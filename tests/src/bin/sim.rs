@@ -1,11 +1,11 @@
-//! `make sim`: the simulated world over many seeds, or one seed with its event log.
+//! `make sim`: the simulated world over many seeds, one seed with its event log, or the scenarios.
 
 #![allow(clippy::print_stdout)]
 
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Instant;
-use tests::sim::{Options, run_seed_with_log};
+use tests::sim::{Options, run_seed_with_log, scenarios};
 
 /// Runs the simulated world.
 #[derive(Debug, Parser)]
@@ -19,6 +19,9 @@ struct Arguments {
     /// This seed alone, with its event log
     #[arg(long)]
     seed: Option<u64>,
+    /// The worlds with a plot: 400 days offline, and a week within each budget
+    #[arg(long)]
+    scenarios: bool,
     /// Nodes in each world
     #[arg(long, default_value_t = 2)]
     agents: usize,
@@ -28,9 +31,21 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let options = Options { agents: arguments.agents };
     match arguments.seed {
+        _ if arguments.scenarios => plots(),
         Some(seed) => one(seed, options),
         None => many(arguments.first, arguments.seeds, options),
     }
+}
+
+fn plots() -> ExitCode {
+    let offline = scenarios::offline_for_400_days();
+    println!("400 days offline: {offline:?}");
+    let impostors = scenarios::impostors();
+    println!("impostors: {impostors:?}");
+    let weeks = scenarios::BUDGETS_BYTES_PER_DAY.map(scenarios::week_within);
+    weeks.iter().for_each(|week| println!("{week:?}"));
+    let held = offline.is_ok() && impostors.is_ok() && weeks.iter().all(Result::is_ok);
+    if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn one(seed: u64, options: Options) -> ExitCode {
@@ -53,7 +68,8 @@ fn many(first: u64, seeds: u64, options: Options) -> ExitCode {
     let failures = tests::sim::run_seeds(first..first + seeds, options);
     let seconds = begin.elapsed().as_secs_f64();
     for failure in &failures {
-        println!("seed {}: {}", failure.seed, failure.problem);
+        let log = failure.log.as_ref().map_or("not kept".into(), |path| path.to_string_lossy());
+        println!("seed {}: {}\n    event log: {log}", failure.seed, failure.problem);
     }
     if let Some(failure) = failures.first() {
         println!("run it alone with its event log: make sim SEED={}", failure.seed);
@@ -61,6 +77,7 @@ fn many(first: u64, seeds: u64, options: Options) -> ExitCode {
     // Seeds are far below 2^53.
     #[allow(clippy::cast_precision_loss)]
     let rate = seeds as f64 / seconds;
-    println!("{seeds} seeds, {} failures, {rate:.1} seeds/s", failures.len());
+    println!("figure: sim_seeds_per_s {rate:.1} 1/s");
+    println!("figure: sim_failures {} of {seeds} seeds from {first} on", failures.len());
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

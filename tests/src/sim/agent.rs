@@ -2,6 +2,7 @@
 
 use super::disk::Disk;
 use super::runtime::Machine;
+use super::setup::Setup;
 use edge_agent::core::{
     AgentCore, AgentStatus, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions,
     Reserved, Restored, read_stored_state,
@@ -9,7 +10,9 @@ use edge_agent::core::{
 use edge_agent::ports::{Runtime, ScrapeTarget};
 use edge_agent::results::PostOutcome;
 use edge_agent::shell::{AgentPorts, perform};
-use shared::model::{GpuDevice, GpuHealth, GpuInventory, NodeId, Now, UnixMs};
+use shared::model::{
+    BootClock, ClockStamp, GpuDevice, GpuHealth, GpuInventory, MonotonicMs, NodeId, Now, UnixMs,
+};
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::{LogRead, OutboxQuota, read_log};
 use shared::telemetry::Sample;
@@ -44,8 +47,22 @@ pub(super) struct SimAgent {
     pub(super) gpus: GpuInventory,
     /// Bytes of records that its outbox keeps of each class.
     pub(super) quota_bytes: u64,
-    /// The store was lost at some time: what it had counted is gone.
-    pub(super) store_was_lost: bool,
+    /// How often it samples.
+    pub(super) recorder: RecorderOptions,
+    /// Series of each sample, besides those of pods.
+    series: usize,
+    /// This boot of the machine, and when it began by the world's clock.
+    pub(super) boot: (u64, MonotonicMs),
+    /// What the wire has carried since the process started, and what of it the core was told; `None`
+    /// where nobody counts.
+    pub(super) wire: Option<WireCount>,
+}
+
+/// What the wire has carried since the agent's process started.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct WireCount {
+    pub(super) bytes: u64,
+    told: u64,
 }
 
 /// What one step handed to the outside.
@@ -57,6 +74,8 @@ pub(super) struct Outcome {
     pub(super) crashed: bool,
     /// Answers to calls, as they end.
     pub(super) answered: Vec<CallResponse>,
+    /// Answers to posts.
+    pub(super) posts: Vec<(u64, PostOutcome)>,
 }
 
 struct Ports<'a> {
@@ -65,6 +84,8 @@ struct Ports<'a> {
     ledger: &'a mut (u64, Version),
     outcome: &'a mut Outcome,
     now: Now,
+    boot: u64,
+    series: usize,
 }
 
 impl AgentPorts for Ports<'_> {
@@ -97,19 +118,21 @@ impl AgentPorts for Ports<'_> {
     }
 
     fn sample(&mut self) -> Sample {
-        super::scene::sample_at(self.now)
+        super::scene::sample_at(self.now, self.boot, self.series)
     }
 
     fn scrape(&mut self, _targets: Vec<ScrapeTarget>) {}
 
-    fn answer_post(&mut self, _id: u64, _outcome: PostOutcome) {}
+    fn answer_post(&mut self, id: u64, outcome: PostOutcome) {
+        self.outcome.posts.push((id, outcome));
+    }
 
     fn trust_time(&mut self, _time: UnixMs) {}
 }
 
 impl SimAgent {
     /// A node that has enrolled and never ran.
-    pub(super) fn new(identity: Identity, gpus: GpuInventory, quota_bytes: u64) -> Self {
+    pub(super) fn new(identity: Identity, gpus: GpuInventory, setup: &Setup) -> Self {
         Self {
             identity,
             disk: Disk::default(),
@@ -118,8 +141,11 @@ impl SimAgent {
             core: None,
             connected: false,
             gpus,
-            quota_bytes,
-            store_was_lost: false,
+            quota_bytes: setup.quota_bytes,
+            recorder: setup.recorder,
+            series: setup.series,
+            boot: (1, MonotonicMs(0)),
+            wire: None,
         }
     }
 
@@ -134,18 +160,18 @@ impl SimAgent {
             node: self.identity.node.clone(),
             agent_version: "sim".to_owned(),
             incarnation: self.ledger.0,
-            boot: 1,
+            boot: self.boot.0,
             seed,
             session_key: SessionPrivateKey::from_bytes(self.identity.session_key),
             hub_session_key: self.identity.hub_session_key,
             hub_signing_key: self.identity.hub_signing_key,
             capacity: Capacity {
-                cpu_millicores: 4000,
+                cpu_millicores: super::scene::NODE_MILLICORES,
                 memory_bytes: 8 << 30,
                 gpus: Some(self.gpus.clone()),
             },
             reserved: Reserved::default(),
-            recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },
+            recorder: self.recorder,
             quota: OutboxQuota {
                 alarms_bytes: self.quota_bytes,
                 events_bytes: self.quota_bytes,
@@ -155,6 +181,38 @@ impl SimAgent {
         };
         self.core = Some(AgentCore::new(options, restored, now));
         self.connected = false;
+        self.wire = self.wire.map(|_| WireCount::default());
+    }
+
+    /// The node's own time since its boot, at `now` by the world's clock.
+    pub(super) fn since_boot(&self, now: MonotonicMs) -> MonotonicMs {
+        MonotonicMs(now.since_ms(self.boot.1))
+    }
+
+    /// When something is due, by the world's clock.
+    pub(super) fn poll_timeout(&self) -> Option<MonotonicMs> {
+        let due = self.core.as_ref()?.poll_timeout()?;
+        Some(self.boot.1.plus_ms(due.0))
+    }
+
+    /// The machine's clock, as results are stamped with it.
+    pub(super) fn boot_clock(&self, now: Now) -> BootClock {
+        let ClockStamp { quality, boot, offset_ms } = ClockStamp::of(now, self.boot.0);
+        BootClock { boot, since_boot_ms: now.monotonic.0, offset_ms, quality }
+    }
+
+    /// The wire carried more, if anybody counts.
+    pub(super) fn count_wire(&mut self, bytes: u64) {
+        if let Some(wire) = &mut self.wire {
+            wire.bytes += bytes;
+        }
+    }
+
+    /// What the core has not been told of the wire, as the shell tells it: before anything else.
+    fn untold_wire(&mut self) -> Option<Event> {
+        let wire = self.wire.as_mut().filter(|wire| wire.told != wire.bytes)?;
+        wire.told = wire.bytes;
+        Some(Event::WireBytes(wire.bytes))
     }
 
     /// Whether the driver lists this GPU as usable.
@@ -180,7 +238,7 @@ impl SimAgent {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         self.machine.set_wall(now.wall);
-        let mut queue: VecDeque<Event> = events.into_iter().collect();
+        let mut queue: VecDeque<Event> = self.untold_wire().into_iter().chain(events).collect();
         loop {
             let Some(core) = self.core.as_mut() else { return outcome };
             while let Some(effect) = core.poll_effect() {
@@ -195,6 +253,8 @@ impl SimAgent {
                     ledger: &mut self.ledger,
                     outcome: &mut outcome,
                     now,
+                    boot: self.boot.0,
+                    series: self.series,
                 };
                 if let Some(event) = perform(effect, &mut ports) {
                     core.handle_event(event, now);

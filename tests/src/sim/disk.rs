@@ -1,4 +1,7 @@
 //! A store in memory. What is committed survives every crash; a full disk commits nothing.
+//!
+//! A batch that the disk refused may be there all the same once the process is gone: the process was
+//! told that it is not, and must come up with either.
 
 use shared::ports::{KeyValue, Store, StoreError, Tree, Write, WriteBatch};
 use std::cell::RefCell;
@@ -15,7 +18,31 @@ pub(super) struct Disk {
 struct Inner {
     records: BTreeMap<(Tree, Vec<u8>), Vec<u8>>,
     full: bool,
-    commits: u64,
+    damaged: u64,
+    /// The batch that was refused last, since the last one that was not.
+    refused: Option<WriteBatch>,
+    /// Commits that the world has yet to look at.
+    journal: Vec<WriteBatch>,
+}
+
+impl Inner {
+    fn apply(&mut self, batch: WriteBatch) {
+        let of_logs = |write: &Write| match write {
+            Write::Put { tree, key, .. } | Write::Delete { tree, key } => {
+                *tree == Tree::Outbox || (*tree == Tree::Meta && key.starts_with(b"log/"))
+            }
+        };
+        let writes: Vec<Write> = batch.writes.iter().filter(|w| of_logs(w)).cloned().collect();
+        if !writes.is_empty() {
+            self.journal.push(WriteBatch { writes });
+        }
+        for write in batch.writes {
+            match write {
+                Write::Put { tree, key, value } => drop(self.records.insert((tree, key), value)),
+                Write::Delete { tree, key } => drop(self.records.remove(&(tree, key))),
+            }
+        }
+    }
 }
 
 impl Disk {
@@ -32,6 +59,39 @@ impl Disk {
     /// Everything is gone, as after a quarantine.
     pub(super) fn wipe(&self) {
         self.inner.borrow_mut().records.clear();
+        self.inner.borrow_mut().refused = None;
+    }
+
+    /// An older copy takes its place.
+    pub(super) fn replace_with(&self, older: &Self) {
+        self.inner.borrow_mut().records = older.inner.borrow().records.clone();
+        self.inner.borrow_mut().refused = None;
+    }
+
+    /// The process is gone. Whether the batch that was refused last is there after all.
+    pub(super) fn process_died(&self, refused_is_there: bool) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let refused = inner.refused.take().filter(|_| refused_is_there);
+        let is_there = refused.is_some();
+        refused.into_iter().for_each(|batch| inner.apply(batch));
+        is_there
+    }
+
+    /// The commits since the last call, as far as they are of logs.
+    pub(super) fn take_journal(&self) -> Vec<WriteBatch> {
+        std::mem::take(&mut self.inner.borrow_mut().journal)
+    }
+
+    /// The record at `place` of a tree, counted around, can't be read any more; its key.
+    pub(super) fn damage(&self, tree: Tree, place: usize) -> Option<Vec<u8>> {
+        let mut inner = self.inner.borrow_mut();
+        let of_tree = (tree, vec![])..;
+        let keys = inner.records.range(of_tree).take_while(|((found, _), _)| *found == tree);
+        let count = keys.clone().count();
+        let key = keys.map(|((_, key), _)| key.clone()).nth(place.checked_rem(count)?)?;
+        inner.records.remove(&(tree, key.clone()));
+        inner.damaged += 1;
+        Some(key)
     }
 }
 
@@ -50,20 +110,16 @@ impl Store for Disk {
     fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
         let mut inner = self.inner.borrow_mut();
         if inner.full {
+            inner.refused = Some(batch.clone());
             let source = Box::new(std::io::Error::from(std::io::ErrorKind::StorageFull));
             return Err(StoreError { attempted: "commit", source });
         }
-        inner.commits += 1;
-        for write in batch.writes.clone() {
-            match write {
-                Write::Put { tree, key, value } => drop(inner.records.insert((tree, key), value)),
-                Write::Delete { tree, key } => drop(inner.records.remove(&(tree, key))),
-            }
-        }
+        inner.refused = None;
+        inner.apply(batch.clone());
         Ok(())
     }
 
     fn damaged_records(&self) -> u64 {
-        0
+        self.inner.borrow().damaged
     }
 }

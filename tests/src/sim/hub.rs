@@ -1,16 +1,21 @@
 //! The hub of the simulated world: the production core and `perform`, on ports in memory.
 
+use super::accounts::{Durable, SinkEvent};
 use super::disk::Disk;
 use hub::core::{
-    ConfiguredSinks, Delivery, Effect, Event, HubCore, HubKeys, NodeRecord, read_stored_state,
+    ConfiguredSinks, Delivery, Effect, Event, HubCore, HubKeys, NodeRecord, SinkKey,
+    read_stored_state,
 };
 use hub::ports::{HubPorts, perform};
-use shared::model::{NodeId, Now};
+use shared::model::{NodeId, Now, SinkId};
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::CallEnded;
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+
+/// Sinks of results: what workloads name.
+pub(super) const RESULT_SINKS: [&str; 2] = [shared::model::DEFAULT_SINK, "plant"];
 
 /// The hub: what survives, and its process while it runs.
 pub(super) struct SimHub {
@@ -19,10 +24,14 @@ pub(super) struct SimHub {
     signing_key: [u8; 32],
     /// The running process; `None` after a crash.
     pub(super) core: Option<HubCore>,
-    /// Whether the sink of telemetry takes nothing.
-    pub(super) sink_is_down: bool,
-    /// What the sink was handed and has not taken; a hub that is killed loses it.
-    at_the_sink: VecDeque<u64>,
+    /// Sinks that take nothing.
+    pub(super) sinks_down: BTreeSet<SinkKey>,
+    /// The next delivery is refused.
+    pub(super) refuses_next: bool,
+    /// What sinks were handed and have not taken; a hub that is killed loses it.
+    at_the_sinks: VecDeque<(u64, SinkKey)>,
+    /// Milliseconds that an acknowledgement of what can wait is kept back at most.
+    pub(super) acknowledge_within_ms: u64,
 }
 
 /// What one step handed to the outside.
@@ -30,14 +39,19 @@ pub(super) struct SimHub {
 pub(super) struct Outcome {
     /// Payloads for nodes.
     pub(super) sent: Vec<(NodeId, Vec<u8>)>,
-    /// Whether the process was killed in the middle.
-    pub(super) crashed: bool,
+    /// The process that was killed in the middle.
+    pub(super) crashed: Option<HubCore>,
+    /// What happened at sinks.
+    pub(super) sink_events: Vec<SinkEvent>,
+    /// Calls that came to their end.
+    pub(super) ended_calls: Vec<CallEnded>,
 }
 
 struct Ports<'a> {
     disk: &'a mut Disk,
     outcome: &'a mut Outcome,
-    at_the_sink: &'a mut VecDeque<u64>,
+    at_the_sinks: &'a mut VecDeque<(u64, SinkKey)>,
+    refuses_next: &'a mut bool,
 }
 
 impl HubPorts for Ports<'_> {
@@ -53,10 +67,18 @@ impl HubPorts for Ports<'_> {
 
     fn expel(&mut self, _node: &NodeId) {}
 
-    fn end_call(&mut self, _ended: CallEnded) {}
+    fn end_call(&mut self, ended: CallEnded) {
+        self.outcome.ended_calls.push(ended);
+    }
 
-    fn deliver(&mut self, ticket: u64, _delivery: Delivery) -> Result<(), String> {
-        self.at_the_sink.push_back(ticket);
+    fn deliver(&mut self, ticket: u64, delivery: Delivery) -> Result<(), String> {
+        let sink = delivery.sink;
+        self.outcome.sink_events.push(SinkEvent::Handed(ticket, delivery));
+        if std::mem::take(self.refuses_next) {
+            self.outcome.sink_events.push(SinkEvent::Refused(ticket));
+            return Err("its queue is gone".to_owned());
+        }
+        self.at_the_sinks.push_back((ticket, sink));
         Ok(())
     }
 }
@@ -64,9 +86,16 @@ impl HubPorts for Ports<'_> {
 impl SimHub {
     /// A hub with keys that never ran.
     pub(super) fn new(session_key: [u8; 32], signing_key: [u8; 32]) -> Self {
-        let at_the_sink = VecDeque::new();
-        let (disk, core) = (Disk::default(), None);
-        Self { disk, session_key, signing_key, core, sink_is_down: false, at_the_sink }
+        Self {
+            disk: Disk::default(),
+            session_key,
+            signing_key,
+            core: None,
+            sinks_down: BTreeSet::new(),
+            refuses_next: false,
+            at_the_sinks: VecDeque::new(),
+            acknowledge_within_ms: 0,
+        }
     }
 
     /// Another replica takes the lead with what the leader had stored so far; the one that led goes on
@@ -74,8 +103,19 @@ impl SimHub {
     pub(super) fn fail_over(&mut self) -> Self {
         let mut successor = Self::new(self.session_key, self.signing_key);
         successor.disk = self.disk.copy();
-        successor.sink_is_down = self.sink_is_down;
+        successor.sinks_down.clone_from(&self.sinks_down);
+        successor.acknowledge_within_ms = self.acknowledge_within_ms;
         std::mem::replace(self, successor)
+    }
+
+    /// Its key for sessions.
+    pub(super) fn session_key(&self) -> [u8; 32] {
+        self.session_key
+    }
+
+    /// What its store holds of the nodes.
+    pub(super) fn durable(&self) -> Durable {
+        read_stored_state(&self.disk).unwrap_or_default().nodes
     }
 
     /// The hub's process starts.
@@ -89,22 +129,23 @@ impl SimHub {
         for (node, record) in registry {
             stored.nodes.entry(node.clone()).or_insert_with(|| record.clone());
         }
-        let sinks = ConfiguredSinks { telemetry: true, results: vec![] };
-        self.core = Some(HubCore::new(keys, seed, stored, now).with_sinks(sinks));
-        // At once: a world is at rest when nothing waits for an acknowledgement.
-        self.core = self.core.take().map(|core| core.acknowledging_within(0));
+        let results = RESULT_SINKS.iter().map(|name| SinkId::of(name)).collect();
+        let sinks = ConfiguredSinks { telemetry: true, results };
+        let core = HubCore::new(keys, seed, stored, now).with_sinks(sinks);
+        self.core = Some(core.acknowledging_within(self.acknowledge_within_ms));
     }
 
     /// The process is killed.
     pub(super) fn kill(&mut self) {
         self.core = None;
-        self.at_the_sink.clear();
+        self.at_the_sinks.clear();
     }
 
-    /// What the sink takes next, if it takes anything.
-    fn poll_sink(&mut self) -> Option<Event> {
-        let ticket = if self.sink_is_down { None } else { self.at_the_sink.pop_front() };
-        ticket.map(|ticket| Event::Delivered { ticket })
+    /// What a sink takes next, if any takes anything.
+    fn poll_sinks(&mut self) -> Option<u64> {
+        let takes = |(_, sink): &(u64, SinkKey)| !self.sinks_down.contains(sink);
+        let at = self.at_the_sinks.iter().position(takes)?;
+        self.at_the_sinks.remove(at).map(|(ticket, _)| ticket)
     }
 
     /// Hands `events` to the core and performs what follows; before each effect `dies` says whether
@@ -121,19 +162,26 @@ impl SimHub {
             let Some(core) = self.core.as_mut() else { return outcome };
             while let Some(effect) = core.poll_effect() {
                 if dies(&effect) {
+                    outcome.crashed = self.core.take();
                     self.kill();
-                    outcome.crashed = true;
                     return outcome;
                 }
-                let (disk, at_the_sink) = (&mut self.disk, &mut self.at_the_sink);
-                let mut ports = Ports { disk, outcome: &mut outcome, at_the_sink };
+                let mut ports = Ports {
+                    disk: &mut self.disk,
+                    outcome: &mut outcome,
+                    at_the_sinks: &mut self.at_the_sinks,
+                    refuses_next: &mut self.refuses_next,
+                };
                 if let Some(event) = perform(effect, &mut ports) {
                     core.handle_event(event, now);
                 }
             }
-            let Some(event) = queue.pop_front().or_else(|| self.poll_sink()) else {
-                return outcome;
-            };
+            let event = queue.pop_front().or_else(|| {
+                let ticket = self.poll_sinks()?;
+                outcome.sink_events.push(SinkEvent::Took(ticket));
+                Some(Event::Delivered { ticket })
+            });
+            let Some(event) = event else { return outcome };
             if let Some(core) = self.core.as_mut() {
                 core.handle_event(event, now);
             }

@@ -23,6 +23,8 @@ struct Inner {
     events: Vec<RuntimeEvent>,
     starts: u64,
     doubled: Option<PodId>,
+    /// What the next start needs is not there.
+    fails_next_start: bool,
     /// Stops that the agent asked for, not yet looked at.
     stops: Vec<Stopped>,
     wall: UnixMs,
@@ -36,11 +38,14 @@ pub(super) struct Stopped {
     pub(super) gpus: Vec<String>,
 }
 
+/// A start of a pod.
 #[derive(Debug, Clone)]
-struct Running {
+pub(super) struct Running {
     instance: InstanceId,
-    revision: Revision,
-    gpus: Vec<String>,
+    pub(super) revision: Revision,
+    pub(super) gpus: Vec<String>,
+    /// Its share of a shared GPU's memory.
+    pub(super) gpu_memory_bytes: Option<u64>,
     state: ObservedState,
 }
 
@@ -60,6 +65,11 @@ impl Machine {
         self.inner.borrow().starts
     }
 
+    /// What the next start needs is not there.
+    pub(super) fn fail_next_start(&self) {
+        self.inner.borrow_mut().fails_next_start = true;
+    }
+
     /// A pod that was started beside itself; must never be.
     pub(super) fn doubled(&self) -> Option<PodId> {
         self.inner.borrow().doubled.clone()
@@ -70,12 +80,12 @@ impl Machine {
         std::mem::take(&mut self.inner.borrow_mut().stops)
     }
 
-    /// What runs: pod, start, revision, GPUs.
-    pub(super) fn running(&self) -> Vec<(PodId, InstanceId, Revision, Vec<String>)> {
+    /// What runs.
+    pub(super) fn running(&self) -> Vec<(PodId, Running)> {
         let inner = self.inner.borrow();
         let runs = |running: &Running| matches!(running.state, ObservedState::Running { .. });
         let running = inner.pods.iter().filter(|(_, running)| runs(running));
-        running.map(|(pod, r)| (pod.clone(), r.instance, r.revision, r.gpus.clone())).collect()
+        running.map(|(pod, running)| (pod.clone(), running.clone())).collect()
     }
 
     /// A pod ends by itself.
@@ -114,7 +124,10 @@ impl Runtime for Machine {
             instance: running.instance,
             revision: running.revision,
             state: running.state,
-            placement: Placement { gpus: running.gpus.clone(), gpu_memory_bytes: None },
+            placement: Placement {
+                gpus: running.gpus.clone(),
+                gpu_memory_bytes: running.gpu_memory_bytes,
+            },
         };
         Ok(inner.pods.iter().map(observation).collect())
     }
@@ -126,12 +139,19 @@ impl Runtime for Machine {
         if live.is_some_and(|running| running.instance != request.instance) {
             inner.doubled = Some(request.pod.clone());
         }
+        if std::mem::take(&mut inner.fails_next_start) {
+            let (pod, instance) = (request.pod, request.instance);
+            let (reason, message) = ("ImagePull".to_owned(), "the registry is away".to_owned());
+            inner.events.push(RuntimeEvent::StartFailed { pod, instance, reason, message });
+            return;
+        }
         inner.starts += 1;
         let started_at = inner.wall;
         let running = Running {
             instance: request.instance,
             revision: request.revision,
             gpus: request.gpus,
+            gpu_memory_bytes: request.gpu_memory_bytes,
             state: ObservedState::Running { started_at },
         };
         inner.pods.insert(request.pod.clone(), running);

@@ -1,13 +1,14 @@
 //! Nodes, GPUs, workloads and samples of the simulated world.
 
+use super::hub::RESULT_SINKS;
 use super::link::chance;
-use hub::manifests::{InferenceWorkload, Manifests, Replicas};
+use hub::manifests::{EdgeNode, InferenceWorkload, Manifests, Replicas};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 use shared::model::{
-    ClockStamp, Container, CpuQuantity, GpuDevice, GpuHealth, GpuInventory, GpuSource,
+    ClockStamp, Container, CpuQuantity, GpuDevice, GpuHealth, GpuInventory, GpuSource, LinkBudget,
     MemoryQuantity, NodeId, Now, PodId, PodMetadata, PodSpec, PodTemplate, ResourceList,
-    ResourceRequirements, RestartPolicy, Revision, WorkloadKey,
+    ResourceRequirements, RestartPolicy, ResultRoute, Revision, WorkloadKey,
 };
 use shared::telemetry::{Sample, Series};
 use std::collections::BTreeMap;
@@ -42,23 +43,33 @@ pub(super) fn gpus(index: usize) -> GpuInventory {
     let device = |number| GpuDevice {
         uuid: format!("GPU-{index}-{number}"),
         name: "simulated".to_owned(),
-        memory_bytes: 16 << 30,
+        memory_bytes: GPU_MEMORY_BYTES,
         health: GpuHealth::Healthy,
     };
     GpuInventory { source: GpuSource::Simulated, devices: (0..GPUS).map(device).collect() }
 }
 
-/// The one boot of every machine here.
-const BOOT: u64 = 1;
+/// Bytes of a GPU's memory.
+pub(super) const GPU_MEMORY_BYTES: u64 = 16 << 30;
+
+/// What each pod asks for of the node's cores, and what the node has.
+pub(super) const POD_MILLICORES: u64 = 500;
+pub(super) const NODE_MILLICORES: u64 = 4_000;
 
 /// What a node measures.
-pub(super) fn sample_at(now: Now) -> Sample {
+pub(super) fn sample_at(now: Now, boot: u64, series: usize) -> Sample {
     // A figure with 53 bits is far beyond the length of a simulation.
     #[allow(clippy::cast_precision_loss)]
     let seconds = now.monotonic.0 as f64 / 1000.0;
-    let values = [(Series::new("node_uptime_seconds"), seconds)].into();
+    let gauge = |number: usize| {
+        let step = now.monotonic.0 / 10_000 / (1 + number as u64 % 7);
+        let value = f64::from(u32::try_from(step * 31 % 97).unwrap_or(0));
+        (Series::new("node_load1").with("of", &number.to_string()), value)
+    };
+    let uptime = (Series::new("node_uptime_seconds"), seconds);
+    let values = (1..series).map(gauge).chain([uptime]).collect();
     // Time since boot is the simulation's own; the wall clock may be wrong.
-    Sample { at: now.wall, clock: ClockStamp::of(now, BOOT), values }
+    Sample { at: now.wall, clock: ClockStamp::of(now, boot), values }
 }
 
 /// What the fleet should run.
@@ -66,14 +77,24 @@ pub(super) fn sample_at(now: Now) -> Sample {
 pub(super) struct Fleet {
     workloads: BTreeMap<String, Wanted>,
     revisions: u64,
+    /// What links may carry.
+    budgets: BTreeMap<NodeId, LinkBudget>,
 }
 
 #[derive(Debug, Clone)]
 struct Wanted {
     revision: u64,
     replicas: u32,
-    whole_gpus: u32,
+    gpu: WantedGpu,
     priority: i32,
+    /// Where its results go.
+    sink: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum WantedGpu {
+    Whole(u32),
+    SharedGibibytes(u64),
 }
 
 impl Fleet {
@@ -89,8 +110,12 @@ impl Fleet {
         let wanted = Wanted {
             revision: self.revisions,
             replicas: random.next_u32() % 3,
-            whole_gpus: random.next_u32() % 3,
+            gpu: match random.next_u32() % 6 {
+                whole @ 0..=2 => WantedGpu::Whole(whole),
+                shared => WantedGpu::SharedGibibytes(u64::from(shared) * 2),
+            },
             priority: i32::try_from(random.next_u32() % 3).unwrap_or(0),
+            sink: if chance(random, 500) { RESULT_SINKS[0] } else { RESULT_SINKS[1] },
         };
         let change = format!("{name} becomes {wanted:?}");
         self.workloads.insert(name, wanted);
@@ -111,16 +136,41 @@ impl Fleet {
             let key = WorkloadKey::new("default", name).ok()?;
             Some((key.clone(), workload(key, wanted)))
         });
-        Manifests { workloads: workloads.collect(), nodes: BTreeMap::new() }
+        let budgeted = |(node, link): (&NodeId, &LinkBudget)| {
+            (node.clone(), EdgeNode { link: *link, ..EdgeNode::default() })
+        };
+        Manifests {
+            workloads: workloads.collect(),
+            nodes: self.budgets.iter().map(budgeted).collect(),
+        }
+    }
+
+    /// A node's link may carry this from now on.
+    pub(super) fn set_budget(&mut self, node: NodeId, link: LinkBudget) {
+        self.budgets.insert(node, link);
+    }
+
+    /// A workload of one pod a node without a GPU, with results for `sink`.
+    pub(super) fn want(&mut self, name: &str, sink: &'static str) {
+        self.revisions += 1;
+        let (revision, gpu) = (self.revisions, WantedGpu::Whole(0));
+        let wanted = Wanted { revision, replicas: 1, gpu, priority: 1, sink };
+        self.workloads.insert(name.to_owned(), wanted);
     }
 }
 
 fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
     let limits = ResourceList {
-        cpu: Some(CpuQuantity { millicores: 500 }),
+        cpu: Some(CpuQuantity { millicores: POD_MILLICORES }),
         memory: Some(MemoryQuantity { bytes: 512 << 20 }),
-        gpu_count: Some(wanted.whole_gpus),
-        gpu_memory: None,
+        gpu_count: match wanted.gpu {
+            WantedGpu::Whole(count) => Some(count),
+            WantedGpu::SharedGibibytes(_) => None,
+        },
+        gpu_memory: match wanted.gpu {
+            WantedGpu::Whole(_) => None,
+            WantedGpu::SharedGibibytes(count) => Some(MemoryQuantity { bytes: count << 30 }),
+        },
     };
     let container = Container {
         name: "server".to_owned(),
@@ -143,6 +193,12 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
                 termination_grace_period_seconds: 5,
             },
         },
-        results: vec![],
+        results: routes(wanted.sink),
     }
+}
+
+/// Without any route results go to the default sink.
+fn routes(sink: &str) -> Vec<ResultRoute> {
+    let route = ResultRoute { topic: "*".to_owned(), sink: sink.to_owned(), thinning: None };
+    if sink == shared::model::DEFAULT_SINK { vec![] } else { vec![route] }
 }

@@ -1,22 +1,36 @@
 //! Time, faults, and the order of everything.
 
+mod calls;
+mod connections;
 mod faults;
+mod hostile;
+mod plot;
 mod processes;
+mod results;
+mod stores;
+mod wire;
 
-use super::agent::{Identity, SimAgent};
+use super::accounts::{Accounts, HubBooks};
+use super::agent::{Identity, SimAgent, WireCount};
+use super::clock::NodeClock;
+use super::disk::Disk;
 use super::hub::SimHub;
-use super::invariants::{Witness, accounts, at_rest};
+use super::invariants::{Witness, at_rest};
 use super::link::{Badness, Link, Way, chance};
 use super::scene;
+use super::setup::{Options, Setup};
 use edge_agent::core::Event as AgentEvent;
 use hub::core::{Event as HubEvent, NodeRecord};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-use shared::model::{ClockQuality, MonotonicMs, NodeId, Now, PodId, UnixMs};
+pub(super) use results::Posting;
+use shared::model::{ClockQuality, LinkBudget, MonotonicMs, NodeId, Now, PodId, UnixMs};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use results::OpenPost;
+use wire::Meter;
 
 /// The wall clock at the beginning: 2026-01-01.
 const EPOCH_MS: u64 = 1_767_225_600_000;
@@ -24,34 +38,12 @@ const EPOCH_MS: u64 = 1_767_225_600_000;
 const FAULTS_MS: u64 = 15 * 60_000;
 /// Within this time a healed world must come to rest. Backoffs last 5 minutes, retries one.
 const REST_MS: u64 = 20 * 60_000;
-/// Events of the log that a failure shows.
-const LOG_LINES_MAX: usize = 400;
+/// A link with a budget may have to wait for the next day.
+const REST_WITHIN_BUDGET_MS: u64 = 26 * 60 * 60_000;
+/// Lines of the event log that are kept: of a seed all of them.
+const LOG_LINES_MAX: usize = 20_000;
 /// Events after which a world that does not end is called stuck.
 const EVENTS_MAX: u64 = 400_000;
-
-/// How a world is run.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// How many nodes.
-    pub agents: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { agents: 2 }
-    }
-}
-
-/// A world that broke an invariant or did not come to rest.
-#[derive(Debug)]
-pub struct Failure {
-    /// Run this seed again to see the same.
-    pub seed: u64,
-    /// What was broken.
-    pub problem: String,
-    /// The last events before it.
-    pub log: Vec<String>,
-}
 
 /// What a world did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,6 +69,11 @@ pub struct World {
     agents: Vec<SimAgent>,
     link: Link,
     witness: Witness,
+    accounts: Accounts,
+    /// The first invariant that was broken, when that was seen in the middle of something.
+    problem: Option<String>,
+    /// Agents that did something since they were looked at.
+    touched: Vec<bool>,
     cut: Vec<bool>,
     /// When an agent that can connect does.
     connect_at: Vec<MonotonicMs>,
@@ -85,16 +82,33 @@ pub struct World {
     hub_up_at: MonotonicMs,
     /// When the hub that runs gets to read the manifests.
     manifests_at: Option<MonotonicMs>,
-    /// The hub's store was lost at some time: what it had counted is gone.
-    hub_store_was_lost: bool,
     /// Who is enrolled, as it is noted beside the hub's store.
     registry: Vec<(NodeId, NodeRecord)>,
     /// A hub that no longer leads and does not know, and when it finds out.
     stale: Option<(SimHub, MonotonicMs)>,
-    /// By how much each node's wall clock is wrong.
-    clock_offset_ms: Vec<i64>,
+    /// Somebody between the nodes and the hub, with other keys than the hub's.
+    impostor: Option<SimHub>,
+    /// Somebody with the hub's own key acknowledges what no hub has: the hub hears nothing meanwhile.
+    books_are_closed: bool,
+    /// Older copies of the stores.
+    backups: Vec<Option<Disk>>,
+    hub_backup: Option<(Disk, HubBooks)>,
+    /// Calls that have not ended, and when they must have.
+    open_calls: BTreeMap<u64, MonotonicMs>,
+    calls_made: u64,
+    clocks: Vec<NodeClock>,
     /// A pod that crashes after each start: at which agent, and until when.
     crashing: Option<(usize, PodId, MonotonicMs)>,
+    /// What the links have carried that have a budget.
+    meters: Vec<Option<Meter>>,
+    posting: Option<Posting>,
+    next_post: MonotonicMs,
+    open_posts: BTreeMap<u64, OpenPost>,
+    posts_made: u64,
+    results_made: u64,
+    /// A scenario looks at the world then.
+    alarm_clock: Option<MonotonicMs>,
+    events_max: u64,
     faults: bool,
     next_fault: MonotonicMs,
     fleet: scene::Fleet,
@@ -102,100 +116,89 @@ pub struct World {
     log: VecDeque<String>,
 }
 
-/// Runs one world to its end.
-///
-/// # Errors
-/// The first invariant that was broken.
-pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Failure>> {
-    let mut world = World::new(seed, options);
-    let outcome = world.run();
-    outcome.map_err(|problem| {
-        Box::new(Failure { seed, problem, log: std::mem::take(&mut world.log).into() })
-    })
-}
-
-/// Runs one world and returns its event log as well.
-pub fn run_seed_with_log(seed: u64, options: Options) -> (Result<Report, String>, Vec<String>) {
-    let mut world = World::new(seed, options);
-    let outcome = world.run();
-    (outcome, world.log.into())
-}
-
-/// Runs every seed, on as many threads as there are cores; the failures, by seed.
-#[must_use]
-pub fn run_seeds(seeds: std::ops::Range<u64>, options: Options) -> Vec<Failure> {
-    let next = AtomicU64::new(seeds.start);
-    let work = || {
-        let turns = std::iter::from_fn(|| {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            (seed < seeds.end).then_some(seed)
-        });
-        turns.filter_map(|seed| run_seed(seed, options).err()).map(|failure| *failure).collect()
-    };
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut failures: Vec<Failure> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let done = workers.into_iter().map(|worker| worker.join());
-        done.flat_map(|found: std::thread::Result<Vec<Failure>>| match found {
-            Ok(found) => found,
-            // A panic in a core is a failure of the world it happened in: let it be seen.
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-        .collect()
-    });
-    failures.sort_by_key(|failure| failure.seed);
-    failures
-}
-
 impl World {
     /// A world before its first event.
     #[must_use]
     pub fn new(seed: u64, options: Options) -> Self {
+        Self::with_setup(seed, &Setup::of_seed(seed, options))
+    }
+
+    pub(super) fn with_setup(seed: u64, setup: &Setup) -> Self {
         let mut random = ChaCha20Rng::seed_from_u64(seed);
-        // Every fourth world has outboxes that overflow within minutes.
-        let quota_bytes = if seed.is_multiple_of(4) { 2 << 10 } else { 256 << 10 };
         let now = MonotonicMs(1_000);
         let (session, signing) = (key(&mut random), key(&mut random));
         let hub_public = SessionPrivateKey::from_bytes(session).public();
         let verifying = SigningKey::from_bytes(&signing).verifying();
-        let agents = (0..options.agents).map(|index| {
+        let agents = (0..setup.agents).map(|index| {
             let identity = Identity {
                 node: scene::node(index),
                 session_key: key(&mut random),
                 hub_session_key: hub_public,
                 hub_signing_key: verifying,
             };
-            SimAgent::new(identity, scene::gpus(index), quota_bytes)
+            SimAgent::new(identity, scene::gpus(index), setup)
         });
         let agents: Vec<SimAgent> = agents.collect();
         let count = agents.len();
-        Self {
+        let mut hub = SimHub::new(session, signing);
+        hub.acknowledge_within_ms = setup.acknowledge_within_ms;
+        let mut world = Self {
             seed,
             now,
-            hub: SimHub::new(session, signing),
+            hub,
             agents,
             link: Link::default(),
             witness: Witness::default(),
+            accounts: Accounts::default(),
+            problem: None,
+            touched: vec![false; count],
             cut: vec![false; count],
             connect_at: vec![now; count],
             agent_up_at: vec![now; count],
             hub_up_at: now,
             manifests_at: None,
-            hub_store_was_lost: false,
             registry: vec![],
             stale: None,
-            clock_offset_ms: vec![0; count],
+            impostor: None,
+            books_are_closed: false,
+            backups: (0..count).map(|_| None).collect(),
+            hub_backup: None,
+            open_calls: BTreeMap::new(),
+            calls_made: 0,
+            clocks: vec![NodeClock::default(); count],
             crashing: None,
+            meters: (0..count).map(|_| None).collect(),
+            posting: setup.posting,
+            next_post: now,
+            open_posts: BTreeMap::new(),
+            posts_made: 0,
+            results_made: 0,
+            alarm_clock: None,
+            events_max: EVENTS_MAX,
             faults: true,
             next_fault: now.plus_ms(5_000),
             fleet: scene::Fleet::default(),
             report: Report::default(),
             log: VecDeque::new(),
             random,
+        };
+        for (index, link) in setup.budgets.iter().enumerate() {
+            world.give_budget(index, *link);
+        }
+        world
+    }
+
+    /// The link of this node may carry so much, as the manifests will say.
+    pub(super) fn give_budget(&mut self, index: usize, link: LinkBudget) {
+        self.fleet.set_budget(scene::node(index), link);
+        if let (Some(agent), Some(meter)) = (self.agents.get_mut(index), self.meters.get_mut(index))
+        {
+            agent.wire = Some(WireCount::default());
+            meter.get_or_insert_default();
         }
     }
 
-    fn run(&mut self) -> Result<Report, String> {
+    pub(super) fn run(&mut self) -> Result<Report, String> {
         self.link.badness = Badness {
             dropped: self.random.next_u32() % 200,
             repeated: self.random.next_u32() % 100,
@@ -207,19 +210,10 @@ impl World {
             self.step()?;
         }
         self.heal();
-        let limit = self.now.plus_ms(REST_MS);
-        // What was in the way most often, since the last thing may be a record just sent.
-        let mut unrest: BTreeMap<String, u64> = BTreeMap::new();
-        while let Err(why) = at_rest(&self.agents, &self.hub) {
-            *unrest.entry(why).or_default() += 1;
-            if self.now >= limit {
-                return Err(format!("not at rest {REST_MS} ms after healing: {unrest:?}"));
-            }
-            self.step()?;
-        }
-        if !self.hub_store_was_lost {
-            accounts(&self.agents, &self.hub)?;
-        }
+        let metered = self.meters.iter().any(Option::is_some);
+        let rest_ms = if metered { REST_WITHIN_BUDGET_MS } else { REST_MS };
+        self.run_until_rest(rest_ms)?;
+        self.accounts.at_rest()?;
         self.report.starts = self.agents.iter().map(|agent| agent.machine.starts()).sum();
         self.report.bytes = self.link.bytes;
         let statuses = self.agents.iter().filter_map(SimAgent::status);
@@ -232,15 +226,13 @@ impl World {
         Now { monotonic: self.now, wall, quality: ClockQuality::Synchronised }
     }
 
-    /// The present as this agent's clock has it.
+    /// The present as this agent's machine has it.
     fn present_at(&self, index: usize) -> Now {
         let now = self.present();
-        let offset_ms = self.clock_offset_ms.get(index).copied().unwrap_or_default();
-        let quality = match offset_ms {
-            0 => ClockQuality::Synchronised,
-            _ => ClockQuality::Unsynchronised,
-        };
-        Now { wall: UnixMs(now.wall.0.saturating_add_signed(offset_ms)), quality, ..now }
+        let monotonic = self.agents.get(index).map(|agent| agent.since_boot(now.monotonic));
+        let now_there = Now { monotonic: monotonic.unwrap_or(now.monotonic), ..now };
+        let clock = self.clocks.get(index).copied().unwrap_or_default();
+        clock.read(now_there, now.monotonic)
     }
 
     fn note(&mut self, line: String) {
@@ -253,8 +245,8 @@ impl World {
     /// Goes to the next moment at which something is due, and lets it happen.
     fn step(&mut self) -> Result<(), String> {
         self.report.events += 1;
-        if self.report.events > EVENTS_MAX {
-            return Err(format!("still busy after {EVENTS_MAX} events"));
+        if self.report.events > self.events_max {
+            return Err(format!("still busy after {} events", self.events_max));
         }
         self.now = self.next_moment().max(self.now);
         if self.faults && self.now >= self.next_fault {
@@ -264,20 +256,47 @@ impl World {
         self.bring_up();
         self.read_manifests();
         self.connect();
+        self.post_results();
         while let Some((way, payload)) = self.link.take_arrived(self.now) {
+            if let Way::Down(index) = way {
+                self.carry_message(index, payload.len());
+            }
             self.deliver(way, payload);
         }
         self.time_out();
         self.crash_again();
-        self.witness.check(&self.agents, &self.fleet)
+        self.look()
+    }
+
+    /// Looks at everybody who did something.
+    fn look(&mut self) -> Result<(), String> {
+        for (agent, touched) in self.agents.iter().zip(&mut self.touched) {
+            if std::mem::take(touched) {
+                self.witness.check(agent, &self.fleet)?;
+            }
+        }
+        self.check_calls();
+        self.problem.take().map_or(Ok(()), Err)
+    }
+
+    /// Notes what is broken, for the end of this step.
+    fn complain(&mut self, checked: Result<(), String>) {
+        if let (None, Err(problem)) = (&self.problem, checked) {
+            self.problem = Some(problem);
+        }
     }
 
     fn next_moment(&self) -> MonotonicMs {
+        let hub_runs = self.hub.core.is_some();
+        let metered = self.meters.iter().map(Option::is_some);
         let agents = self.agents.iter().zip(&self.agent_up_at).zip(&self.connect_at);
-        let agents = agents.zip(&self.cut).flat_map(|(((agent, up), connect), cut)| {
-            let timer = agent.core.as_ref().map(|core| core.poll_timeout());
-            let joins = agent.core.is_some() && !agent.connected && !cut;
-            [timer.unwrap_or(Some(*up)), joins.then_some(*connect)]
+        let agents = agents.zip(&self.cut).zip(metered);
+        let agents = agents.flat_map(|((((agent, up), connect), cut), metered)| {
+            // Attempts that must fail matter only where they are paid for.
+            let tries = metered || (!cut && hub_runs);
+            let joins = agent.core.is_some() && !agent.connected && tries;
+            let timer = if agent.core.is_some() { agent.poll_timeout() } else { Some(*up) };
+            [timer, joins.then_some(*connect)]
         });
         let hub = match &self.hub.core {
             Some(core) => core.poll_timeout(),
@@ -285,82 +304,41 @@ impl World {
         };
         let stale = self.stale.as_ref().and_then(|(hub, _)| hub.core.as_ref()?.poll_timeout());
         let fault = self.faults.then_some(self.next_fault);
-        let others = [self.link.next_arrival(), hub, stale, fault, self.manifests_at];
+        let post = self.posting.map(|_| self.next_post);
+        let others = [self.link.next_arrival(), hub, stale, fault, self.manifests_at, post];
+        let others = others.into_iter().chain([self.alarm_clock]);
         let due = agents.chain(others).flatten().min();
         // A timer in the past is due now; nothing due at all is a second of silence.
         due.unwrap_or(self.now.plus_ms(1_000)).max(self.now.plus_ms(1))
     }
 
-    fn connect(&mut self) {
-        for index in 0..self.agents.len() {
-            let due = self.connect_at.get(index).is_some_and(|at| self.now >= *at);
-            let cut = self.cut.get(index).copied().unwrap_or(true);
-            let hub_runs = self.hub.core.is_some();
-            let Some(agent) = self.agents.get_mut(index) else { continue };
-            if agent.core.is_none() || agent.connected || cut || !hub_runs || !due {
-                continue;
-            }
-            agent.connected = true;
-            let node = agent.identity.node.clone();
-            self.note(format!("{node} connects"));
-            self.step_hub([HubEvent::Connected { node }]);
-            self.step_agent(index, [AgentEvent::LinkUp]);
-        }
-    }
-
-    fn disconnect(&mut self, index: usize) {
-        self.link.cut(index);
-        let wait = 500 + u64::from(self.random.next_u32() % 5_000);
-        if let Some(at) = self.connect_at.get_mut(index) {
-            *at = self.now.plus_ms(wait);
-        }
-        let Some(agent) = self.agents.get_mut(index) else { return };
-        let was = std::mem::take(&mut agent.connected);
-        let node = agent.identity.node.clone();
-        if was {
-            self.note(format!("{node} is disconnected"));
-            self.step_agent(index, [AgentEvent::LinkDown]);
-        }
-        // The will may come late or never: the hub must not need it.
-        if chance(&mut self.random, 700) {
-            self.step_hub([HubEvent::Disconnected { node }]);
-        }
-    }
-
-    fn deliver(&mut self, way: Way, payload: Vec<u8>) {
-        match way {
-            Way::Up(index) => {
-                let node = scene::node(index);
-                self.step_hub([HubEvent::Payload { node, payload }]);
-            }
-            Way::Down(index) => {
-                if self.agents.get(index).is_some_and(|agent| agent.connected) {
-                    self.step_agent(index, [AgentEvent::Payload(payload)]);
-                }
-            }
-        }
-    }
-
     /// From here on nothing breaks any more.
     fn heal(&mut self) {
         self.note("healed".to_owned());
-        self.faults = false;
+        (self.faults, self.posting) = (false, None);
         self.link.badness = Badness::default();
         self.link.fill_black_holes();
-        (self.stale, self.crashing) = (None, None);
+        self.end_stale();
+        (self.crashing, self.impostor) = (None, None);
         for index in 0..self.agents.len() {
             let gpus = scene::gpus(index);
             let Some(agent) = self.agents.get_mut(index) else { continue };
             agent.gpus = gpus.clone();
             self.step_agent(index, [AgentEvent::Inventory(gpus)]);
         }
-        self.clock_offset_ms.fill(0);
+        self.clocks.fill(NodeClock::default());
         self.cut.iter_mut().for_each(|cut| *cut = false);
         self.hub.disk.set_full(false);
-        self.hub.sink_is_down = false;
+        self.hub.sinks_down.clear();
+        self.hub.refuses_next = false;
         self.step_hub([]);
         self.agents.iter().for_each(|agent| agent.disk.set_full(false));
         // Links that are up stay up: what the two sides believe of each other must heal by itself.
+    }
+
+    /// The events so far.
+    pub(super) fn take_log(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log).into()
     }
 
     /// The seed of this world.

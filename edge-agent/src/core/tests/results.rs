@@ -128,6 +128,21 @@ fn while_the_store_can_t_be_written_no_result_is_taken_and_afterwards_it_is() {
     assert_eq!(bodies, ["1", "3"]);
 }
 
+/// Found by the simulated world: of the two positions of the log in one batch the older one was kept,
+/// so that a restart did not know the second record.
+#[test]
+fn records_of_one_post_that_failed_are_all_known_after_a_restart() {
+    let mut bench = Bench::new();
+    bench.full = true;
+    bench.tell(posted(vec![post(1, &[("a", "1"), ("a", "2")])]));
+    bench.full = false;
+    bench.wait(6 * SECOND_MS);
+    assert_eq!(bench.kept().len(), 2);
+    let restarted = bench.restarted(vec![]);
+    let outbox = restarted.core.status(LinkStatus::default()).outbox;
+    assert_eq!(outbox.result_records, 2);
+}
+
 #[test]
 fn a_post_with_one_topic_without_a_route_is_refused_whole() {
     let mut bench = Bench::new();

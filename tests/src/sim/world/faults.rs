@@ -1,9 +1,10 @@
 //! What breaks, one thing at a time.
 
-use super::{AgentEvent, HubEvent, Way, World, chance, scene};
+use super::super::hub::RESULT_SINKS;
+use super::{AgentEvent, HubEvent, NodeClock, Way, World, chance, scene};
+use hub::core::SinkKey;
 use rand_core::RngCore;
-use shared::model::GpuHealth;
-use shared::wire::Envelope;
+use shared::model::{GpuHealth, SinkId};
 
 /// How long a pod that crashes goes on doing so.
 const CRASHES_FOR_MS: u64 = 60_000;
@@ -11,12 +12,15 @@ const CRASHES_FOR_MS: u64 = 60_000;
 /// How far a wall clock jumps at most, either way: a node that comes up in 1970 and is set right.
 const JUMP_MS_MAX: i64 = 60 * 365 * 24 * 3600 * 1000;
 
+/// How far a wall clock drifts at most, in parts in a million: a bad crystal in the cold.
+const DRIFT_PPM_MAX: u32 = 500;
+
 impl World {
     /// One fault, or one change of what the fleet should run.
     pub(super) fn fault(&mut self) {
         let count = self.agents.len().max(1);
         let index = usize::try_from(self.random.next_u32()).unwrap_or(0) % count;
-        match self.random.next_u32() % 22 {
+        match self.random.next_u32() % 30 {
             0..=3 => self.change_fleet(),
             4 => self.toggle_cut(index),
             5 => self.disconnect(index),
@@ -34,6 +38,14 @@ impl World {
             17 => self.toggle_black_hole(index),
             18 if chance(&mut self.random, 300) => self.lose_hub_store(),
             19 if chance(&mut self.random, 300) => self.fail_over(),
+            20 => self.toggle_sink(),
+            21 => self.restart_broker(),
+            22 => self.damage_a_record(index),
+            23 if chance(&mut self.random, 500) => self.put_back_store(index),
+            24 if chance(&mut self.random, 500) => self.put_back_hub_store(),
+            25 => self.call(index),
+            26 => self.fail_the_next_start(index),
+            27 => self.toggle_impostor(),
             _ => self.replay(),
         }
     }
@@ -64,11 +76,27 @@ impl World {
         self.note(format!("everything {way:?} disappears: {opened}"));
     }
 
-    fn cut_power(&mut self, index: usize) {
+    /// The broker starts again: it has forgotten every connection and what was on its way.
+    fn restart_broker(&mut self) {
+        self.note("the broker starts again".to_owned());
+        (0..self.agents.len()).for_each(|index| self.disconnect(index));
+    }
+
+    /// What a pod needs is not there when it is started next.
+    fn fail_the_next_start(&mut self, index: usize) {
+        self.note(format!("agent {index}: the next start of a pod fails"));
         if let Some(agent) = self.agents.get(index) {
-            agent.machine.power_cut();
+            agent.machine.fail_next_start();
         }
+    }
+
+    pub(super) fn cut_power(&mut self, index: usize) {
         self.agent_died(index, "by a power cut");
+        let now = self.now;
+        if let Some(agent) = self.agents.get_mut(index) {
+            agent.machine.power_cut();
+            agent.boot = (agent.boot.0 + 1, now);
+        }
     }
 
     fn toggle_full(&mut self, index: usize) {
@@ -80,15 +108,31 @@ impl World {
         let hub_full = chance(&mut self.random, 200);
         self.note(format!("the disk of the hub is full: {hub_full}"));
         self.hub.disk.set_full(hub_full);
-        self.hub.sink_is_down = chance(&mut self.random, 300);
-        self.note(format!("the sink of telemetry is down: {}", self.hub.sink_is_down));
+    }
+
+    /// A sink takes nothing from now on, or takes again; or it refuses what it is handed next.
+    fn toggle_sink(&mut self) {
+        let sink = match self.random.next_u32() % 3 {
+            0 => SinkKey::Telemetry,
+            which => {
+                let name = RESULT_SINKS.get(usize::from(which == 1)).copied().unwrap_or_default();
+                SinkKey::Results(SinkId::of(name))
+            }
+        };
+        self.hub.refuses_next = chance(&mut self.random, 200);
+        let down = !self.hub.sinks_down.remove(&sink);
+        if down {
+            self.hub.sinks_down.insert(sink);
+        }
+        let refuses = self.hub.refuses_next;
+        self.note(format!("the sink {sink:?} is down: {down}; the next is refused: {refuses}"));
         self.step_hub([]);
     }
 
     fn end_a_pod(&mut self, index: usize) {
         let Some(agent) = self.agents.get(index) else { return };
         let running = agent.machine.running();
-        let Some((pod, ..)) = running.first() else { return };
+        let Some((pod, _)) = running.first() else { return };
         agent.machine.exit(pod, 1);
         self.note(format!("agent {index}: {pod} ends with status 1"));
         self.step_agent(index, []);
@@ -98,7 +142,7 @@ impl World {
     fn let_a_pod_crash(&mut self, index: usize) {
         let Some(agent) = self.agents.get(index) else { return };
         let running = agent.machine.running();
-        let Some((pod, ..)) = running.last() else { return };
+        let Some((pod, _)) = running.last() else { return };
         let until = self.now.plus_ms(CRASHES_FOR_MS);
         self.crashing = Some((index, pod.clone(), until));
         self.note(format!("agent {index}: {pod} crashes from now on"));
@@ -148,9 +192,12 @@ impl World {
             1 => far,
             _ => -far,
         };
-        self.note(format!("agent {index}: its clock is wrong by {offset_ms} ms"));
-        if let Some(offset) = self.clock_offset_ms.get_mut(index) {
-            *offset = offset_ms;
+        let drift_ppm =
+            i64::from(self.random.next_u32() % (2 * DRIFT_PPM_MAX)) - i64::from(DRIFT_PPM_MAX);
+        let drift_ppm = if offset_ms == 0 { 0 } else { drift_ppm };
+        self.note(format!("agent {index}: its clock is wrong by {offset_ms} ms, {drift_ppm} ppm"));
+        if let Some(clock) = self.clocks.get_mut(index) {
+            *clock = NodeClock::wrong_by(offset_ms, drift_ppm, self.now);
         }
     }
 
@@ -162,22 +209,6 @@ impl World {
         self.step_hub([HubEvent::Disconnected { node }]);
     }
 
-    /// The store is quarantined: the agent begins with an empty one, and with the ledger beside it.
-    fn lose_store(&mut self, index: usize) {
-        self.agent_died(index, "and its store is lost");
-        if let Some(agent) = self.agents.get_mut(index) {
-            agent.disk.wipe();
-            agent.store_was_lost = true;
-        }
-    }
-
-    /// The hub's store is quarantined: who is enrolled is noted beside it, the rest the nodes know.
-    fn lose_hub_store(&mut self) {
-        self.hub_died("and its store is lost");
-        self.hub.disk.wipe();
-        self.hub_store_was_lost = true;
-    }
-
     /// Another replica takes the lead. The one that led was paused and does not know: what it has to
     /// say still reaches the nodes for a while.
     fn fail_over(&mut self) {
@@ -186,38 +217,11 @@ impl World {
         }
         self.report.crashes += 1;
         self.note("another hub takes the lead; the one that led goes on".to_owned());
+        self.end_stale();
         let stale = self.hub.fail_over();
+        self.forget_calls();
         let until = self.now.plus_ms(5_000 + u64::from(self.random.next_u32() % 60_000));
         self.stale = Some((stale, until));
         self.hub_up_at = self.now;
-    }
-
-    /// The broker's owner makes something up.
-    fn forge(&mut self, index: usize) {
-        let mut noise = vec![0; 60];
-        self.random.fill_bytes(&mut noise);
-        let forged = match self.random.next_u32() % 4 {
-            0 => Envelope::UnknownSession,
-            1 => Envelope::Accept(noise),
-            2 => Envelope::Open(noise),
-            _ => Envelope::Sealed { counter: u64::from(self.random.next_u32()), ciphertext: noise },
-        };
-        let payload = forged.encode();
-        let way = if chance(&mut self.random, 500) { Way::Up(index) } else { Way::Down(index) };
-        self.note(format!("a forgery goes {way:?}"));
-        self.deliver(way, payload);
-    }
-
-    /// The broker's owner brings a message of the past: again, or to somebody it was not for.
-    fn replay(&mut self) {
-        let Some((way, payload)) = self.link.any(&mut self.random) else { return };
-        let count = u32::try_from(self.agents.len()).unwrap_or(1).max(1);
-        let other = usize::try_from(self.random.next_u32() % count).unwrap_or(0);
-        let way = match way {
-            Way::Up(_) => Way::Up(other),
-            Way::Down(_) => Way::Down(other),
-        };
-        self.note(format!("a message is brought {way:?}"));
-        self.deliver(way, payload);
     }
 }

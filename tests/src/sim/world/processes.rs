@@ -1,8 +1,12 @@
 //! The processes of the world: how they start, what they are told, how they die.
 
+use super::super::accounts::{SinkEvent, durable_watermark};
+use super::super::hub::SimHub;
 use super::super::scene;
 use super::{AgentEvent, HubEvent, NodeRecord, Now, SessionPrivateKey, Way, World, chance, key};
+use hub::core::HubCore;
 use rand_core::RngCore;
+use shared::wire::LogId;
 
 impl World {
     /// The hub signs every node, as after enrolment.
@@ -33,8 +37,9 @@ impl World {
         for index in 0..self.agents.len() {
             let seed = key(&mut self.random);
             let (now, due) = (self.present_at(index), self.agent_up_at.get(index).copied());
+            let is_due = due.is_some_and(|due| self.now >= due);
             let Some(agent) = self.agents.get_mut(index) else { continue };
-            if agent.core.is_none() && due.is_some_and(|due| now.monotonic >= due) {
+            if agent.core.is_none() && is_due {
                 agent.start(seed, now);
                 self.note(format!("agent {index} starts"));
                 self.step_agent(index, []);
@@ -44,6 +49,8 @@ impl World {
 
     pub(super) fn start_hub(&mut self) {
         let (seed, now) = (key(&mut self.random), self.present());
+        let checked = self.accounts.hub_started(&self.hub.durable());
+        self.complain(checked);
         self.hub.start(seed, &self.registry, now);
         self.note("the hub starts".to_owned());
         // Sometimes they can't be read at first: nobody must be told to run nothing.
@@ -88,14 +95,64 @@ impl World {
         let now = self.present_at(index);
         let (random, faults) = (&mut self.random, self.faults);
         let Some(agent) = self.agents.get_mut(index) else { return };
+        let connected = agent.connected;
         let outcome =
             agent.step(events, now, &mut |_| faults && random.next_u32().is_multiple_of(1_500));
-        for payload in outcome.sent {
-            self.link.send(Way::Up(index), payload, now.monotonic, &mut self.random);
+        let at = self.now;
+        self.keep_to_limit_in_force(index);
+        for payload in outcome.sent.into_iter().filter(|_| connected) {
+            self.carry_message(index, payload.len());
+            self.link.send(Way::Up(index), payload, at, &mut self.random);
         }
+        if let Some(touched) = self.touched.get_mut(index) {
+            *touched = true;
+        }
+        self.account_for_commits(index);
+        self.check_answers(outcome.posts);
         if outcome.crashed {
             self.agent_died(index, "between two effects");
+        } else {
+            self.keep_to_budget(index);
         }
+    }
+
+    /// Enters in the books what the agent's store has taken.
+    fn account_for_commits(&mut self, index: usize) {
+        let Some(agent) = self.agents.get(index) else { return };
+        let node = agent.identity.node.clone();
+        let journal = agent.disk.take_journal();
+        if self.books_are_closed {
+            return;
+        }
+        for batch in journal {
+            let (hub, stale) = (&self.hub, &self.stale);
+            let watermark = |hub: &SimHub, log: &LogId| {
+                hub.durable().get(&node).map_or(0, |record| durable_watermark(record, *log))
+            };
+            let durable = |log: &LogId| {
+                let at_the_stale = stale.as_ref().map_or(0, |(stale, _)| watermark(stale, log));
+                (watermark(hub, log), at_the_stale)
+            };
+            let checked = self.accounts.node_committed(&node, &batch, durable);
+            self.complain(checked);
+        }
+    }
+
+    /// Enters in the books what the hub has taken.
+    fn account_for_records(&mut self, sink_events: Vec<SinkEvent>, dead: Option<&HubCore>) {
+        for event in sink_events {
+            let checked = self.accounts.sink_event(event);
+            self.complain(checked);
+        }
+        let Some(core) = self.hub.core.as_ref().or(dead) else { return };
+        let mut checked = Ok(());
+        for agent in &self.agents {
+            let node = &agent.identity.node;
+            let Some(record) = core.record(node) else { continue };
+            let newest = || core.node_view(node).map(|view| view.events).unwrap_or_default();
+            checked = checked.and_then(|()| self.accounts.look(node, record, newest));
+        }
+        self.complain(checked);
     }
 
     pub(super) fn step_hub<const N: usize>(&mut self, events: [HubEvent; N]) {
@@ -112,12 +169,14 @@ impl World {
         let random = &mut self.random;
         let outcome =
             self.hub.step(events, now, &mut |_| faults && random.next_u32().is_multiple_of(2_000));
+        self.account_for_records(outcome.sink_events, outcome.crashed.as_ref());
+        self.end_calls(outcome.ended_calls);
         for (node, payload) in outcome.sent {
             if let Some(index) = scene::index_of(&node) {
                 self.link.send(Way::Down(index), payload, now.monotonic, &mut self.random);
             }
         }
-        if outcome.crashed {
+        if outcome.crashed.is_some() {
             self.hub_died("between two effects");
         }
     }
@@ -129,8 +188,17 @@ impl World {
         if let Some(at) = self.agent_up_at.get_mut(index) {
             *at = self.now.plus_ms(down);
         }
+        let refused_is_there = chance(&mut self.random, 500);
         if let Some(agent) = self.agents.get_mut(index) {
             agent.kill();
+            if agent.disk.process_died(refused_is_there) {
+                self.note(format!("agent {index}: what its disk refused last is there after all"));
+            }
+        }
+        self.account_for_commits(index);
+        self.forget_posts(index);
+        if let Some(Some(meter)) = self.meters.get_mut(index) {
+            meter.agent_died();
         }
         self.disconnect(index);
     }
@@ -140,6 +208,11 @@ impl World {
         self.note(format!("the hub is killed {how}"));
         self.hub_up_at = self.now.plus_ms(u64::from(self.random.next_u32() % 30_000));
         self.hub.kill();
+        self.forget_calls();
+        let refused_is_there = chance(&mut self.random, 500);
+        if self.hub.disk.process_died(refused_is_there) {
+            self.note("what the hub's disk refused last is there after all".to_owned());
+        }
         for index in 0..self.agents.len() {
             self.disconnect(index);
         }
@@ -150,7 +223,7 @@ impl World {
         let now = self.present();
         let Some((hub, until)) = &mut self.stale else { return };
         if now.monotonic >= *until {
-            self.stale = None;
+            self.end_stale();
             return;
         }
         if let Some(core) = hub.core.as_mut()
@@ -158,6 +231,13 @@ impl World {
         {
             core.handle_timeout(now);
             self.step_stale([]);
+        }
+    }
+
+    /// The hub that no longer leads finds out.
+    pub(super) fn end_stale(&mut self) {
+        if let Some((stale, _)) = self.stale.take() {
+            self.accounts.hub_ended(&stale.durable());
         }
     }
 

@@ -1,0 +1,188 @@
+//! What a link costs, and whether that is within its budget.
+
+use super::{AgentEvent, MonotonicMs, World};
+use edge_agent::core::LinkStatus;
+use shared::model::NodeId;
+use shared::wire::UpTopicKind;
+use shared::wire_cost::{
+    FULL_CONNECTION_BYTES, RESET_BYTES, RESUMED_CONNECTION_BYTES, SEGMENT_HEADER_BYTES, SYN_BYTES,
+    UNANSWERED_ATTEMPT_BYTES, message_bytes,
+};
+use std::collections::VecDeque;
+
+/// In any such span no more than the limit.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A full connection, a greeting and its answer.
+const FORGOTTEN_BYTES_MAX: u64 = 4_000;
+
+/// A ticket of TLS is of no use after a week.
+const TICKET_MS_MAX: u64 = 7 * DAY_MS;
+
+/// DISCONNECT, the end of TLS and of TCP, and the acknowledgements.
+const FAREWELL_BYTES: u64 = 2 * 30 + 4 * SEGMENT_HEADER_BYTES;
+
+/// Between attempts to connect, as the link has it.
+const ATTEMPT_DELAY_MS_FIRST: u64 = 1_000;
+const ATTEMPT_DELAY_MS_MAX: u64 = 60_000;
+
+/// Until an attempt that nobody answers is given up.
+const ATTEMPT_MS: u64 = 20_000;
+
+/// The agent's loop looks around this often.
+const LONGEST_SLEEP_MS: u64 = 60_000;
+
+/// What a link has carried.
+#[derive(Debug, Default)]
+pub(in super::super) struct Meter {
+    /// What was carried in the last 24 hours, since the limit is in force.
+    in_day: VecDeque<(MonotonicMs, u64)>,
+    in_day_bytes: u64,
+    limit: Option<u64>,
+    /// What the agent's restarts may have forgotten.
+    slack: u64,
+    /// Bytes since the world began.
+    pub(in super::super) total: u64,
+    /// The most that any 24 hours had.
+    pub(in super::super) day_max: u64,
+    attempt_delay_ms: u64,
+    ticket_until: Option<MonotonicMs>,
+}
+
+impl Meter {
+    fn add(&mut self, bytes: u64, now: MonotonicMs) -> Result<(), String> {
+        self.total += bytes;
+        self.in_day.push_back((now, bytes));
+        self.in_day_bytes += bytes;
+        while let Some((_, old)) = self.in_day.pop_front_if(|(at, _)| now.since_ms(*at) >= DAY_MS) {
+            self.in_day_bytes -= old;
+        }
+        self.day_max = self.day_max.max(self.in_day_bytes);
+        match self.limit {
+            Some(limit) if self.in_day_bytes > limit + self.slack => {
+                Err(format!("{} bytes in a day, and {limit} are allowed", self.in_day_bytes))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// This limit is in force. What was carried under another one is not held against it.
+    fn limit_is(&mut self, limit: Option<u64>) {
+        if limit != self.limit {
+            self.limit = limit;
+            self.forget();
+        }
+    }
+
+    /// The node no longer knows what it has spent.
+    pub(super) fn forget(&mut self) {
+        self.in_day.clear();
+        self.in_day_bytes = 0;
+    }
+
+    /// The agent was killed. What connecting cost and what the hub sent then is not made durable before
+    /// it is spent, as yet: a start that is killed soon forgets it.
+    pub(super) fn agent_died(&mut self) {
+        self.slack += FORGOTTEN_BYTES_MAX;
+    }
+
+    fn connection_bytes(&mut self, now: MonotonicMs) -> u64 {
+        let resumes = self.ticket_until.replace(now.plus_ms(TICKET_MS_MAX));
+        let resumed = resumes.is_some_and(|until| now < until);
+        if resumed { RESUMED_CONNECTION_BYTES } else { FULL_CONNECTION_BYTES }
+    }
+}
+
+impl World {
+    /// The link of this agent carries so much, if anybody counts.
+    fn carry(&mut self, index: usize, bytes: u64) {
+        let now = self.now;
+        let Some(Some(meter)) = self.meters.get_mut(index) else { return };
+        let checked = meter.add(bytes, now);
+        let told = || {
+            let core = self.agents.get(index).and_then(|agent| agent.core.as_ref());
+            core.map(|core| core.status(LinkStatus::default()).budget)
+        };
+        let checked = checked.map_err(|problem| {
+            format!("the link of agent {index}: {problem}; its own count is {:?}", told())
+        });
+        self.complain(checked);
+        if let Some(agent) = self.agents.get_mut(index) {
+            agent.count_wire(bytes);
+        }
+    }
+
+    /// A message crosses the link of this agent.
+    pub(super) fn carry_message(&mut self, index: usize, payload_bytes: usize) {
+        let Some(Some(_)) = self.meters.get(index) else { return };
+        let Some(agent) = self.agents.get(index) else { return };
+        self.carry(index, message_bytes(topic_bytes(&agent.identity.node), payload_bytes));
+    }
+
+    /// The agent connects.
+    pub(super) fn carry_connection(&mut self, index: usize) {
+        let now = self.now;
+        let Some(Some(meter)) = self.meters.get_mut(index) else { return };
+        meter.attempt_delay_ms = ATTEMPT_DELAY_MS_FIRST;
+        let bytes = meter.connection_bytes(now);
+        self.carry(index, bytes);
+    }
+
+    /// Whether this agent's budget lets it try to connect; when not, it looks again later.
+    pub(super) fn may_connect(&mut self, index: usize) -> bool {
+        let now = self.now;
+        let Some(Some(_)) = self.meters.get(index) else { return true };
+        let Some(agent) = self.agents.get_mut(index) else { return false };
+        let at = agent.since_boot(now);
+        let may = agent.core.as_mut().is_some_and(|core| core.permits_link(false, at));
+        if let Some(at) = self.connect_at.get_mut(index).filter(|_| !may) {
+            *at = now.plus_ms(LONGEST_SLEEP_MS);
+        }
+        may
+    }
+
+    /// This agent tries to connect and can't: nobody answers, or the broker is down.
+    pub(super) fn attempt_in_vain(&mut self, index: usize, answered: bool) {
+        let now = self.now;
+        let Some(Some(meter)) = self.meters.get_mut(index) else { return };
+        let delay = meter.attempt_delay_ms.max(ATTEMPT_DELAY_MS_FIRST);
+        meter.attempt_delay_ms = (delay * 2).min(ATTEMPT_DELAY_MS_MAX);
+        let (bytes, lasts_ms) = match answered {
+            true => (SYN_BYTES + RESET_BYTES, 0),
+            false => (UNANSWERED_ATTEMPT_BYTES, ATTEMPT_MS),
+        };
+        if let Some(at) = self.connect_at.get_mut(index) {
+            *at = now.plus_ms(delay + lasts_ms);
+        }
+        self.carry(index, bytes);
+        // As the link says after each attempt; what it has cost is told with it.
+        self.step_agent(index, [AgentEvent::LinkDown]);
+    }
+
+    /// Looks which limit is in force.
+    pub(super) fn keep_to_limit_in_force(&mut self, index: usize) {
+        let Some(Some(meter)) = self.meters.get_mut(index) else { return };
+        let core = self.agents.get(index).and_then(|agent| agent.core.as_ref());
+        if let Some(core) = core {
+            meter.limit_is(core.status(LinkStatus::default()).budget.bytes_per_day);
+        }
+    }
+
+    /// Closes the link if the budget no longer permits it, as the agent's loop does.
+    pub(super) fn keep_to_budget(&mut self, index: usize) {
+        let now = self.now;
+        let Some(Some(_)) = self.meters.get(index) else { return };
+        let Some(agent) = self.agents.get_mut(index) else { return };
+        let at = agent.since_boot(now);
+        let Some(core) = agent.core.as_mut() else { return };
+        if agent.connected && !core.permits_link(true, at) {
+            self.note(format!("agent {index}: its budget closes the link"));
+            self.carry(index, FAREWELL_BYTES);
+            self.disconnect(index);
+        }
+    }
+}
+
+fn topic_bytes(node: &NodeId) -> usize {
+    shared::wire::UpTopic { node: node.clone(), kind: UpTopicKind::Up }.name().len()
+}
