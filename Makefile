@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 RELEASE = $(CARGO) build --release -p hub -p edge-agent -p file-classifier -p tests
 BUILT = $${CARGO_TARGET_DIR:-target}/release
 
-.PHONY: help demo test check bench sim fuzz install-test-needs format
+.PHONY: help demo test check bench sim fuzz mutants install-test-needs format
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -34,6 +34,11 @@ sim: ## Run the simulated world: SEEDS=n many seeds, or SEED=x one with its even
 
 fuzz: install-test-needs ## Fuzz each decoder for SECONDS=60, or one: TARGET=name
 	tests/fuzz/fuzz.sh run $(SECONDS) $(TARGET)
+
+# Status 3: some mutants were noticed only because a test never ended.
+mutants: ## Mutate the pure cores and see that the tests notice
+	command -v cargo-mutants >/dev/null || $(CARGO) install cargo-mutants --version 27.1.0 --locked
+	PROPTEST_MAX_SHRINK_ITERS=0 $(CARGO) mutants --output target || [ $$? -eq 3 ]
 
 install-test-needs:
 	tests/install.sh

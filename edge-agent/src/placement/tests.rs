@@ -137,6 +137,87 @@ fn a_tainted_gpu_takes_only_who_bears_it() {
     assert!(why(&decisions, "not").contains("(hot)"));
 }
 
+#[test]
+fn the_last_of_cpu_memory_and_a_gpu_may_be_taken_and_no_more() {
+    let node = node(vec![gpu("a", 8)]);
+    let with_memory = |name: &str, cpu: u64, memory: u64, gpu: GpuRequest| {
+        let mut demand = pod(name, 0, cpu, gpu);
+        demand.resources.memory = MemoryQuantity { bytes: memory };
+        demand
+    };
+    let all = with_memory("all", 4000, 16 * GIB, shared(8));
+    assert_eq!(gpus_of(&place(&node, &[all]), "all"), ["GPU-a"]);
+    let more_cpu = with_memory("more", 4001, GIB, GpuRequest::None);
+    assert!(why(&place(&node, &[more_cpu]), "more").starts_with("InsufficientCpu"));
+    let more_memory = with_memory("more", 100, 17 * GIB, GpuRequest::None);
+    assert_eq!(
+        why(&place(&node, &[more_memory]), "more"),
+        "InsufficientMemory: insufficient memory (need 17Gi, free 16Gi of 16Gi)"
+    );
+}
+
+#[test]
+fn a_refused_gpu_request_says_how_many_there_are_and_what_holds_them() {
+    let mut lost = gpu("b", 8);
+    lost.health = GpuHealth::Unhealthy("XID 79".to_owned());
+    let refused = |gpus: Vec<GpuDevice>, others: &[PodDemand], gpu: GpuRequest| {
+        let demands = [others, &[pod("late", -1, 100, gpu)]].concat();
+        why(&place(&node(gpus), &demands), "late")
+    };
+    assert_eq!(
+        refused(vec![], &[], GpuRequest::Whole(1)),
+        "NoGpus: 0/0 GPUs: this node has none (or its driver is not loaded)"
+    );
+    assert_eq!(
+        refused(vec![lost.clone()], &[], GpuRequest::Whole(1)),
+        "UnhealthyGpus: 0/1 GPUs: 1 unhealthy (XID 79)"
+    );
+    assert_eq!(
+        refused(vec![gpu("a", 8), gpu("c", 8)], &[], GpuRequest::Whole(3)),
+        "InsufficientGpus: 2/2 GPUs (need 3): there are no more"
+    );
+    let shares = [pod("x", 0, 100, shared(1)), pod("y", 0, 100, shared(1))];
+    assert_eq!(
+        refused(vec![gpu("a", 8), lost], &shares, GpuRequest::Whole(1)),
+        "InsufficientGpus: 0/2 GPUs: 1 shared by 2 pods, 1 unhealthy (XID 79)"
+    );
+    assert_eq!(
+        refused(vec![gpu("a", 8), gpu("c", 8)], &shares[..1], GpuRequest::Whole(2)),
+        "InsufficientGpus: 1/2 GPUs (need 2): 1 shared by a pod"
+    );
+}
+
+#[test]
+fn what_a_pod_holds_is_kept_only_while_it_is_what_it_asks_for() {
+    let node = node(vec![gpu("a", 8), gpu("b", 8)]);
+    let on = |gpus: &[&str], share_gib: Option<u64>| Placement {
+        gpus: gpus.iter().map(|gpu| format!("GPU-{gpu}")).collect(),
+        gpu_memory_bytes: share_gib.map(|gib| gib * GIB),
+    };
+    let next = |request: GpuRequest, held: Placement| {
+        let demand = PodDemand { held: Some(held), ..pod("ocr", 0, 100, request) };
+        place(&node, &[demand]).into_values().next().expect("a decision")
+    };
+    let whole = GpuRequest::Whole;
+    assert_eq!(next(whole(1), on(&["b"], None)), Decision::Placed(on(&["b"], None)));
+    assert_eq!(next(whole(2), on(&["b"], None)), Decision::Placed(on(&["a", "b"], None)));
+    assert_eq!(next(whole(1), on(&["gone"], None)), Decision::Placed(on(&["a"], None)));
+    assert_eq!(next(GpuRequest::None, on(&["b"], None)), Decision::Placed(on(&[], None)));
+    assert_eq!(next(shared(2), on(&["b"], Some(2))), Decision::Placed(on(&["b"], Some(2))));
+    assert_eq!(next(shared(2), on(&["b"], Some(1))), Decision::Placed(on(&["a"], Some(2))));
+    assert_eq!(next(shared(2), on(&["b", "a"], Some(2))), Decision::Placed(on(&["a"], Some(2))));
+}
+
+#[test]
+fn a_pod_takes_no_place_of_its_equals() {
+    let node = node(vec![gpu("a", 8)]);
+    let mut runs = pod("runs", 3, 100, shared(6));
+    runs.held = Some(Placement { gpus: vec!["GPU-a".into()], gpu_memory_bytes: Some(6 * GIB) });
+    let decisions = place(&node, &[runs, pod("asks", 3, 100, shared(6))]);
+    assert_eq!(gpus_of(&decisions, "runs"), ["GPU-a"]);
+    assert!(why(&decisions, "asks").starts_with("InsufficientGpuMemory"));
+}
+
 fn any_demand() -> impl Strategy<Value = PodDemand> {
     let request = prop_oneof![
         Just(GpuRequest::None),

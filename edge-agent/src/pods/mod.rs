@@ -192,7 +192,7 @@ impl Pods {
         let mut out_of_plan = others.filter_map(|(other, pod)| {
             let held = pod.placement()?;
             let planned = matches!(decisions.get(other), Some(Decision::Placed(p)) if p == held);
-            (pod.is_stopping() || !planned).then_some(held)
+            (!planned).then_some(held)
         });
         !out_of_plan.any(|held| held.gpus.iter().any(|gpu| placement.gpus.contains(gpu)))
     }
@@ -230,7 +230,7 @@ impl Pods {
 /// Names a start: unlike every other of this node, and not in sequence, so that a mistaken one does
 /// not meet another by chance (SplitMix64, Steele et al. 2014, a bijection).
 fn instance_id(seed: u64, number: u64) -> InstanceId {
-    let mut mixed = (seed << 32 ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = (seed << 32).wrapping_add(number).wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     InstanceId(mixed ^ (mixed >> 31))

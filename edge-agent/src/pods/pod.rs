@@ -185,10 +185,10 @@ impl Pod {
 
     /// What is wanted of it from now on.
     pub(super) fn want(&mut self, wanted: Option<Wanted>, now: MonotonicMs) {
-        let (before, after) = (self.current_revision(), wanted.as_ref().map(|w| w.revision));
+        let before = self.current_revision();
         let first = self.wanted.is_none();
         self.wanted = wanted;
-        if after.is_some() && before.is_some() && after != before {
+        if self.wanted.is_some() && self.current_revision() != before {
             self.begin_anew();
         }
         let Some(wanted) = &self.wanted else { return };
@@ -242,10 +242,6 @@ impl Pod {
 
     pub(super) fn holds_gpus(&self) -> bool {
         self.placement().is_some_and(|placement| !placement.gpus.is_empty())
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        matches!(self.state, State::Stopping { .. })
     }
 
     /// Stops it, or lets it go, when it should not run as it does.

@@ -123,3 +123,116 @@ impl Probes {
         turn.map(|(_, check)| check.under_way.map_or(check.due, |lost| lost.max(check.due))).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::model::TcpSocketAction;
+
+    fn at(seconds: u64) -> MonotonicMs {
+        MonotonicMs(seconds * 1000)
+    }
+
+    /// Checked every 10 s with a timeout of 2 s.
+    fn probe() -> Probe {
+        Probe {
+            exec: None,
+            http_get: None,
+            tcp_socket: Some(TcpSocketAction { port: 1, host: None }),
+            initial_delay_seconds: 0,
+            period_seconds: 10,
+            timeout_seconds: 2,
+            success_threshold: 1,
+            failure_threshold: 1,
+        }
+    }
+
+    fn probes(startup: Option<Probe>, readiness: Option<Probe>) -> Probes {
+        let probed = Container {
+            startup_probe: startup,
+            readiness_probe: readiness,
+            ..Container::default()
+        };
+        Probes::new(&probed, at(0))
+    }
+
+    fn due(probes: &mut Probes, now: MonotonicMs) -> Vec<ProbeKind> {
+        probes.take_due(now).into_iter().map(|(kind, _)| kind).collect()
+    }
+
+    fn refused() -> Result<(), String> {
+        Err("refused".to_owned())
+    }
+
+    #[test]
+    fn a_probe_runs_after_its_delay_and_then_once_a_period() {
+        let delayed = Probe { initial_delay_seconds: 5, ..probe() };
+        let mut probes = probes(None, Some(delayed));
+        assert_eq!(probes.poll_timeout(), Some(at(5)));
+        assert_eq!(due(&mut probes, MonotonicMs(4_999)), []);
+        assert_eq!(due(&mut probes, at(5)), [ProbeKind::Readiness]);
+        probes.handle(ProbeKind::Readiness, Ok(()));
+        assert_eq!(probes.poll_timeout(), Some(at(15)));
+        assert_eq!(due(&mut probes, at(14)), []);
+        assert_eq!(due(&mut probes, at(15)), [ProbeKind::Readiness]);
+    }
+
+    #[test]
+    fn a_run_whose_end_never_comes_is_given_up_ten_seconds_after_its_timeout() {
+        let mut probes = probes(None, Some(probe()));
+        assert_eq!(due(&mut probes, at(0)), [ProbeKind::Readiness]);
+        assert_eq!(probes.poll_timeout(), Some(at(12)));
+        assert_eq!(due(&mut probes, MonotonicMs(11_999)), [], "one at a time");
+        assert_eq!(due(&mut probes, at(12)), [ProbeKind::Readiness]);
+    }
+
+    #[test]
+    fn thresholds_count_results_in_a_row() {
+        let patient = Probe { success_threshold: 2, failure_threshold: 2, ..probe() };
+        let mut probes = probes(None, Some(patient));
+        let mut ready_after = |result| {
+            probes.handle(ProbeKind::Readiness, result);
+            probes.is_ready()
+        };
+        assert!(!ready_after(Ok(())) && !ready_after(refused()) && !ready_after(Ok(())));
+        assert!(ready_after(Ok(())));
+        assert!(ready_after(refused()) && ready_after(Ok(())) && ready_after(refused()));
+        assert!(!ready_after(refused()));
+    }
+
+    #[test]
+    fn what_a_pod_that_is_not_ready_waits_for_is_said() {
+        let mut probes = probes(Some(probe()), Some(probe()));
+        assert_eq!(probes.unready_message(), "waits for its startup probe");
+        assert_eq!(probes.poll_timeout(), Some(at(0)));
+        probes.handle(ProbeKind::Readiness, Ok(()));
+        assert!(!probes.is_ready(), "it has not started");
+        probes.handle(ProbeKind::Startup, Ok(()));
+        assert!(probes.is_ready());
+        probes.handle(ProbeKind::Readiness, refused());
+        assert_eq!(probes.unready_message(), "Readiness probe failed: refused");
+    }
+
+    #[test]
+    fn only_startup_and_liveness_condemn_and_only_at_their_threshold() {
+        let patient = Probe { failure_threshold: 2, ..probe() };
+        let mut probes = probes(Some(patient), Some(probe()));
+        probes.handle(ProbeKind::Readiness, refused());
+        probes.handle(ProbeKind::Startup, refused());
+        assert_eq!(probes.condemned(), None);
+        probes.handle(ProbeKind::Startup, refused());
+        assert_eq!(probes.condemned(), Some("Startup probe failed: refused".to_owned()));
+        assert_eq!(probes.unready_message(), "Startup probe failed: refused");
+    }
+
+    #[test]
+    fn the_startup_probe_is_the_only_one_whose_turn_it_is_until_it_succeeds() {
+        let late = Probe { initial_delay_seconds: 30, ..probe() };
+        let mut probes = probes(Some(late), Some(probe()));
+        assert_eq!(probes.poll_timeout(), Some(at(30)));
+        assert_eq!(due(&mut probes, at(30)), [ProbeKind::Startup]);
+        probes.handle(ProbeKind::Startup, Ok(()));
+        assert_eq!(probes.poll_timeout(), Some(at(0)));
+        assert_eq!(due(&mut probes, at(60)), [ProbeKind::Readiness]);
+    }
+}

@@ -1,5 +1,9 @@
 //! Sentences about one pod, and a property over everything that can happen to some.
 
+mod ending;
+mod gpus;
+mod return_of_the_agent;
+
 use super::*;
 use crate::placement::Placement;
 use crate::ports::{Observation, ObservedState, ProbeKind, StartRequest};

@@ -27,6 +27,7 @@ pub use stored::StoredBudget;
 use crate::model::{LinkBudget, MonotonicMs, Now};
 use crate::wire::Stream;
 use bucket::Bucket;
+use std::cmp::Ordering;
 use window::Window;
 
 /// Per cent of the day's bytes that only alarms may take: at 60 kB a day twelve of them.
@@ -161,6 +162,11 @@ pub fn message_bytes(payload_bytes: usize) -> u64 {
     crate::wire_cost::message_bytes(TOPIC_BYTES, payload_bytes)
 }
 
+/// So many hundredths of `bytes`.
+fn percent(bytes: u64, hundredths: u64) -> u64 {
+    bytes.saturating_mul(hundredths) / 100
+}
+
 /// The byte budget of one node's link.
 #[derive(Debug)]
 pub struct Budget {
@@ -168,7 +174,6 @@ pub struct Budget {
     /// The zero of `clock_ms` on the monotonic clock.
     clock: BudgetClock,
     all: Window,
-    bulk: Window,
     pace: Option<Bucket>,
     second: Option<Bucket>,
     spent: SpentByClass,
@@ -205,13 +210,10 @@ impl Budget {
     #[must_use]
     pub fn restore(stored: Option<&StoredBudget>, now: Now) -> Self {
         let at_start_ms = stored.map_or(0, |stored| stored.clock_ms(now));
-        let windows = stored.map(|stored| (stored.all.clone(), stored.bulk.clone()));
-        let (all, bulk) = windows.unwrap_or_default();
         Self {
             limits: LinkBudget::default(),
             clock: BudgetClock { at_start_ms, started: now.monotonic },
-            all,
-            bulk,
+            all: stored.map(|stored| stored.all.clone()).unwrap_or_default(),
             pace: None,
             second: None,
             spent: SpentByClass::default(),
@@ -231,10 +233,9 @@ impl Budget {
             return;
         }
         self.limits = limits;
-        self.pace = limits.bytes_per_day.map(|day| {
-            let bulk = day * (100 - CONTROL_RESERVE_PERCENT) / 100;
-            Bucket::new(bulk, DAY_MS, bulk / BULK_BURST_PARTS, now)
-        });
+        self.pace = self
+            .bulk_bytes_per_day()
+            .map(|bulk| Bucket::new(bulk, DAY_MS, bulk / BULK_BURST_PARTS, now));
         self.second = limits
             .bytes_per_second
             .map(|bytes| Bucket::new(bytes, 1000, bytes.saturating_mul(2), now));
@@ -262,12 +263,17 @@ impl Budget {
             _ => 0,
         };
         let in_day = self.wait_for_day_ms(class, bytes, clock_ms);
-        let wait_ms = in_time.max(in_pace).max(in_day);
-        if wait_ms > 0 {
+        self.is_due(in_time.max(in_pace).max(in_day), now)
+    }
+
+    /// Whether there is nothing to wait for; otherwise remembers when to ask again.
+    fn is_due(&mut self, wait_ms: u64, now: MonotonicMs) -> bool {
+        let due = wait_ms == 0;
+        if !due {
             let at = now.plus_ms(wait_ms);
             self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));
         }
-        wait_ms == 0
+        due
     }
 
     /// Milliseconds until the day's window has room; 0 when it has.
@@ -278,11 +284,7 @@ impl Budget {
             class if class.is_bulk() => CONTROL_RESERVE_PERCENT,
             _ => ALARM_RESERVE_PERCENT,
         };
-        let limit = day - day * reserve_percent / 100;
-        let bulk_limit = day - day * CONTROL_RESERVE_PERCENT / 100;
-        let all = self.all.wait_ms(limit, bytes, clock_ms);
-        let bulk = if class.is_bulk() { self.bulk.wait_ms(bulk_limit, bytes, clock_ms) } else { 0 };
-        all.max(bulk)
+        self.all.wait_ms(day - percent(day, reserve_percent), bytes, clock_ms)
     }
 
     /// Bytes of `class` are on their way, or have come.
@@ -293,7 +295,6 @@ impl Budget {
         self.charged_at = now;
         self.all.add(bytes, clock_ms);
         if class.is_bulk() {
-            self.bulk.add(bytes, clock_ms);
             if let Some(pace) = &mut self.pace {
                 pace.take(bytes, now);
             }
@@ -330,10 +331,12 @@ impl Budget {
             (self.measured, self.charged) = (0, 0);
         }
         self.measured = total;
-        if total > self.charged {
-            self.charge(LinkClass::Connection, total - self.charged, now);
-        } else if now.since_ms(self.charged_at) >= QUIET_MS && total < self.charged {
-            self.give_back(self.charged - total, now);
+        match total.cmp(&self.charged) {
+            Ordering::Greater => self.charge(LinkClass::Connection, total - self.charged, now),
+            Ordering::Less if now.since_ms(self.charged_at) >= QUIET_MS => {
+                self.give_back(self.charged - total, now);
+            }
+            Ordering::Less | Ordering::Equal => {}
         }
     }
 
@@ -350,11 +353,7 @@ impl Budget {
         let class = if alarm_waits { LinkClass::Alarms } else { LinkClass::Connection };
         let clock_ms = self.clock.read_ms(now);
         let wait_ms = self.wait_for_day_ms(class, bytes, clock_ms);
-        if wait_ms > 0 {
-            let at = now.plus_ms(wait_ms);
-            self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));
-        }
-        wait_ms == 0
+        self.is_due(wait_ms, now)
     }
 
     /// What must be durable before `bytes` more are spent: all that was spent and a grant. `None`
@@ -370,7 +369,7 @@ impl Budget {
         (self.grant_left, self.grant_slot) = (grant, slot);
         let mut all = self.all.clone();
         all.add(grant, clock_ms);
-        Some(StoredBudget::new(clock_ms, now, all, self.bulk.clone()))
+        Some(StoredBudget::new(clock_ms, now, all))
     }
 
     /// Bytes of records that go in one batch at most, so that nothing more urgent waits behind it for
@@ -398,7 +397,7 @@ impl Budget {
     /// Bytes that results, telemetry and backfill may have in a day together; `None` without a limit.
     #[must_use]
     pub fn bulk_bytes_per_day(&self) -> Option<u64> {
-        self.limits.bytes_per_day.map(|day| day * (100 - CONTROL_RESERVE_PERCENT) / 100)
+        self.limits.bytes_per_day.map(|day| day - percent(day, CONTROL_RESERVE_PERCENT))
     }
 
     /// When a message that was refused may go.

@@ -122,4 +122,18 @@ mod tests {
         assert_eq!(calls.handle_disconnect().len(), 16);
         assert!(calls.begin(16, tail(), 1000, MonotonicMs(0)).is_ok());
     }
+
+    #[test]
+    fn each_call_has_a_number_and_a_deadline_of_its_own() {
+        let mut calls = Calls::default();
+        assert_eq!(calls.poll_timeout(), None);
+        let slow = calls.begin(7, tail(), 3000, MonotonicMs(0)).unwrap();
+        let quick = calls.begin(8, tail(), 1000, MonotonicMs(500)).unwrap();
+        assert_eq!(calls.poll_timeout(), Some(MonotonicMs(1500)));
+        let ended = calls.handle_timeout(MonotonicMs(1500));
+        assert_eq!(ended.iter().map(|call| call.ticket).collect::<Vec<_>>(), [8]);
+        let answer = |id| CallResponse { id, outcome: CallOutcome::done(vec![]) };
+        assert_eq!(calls.handle_response(answer(quick.id)), None, "too late");
+        assert_eq!(calls.handle_response(answer(slow.id)).unwrap().ticket, 7);
+    }
 }

@@ -108,7 +108,7 @@ impl LogReceiver {
     pub fn settle(&mut self, done: LogAck) {
         let arrived = self.arrived(&done.log);
         let watermark = done.watermark.min(arrived);
-        if done.log.incarnation < self.forgotten_before || watermark <= self.watermark(&done.log) {
+        if watermark <= self.watermark(&done.log) {
             return;
         }
         self.watermarks.insert(done.log, watermark);
@@ -217,8 +217,46 @@ mod tests {
         receiver.settle(LogAck { log, watermark: 2 });
         assert_eq!((receiver.watermark(&log), receiver.arrived(&log)), (2, 3));
         receiver.settle(LogAck { log, watermark: 1 });
+        assert_eq!(receiver.watermark(&log), 2, "never back");
         receiver.settle(LogAck { log, watermark: 9 });
         assert_eq!((receiver.watermark(&log), receiver.arrived(&log)), (3, 3));
+    }
+
+    #[test]
+    fn what_is_taken_back_to_the_watermark_is_as_if_it_had_never_come() {
+        let mut receiver = LogReceiver::default();
+        let log = batch(1, 1, 1, &[]).log;
+        receiver.handle_batch(batch(1, 1, 1, &["a"]));
+        let before = receiver.clone();
+        receiver.receive(batch(1, 1, 2, &["b"]));
+        receiver.rewind(log, 1);
+        assert_eq!(receiver, before);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_all_of_the_older_starts_and_nothing_else() {
+        let mut receiver = LogReceiver::default();
+        for incarnation in 1..=3 {
+            receiver.handle_batch(batch(incarnation, 1, 1, &["a"]));
+            receiver.receive(batch(incarnation, 1, 2, &["b"]));
+        }
+        assert!(receiver.forget_before(2) && !receiver.forget_before(2));
+        let log = |incarnation| batch(incarnation, 1, 1, &[]).log;
+        let position = |of| (receiver.watermark(&log(of)), receiver.arrived(&log(of)));
+        assert_eq!([1, 2, 3].map(position), [(0, 0), (1, 2), (1, 2)]);
+        let told = [3, 2].map(|incarnation| LogAck { log: log(incarnation), watermark: 1 });
+        assert_eq!(receiver.newest_watermarks(), told);
+    }
+
+    #[test]
+    fn only_the_newest_watermarks_are_told() {
+        let mut receiver = LogReceiver::default();
+        for incarnation in 1..=20 {
+            receiver.handle_batch(batch(incarnation, 1, 1, &["a"]));
+        }
+        let told = receiver.newest_watermarks();
+        let newest: Vec<Incarnation> = told.iter().map(|ack| ack.log.incarnation).collect();
+        assert_eq!(newest, (5..=20).rev().collect::<Vec<_>>());
     }
 
     #[test]

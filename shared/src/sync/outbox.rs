@@ -125,7 +125,7 @@ pub fn read_log(
             let number =
                 key.strip_prefix(prefix.as_slice()).and_then(|n| <[u8; 8]>::try_from(n).ok());
             let Some(number) = number.map(u64::from_be_bytes) else { return Ok(records) };
-            if records.len() >= read.count_max || number >= read.first + read.count_max as u64 {
+            if number >= read.first + read.count_max as u64 {
                 return Ok(records);
             }
             bytes += record.len();

@@ -209,3 +209,34 @@ impl OutboxLog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_possible_up_to_a_full_store_of_the_smallest_records() {
+        let meta = |oldest, records, bytes| LogMeta { oldest, next: oldest + records, bytes };
+        let records_max = 90 * 1024 * 1024 / 62;
+        let possible =
+            [meta(1, 0, 0), meta(1, records_max, STORE_BYTES_MAX), meta((1 << 63) - 2, 1, 1)];
+        assert!(possible.iter().all(LogMeta::is_possible));
+        let impossible = [
+            meta(0, 1, 0),
+            LogMeta { oldest: 3, next: 2, bytes: 0 },
+            meta(1, records_max + 1, 0),
+            meta(1, 1, STORE_BYTES_MAX + 1),
+            meta((1 << 63) - 1, 1, 1),
+        ];
+        assert!(!impossible.iter().any(LogMeta::is_possible));
+    }
+
+    #[test]
+    fn the_mean_of_a_logs_bytes_is_taken_off_for_each_record_that_goes() {
+        let mut meta = LogMeta { oldest: 1, next: 11, bytes: 105 };
+        assert_eq!(meta.release_before(1), 1..1);
+        assert_eq!((meta.release_before(4), meta.bytes), (1..4, 74));
+        assert_eq!((meta.release_before(2), meta.bytes), (4..4, 74));
+        assert_eq!((meta.release_before(99), meta.bytes), (4..11, 0));
+    }
+}

@@ -76,4 +76,17 @@ mod tests {
         }
         assert_eq!(waits, [5_000, 10_000, 20_000, 40_000, 60_000, 60_000]);
     }
+
+    #[test]
+    fn an_answer_disarms_and_the_next_wait_is_short_again() {
+        let mut retry = Retry::default();
+        retry.arm(MonotonicMs(0));
+        retry.expire(MonotonicMs(5_000));
+        retry.arm_for(900_000, MonotonicMs(5_000));
+        assert_eq!((retry.deadline(), retry.attempts()), (Some(MonotonicMs(905_000)), 1));
+        retry.clear();
+        assert_eq!((retry.deadline(), retry.attempts()), (None, 0));
+        retry.arm(MonotonicMs(0));
+        assert_eq!(retry.deadline(), Some(MonotonicMs(5_000)));
+    }
 }

@@ -58,3 +58,41 @@ impl Bucket {
         self.level -= i128::from(bytes) * i128::from(self.period_ms);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two bytes a second, empty at second 0.
+    fn slow_and_empty(capacity: u64) -> Bucket {
+        let mut bucket = Bucket::new(2, 1000, capacity, MonotonicMs(0));
+        bucket.take(capacity, MonotonicMs(0));
+        bucket
+    }
+
+    #[test]
+    fn the_wait_is_told_to_the_millisecond_and_rounded_up() {
+        let mut bucket = slow_and_empty(10);
+        assert_eq!(bucket.wait_ms(1, MonotonicMs(0)), 500);
+        assert_eq!(bucket.wait_ms(1, MonotonicMs(499)), 1);
+        assert_eq!(bucket.wait_ms(1, MonotonicMs(500)), 0);
+        let mut thirds = Bucket::new(3, 1000, 1, MonotonicMs(0));
+        thirds.take(1, MonotonicMs(0));
+        assert_eq!(thirds.wait_ms(1, MonotonicMs(0)), 334);
+    }
+
+    #[test]
+    fn it_saves_no_more_than_it_holds_and_may_owe() {
+        let mut bucket = slow_and_empty(10);
+        assert_eq!(bucket.capacity(), 10);
+        let later = MonotonicMs(3_600_000);
+        assert_eq!(bucket.wait_ms(10, later), 0);
+        bucket.take(14, later);
+        assert_eq!(bucket.wait_ms(1, later), 2_500);
+    }
+
+    #[test]
+    fn what_is_larger_than_the_bucket_waits_until_it_is_full() {
+        assert_eq!(slow_and_empty(10).wait_ms(1_000, MonotonicMs(0)), 5_000);
+    }
+}

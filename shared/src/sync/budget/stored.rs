@@ -5,8 +5,8 @@ use crate::model::{ClockQuality, MonotonicMs, Now, UnixMs};
 use crate::wire::{DecodeError, EncodeError, decode, encode};
 use serde::{Deserialize, Serialize};
 
-/// Two windows of 97 slots of two numbers.
-const BYTES_MAX: usize = 8 * 1024;
+/// A window of 97 slots of two numbers.
+const BYTES_MAX: usize = 4096;
 
 /// What the store keeps of a budget. Fields are only appended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,13 +17,12 @@ pub struct StoredBudget {
     quality: ClockQuality,
     /// With the grant that was made with this record.
     pub(super) all: Window,
-    pub(super) bulk: Window,
 }
 
 impl StoredBudget {
-    pub(super) fn new(clock_ms: u64, now: Now, all: Window, bulk: Window) -> Self {
+    pub(super) fn new(clock_ms: u64, now: Now, all: Window) -> Self {
         let Now { monotonic, wall, quality } = now;
-        Self { clock_ms, since_boot_ms: monotonic.0, wall, quality, all, bulk }
+        Self { clock_ms, since_boot_ms: monotonic.0, wall, quality, all }
     }
 
     /// As it is stored.
@@ -40,10 +39,10 @@ impl StoredBudget {
     /// [`DecodeError`] when it is no such record.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let stored: Self = decode("link budget", bytes, BYTES_MAX)?;
-        if stored.all.is_plausible() && stored.bulk.is_plausible() {
+        if stored.all.is_plausible() {
             return Ok(stored);
         }
-        Ok(Self { all: Window::default(), bulk: Window::default(), ..stored })
+        Ok(Self { all: Window::default(), ..stored })
     }
 
     /// The budget's clock now. The monotonic clock counts from the machine's start: where it is

@@ -5,7 +5,7 @@ use super::*;
 use crate::model::{ClockQuality, UnixMs};
 use proptest::prelude::*;
 
-const HOUR_MS: u64 = 60 * 60 * 1000;
+const HOUR_MS: u64 = 3_600_000;
 
 fn at(ms: u64) -> Now {
     Now { monotonic: MonotonicMs(ms), wall: UnixMs(ms), quality: ClockQuality::Unsynchronised }
@@ -28,7 +28,7 @@ impl Judge {
         let (mut first, mut sum, mut worst) = (0, 0, 0);
         for (now, bytes) in &self.0 {
             sum += bytes;
-            while self.0[first].0 + DAY_MS <= *now {
+            while self.0[first].0 + 24 * HOUR_MS <= *now {
                 sum -= self.0[first].1;
                 first += 1;
             }
@@ -117,6 +117,8 @@ fn a_second_is_kept_and_an_alarm_does_not_wait_for_it() {
         }
     }
     assert!((80_000..=97_500).contains(&sent), "{sent} in ten seconds, two of them saved");
+    budget.charge(LinkClass::DesiredState, 1_500, MonotonicMs(10_000));
+    assert!(!budget.may_send(LinkClass::DesiredState, 300, MonotonicMs(10_000)));
     assert!(budget.may_send(LinkClass::Alarms, 300, MonotonicMs(10_000)));
 }
 
@@ -131,11 +133,107 @@ fn what_the_wire_says_overrules_the_estimates() {
     assert_eq!(budget.spent_in_day(MonotonicMs(3)), 4_500, "the rest may be on its way");
     budget.handle_wire(4_350, MonotonicMs(20_000));
     assert_eq!(budget.spent_in_day(MonotonicMs(20_000)), 4_350, "it was cheaper");
+    budget.handle_wire(4_350, MonotonicMs(40_000));
+    assert_eq!(budget.spent_in_day(MonotonicMs(40_000)), 4_350, "nothing more was carried");
+    budget.handle_wire(600, MonotonicMs(41_000));
+    assert_eq!(budget.spent_in_day(MonotonicMs(41_000)), 4_950, "another connection");
+}
+
+#[test]
+fn what_can_wait_is_spread_over_the_day_after_a_burst_of_half_an_hour() {
+    let mut budget = budget(1_000_000);
+    assert_eq!(budget.bulk_bytes_per_day(), Some(920_000));
+    let mut sent = 0;
+    for now in (0..6 * 60).map(|minute| MonotonicMs(minute * 60_000)) {
+        while budget.may_send(LinkClass::Backfill, 100, now) {
+            budget.charge(LinkClass::Backfill, 100, now);
+            sent += 100;
+        }
+        assert!(now.0 > 0 || sent == 19_100, "{sent} at once: a forty-eighth");
+    }
+    assert!((248_000..=249_200).contains(&sent), "{sent} in a quarter of the day");
+    assert!(budget.may_send(LinkClass::Events, 100, MonotonicMs(6 * HOUR_MS)), "only the bulk");
+}
+
+#[test]
+fn bulk_leaves_its_reserve_to_control_whoever_has_spent_the_rest() {
+    let mut budget = budget(100_000);
+    budget.charge(LinkClass::DesiredState, 91_000, MonotonicMs(0));
+    assert!(budget.may_send(LinkClass::Results, 1_000, MonotonicMs(0)));
+    assert!(!budget.may_send(LinkClass::Results, 1_001, MonotonicMs(0)));
+}
+
+#[test]
+fn a_connection_waits_for_the_day_and_one_for_an_alarm_has_the_alarms_reserve() {
+    let mut budget = budget(100_000);
+    budget.charge(LinkClass::DesiredState, 90_000, MonotonicMs(0));
+    assert!(budget.may_connect(7_000, false, MonotonicMs(0)));
+    assert_eq!(budget.poll_timeout(), None, "nothing waits");
+    assert!(!budget.may_connect(7_001, false, MonotonicMs(0)));
+    assert!(budget.poll_timeout().is_some_and(|due| due.0 > 24 * HOUR_MS));
+    assert!(budget.may_connect(10_000, true, MonotonicMs(0)));
+    assert!(!budget.may_connect(10_001, true, MonotonicMs(0)));
+}
+
+#[test]
+fn a_grant_is_counted_before_it_is_spent_and_serves_many_messages() {
+    let mut budget = budget(1_000_000);
+    let stored = budget.poll_grant(100, at(0)).unwrap();
+    let mut after_a_crash = Budget::restore(Some(&stored), at(0));
+    assert_eq!(after_a_crash.spent_in_day(MonotonicMs(0)), 5_000);
+    budget.charge(LinkClass::Events, 4_900, MonotonicMs(0));
+    assert_eq!(budget.poll_grant(100, at(1)), None, "what is left suffices");
+    budget.charge(LinkClass::Events, 100, MonotonicMs(1));
+    assert!(budget.poll_grant(1, at(1)).is_some());
+    let next_quarter = at(HOUR_MS / 4);
+    assert!(budget.poll_grant(1, next_quarter).is_some(), "it counts where it is spent");
+    assert_eq!(budget.poll_grant(1, next_quarter), None);
+}
+
+#[test]
+fn a_batch_is_no_larger_than_half_an_hour_of_bulk_or_two_seconds_of_the_link() {
+    let mut budget = Budget::restore(None, at(0));
+    let mut batch_bytes_max = |bytes_per_day, bytes_per_second| {
+        budget.set_limits(LinkBudget { bytes_per_day, bytes_per_second }, MonotonicMs(0));
+        budget.batch_bytes_max()
+    };
+    assert_eq!(batch_bytes_max(None, None), usize::MAX);
+    assert_eq!(batch_bytes_max(Some(1_000_000), None), 19_166);
+    assert_eq!(batch_bytes_max(Some(1_000_000), Some(8_000)), 16_000);
+    assert_eq!(batch_bytes_max(Some(20_000), Some(8_000)), 1_024, "one batch all the same");
+}
+
+#[test]
+fn each_class_is_counted_under_a_name_of_its_own() {
+    let mut budget = budget(1_000_000);
+    let mut names = std::collections::BTreeSet::new();
+    for (class, bytes) in LinkClass::ALL.into_iter().zip(1..) {
+        assert!(!class.name().is_empty() && names.insert(class.name()));
+        budget.charge(class, bytes, MonotonicMs(0));
+        budget.charge(class, 10, MonotonicMs(0));
+        assert_eq!(budget.spent().of(class), bytes + 10);
+    }
+    assert_eq!(budget.spent().total(), 155);
+}
+
+#[test]
+fn limits_may_be_as_large_as_a_number_can_be() {
+    let limits = LinkBudget { bytes_per_day: Some(u64::MAX), bytes_per_second: Some(u64::MAX) };
+    let mut budget = Budget::restore(None, at(0));
+    budget.set_limits(limits, MonotonicMs(0));
+    assert_eq!(budget.limits(), limits);
+    assert!(budget.may_send(LinkClass::Results, message_bytes(1_000), MonotonicMs(0)));
+}
+
+#[test]
+fn a_message_costs_more_than_its_payload() {
+    assert!((1_050..1_200).contains(&message_bytes(1_000)));
 }
 
 #[test]
 fn results_leave_telemetry_its_share() {
     let mut budget = budget(10_000_000);
+    assert!(!budget.telemetry_is_next(), "results begin");
     let (mut results, mut telemetry) = (0, 0);
     for now in (0..24 * 60).map(|minute| MonotonicMs(minute * 60_000)) {
         loop {
@@ -154,17 +252,43 @@ fn results_leave_telemetry_its_share() {
 
 #[test]
 fn a_clock_that_goes_back_at_a_reboot_makes_nobody_richer() {
-    let stored = StoredBudget::new(5_000, at(90_000), Window::default(), Window::default());
+    let stored = StoredBudget::new(5_000, at(90_000), Window::default());
     assert_eq!(stored.clock_ms(at(100_000)), 15_000, "the same boot, or at least as long");
     assert_eq!(stored.clock_ms(at(2_000)), 7_000, "another boot");
-    let synchronised = |ms, wall| Now {
+}
+
+#[test]
+fn a_wall_clock_counts_only_where_it_was_right_at_both_ends() {
+    let clock = |synchronised, ms, wall| Now {
         monotonic: MonotonicMs(ms),
         wall: UnixMs(wall),
-        quality: ClockQuality::Synchronised,
+        quality: if synchronised {
+            ClockQuality::Synchronised
+        } else {
+            ClockQuality::Unsynchronised
+        },
     };
-    let stored =
-        StoredBudget::new(5_000, synchronised(1, 1_000), Window::default(), Window::default());
-    assert_eq!(stored.clock_ms(synchronised(2_000, 51_000)), 55_000);
+    let passed = |was_right, is_right| {
+        let stored = StoredBudget::new(5_000, clock(was_right, 1, 1_000), Window::default());
+        stored.clock_ms(clock(is_right, 2_001, 51_000)) - 5_000
+    };
+    assert_eq!(passed(true, true), 50_000);
+    assert_eq!((passed(true, false), passed(false, true)), (2_000, 2_000));
+}
+
+#[test]
+fn the_record_of_a_full_day_is_read_again_and_one_of_more_is_not_believed() {
+    let full = |slots: u64| {
+        let text = format!(
+            "{{\"slots\":{:?}}}",
+            (0..slots).map(|n| [1 << 40 | n, 1 << 60]).collect::<Vec<_>>()
+        );
+        let window: Window = serde_json::from_str(&text).unwrap();
+        StoredBudget::new(1 << 60, at(1 << 60), window)
+    };
+    let read = |stored: &StoredBudget| StoredBudget::decode(&stored.encode().unwrap()).unwrap();
+    assert_eq!(read(&full(97)), full(97));
+    assert_eq!(read(&full(98)).all, Window::default());
 }
 
 proptest! {

@@ -49,3 +49,31 @@ pub(super) fn parse_meta_key(key: &[u8]) -> Option<LogId> {
     };
     Some(LogId { incarnation: u64::from_str_radix(incarnation, 16).ok()?, stream })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: LogId = LogId { incarnation: 10, stream: Stream::Events };
+
+    #[test]
+    fn keys_are_as_they_were_always_written() {
+        assert_eq!(meta_key(LOG), b"log/000000000000000a/0");
+        assert_eq!(outbox_key(LOG, 258), [0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
+        let sink = LogId { stream: Stream::Results(SinkId(0xab)), ..LOG };
+        assert_eq!(meta_key(sink), b"log/000000000000000a/4/000000ab");
+        assert_eq!(log_prefix(sink), [0, 0, 0, 0, 0, 0, 0, 10, 4, 0, 0, 0, 0xab]);
+    }
+
+    #[test]
+    fn the_key_of_a_position_tells_its_log_and_nothing_else_does() {
+        let sink = Stream::Results(SinkId(u32::MAX));
+        let streams = [Stream::Events, Stream::Telemetry, Stream::Backfill, Stream::Alarms, sink];
+        for log in streams.map(|stream| LogId { stream, ..LOG }) {
+            assert_eq!(parse_meta_key(&meta_key(log)), Some(log));
+        }
+        for other in ["log/0a/9", "log/0a/4", "log/0a/0/1", "log/x/0", "log/0a", "ledger/0a/0"] {
+            assert_eq!(parse_meta_key(other.as_bytes()), None, "{other}");
+        }
+    }
+}

@@ -1,5 +1,9 @@
 //! Outbox and receiver together, over a link that loses, repeats and reorders.
 
+mod quota;
+mod reading;
+mod sending;
+
 use super::*;
 use crate::model::SinkId;
 use crate::ports::Write;
