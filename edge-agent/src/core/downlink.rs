@@ -78,7 +78,7 @@ impl AgentCore {
             Message::MapRefusal(refusal) if refusal.map == MapName::Reported => {
                 self.handle_reported_refusal(&refusal, now.monotonic);
             }
-            Message::LogHold(hold) => self.outbox.handle_hold(hold),
+            Message::LogHold(hold) => self.outbox.handle_hold(hold, now.monotonic),
             Message::LogAck(ack) => self.handle_log_ack(ack, now.monotonic),
             Message::CallRequest(request) => self.effects.push_back(Effect::AnswerCall(request)),
             other => {

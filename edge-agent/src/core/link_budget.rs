@@ -110,11 +110,19 @@ impl AgentCore {
         self.schedule_report(now.monotonic);
     }
 
-    /// Whether the link may be opened, or stay open.
-    pub fn permits_link(&mut self, is_open: bool, now: MonotonicMs) -> bool {
+    /// Whether the link may be opened, or stay open. What opening it costs is granted first: the effects
+    /// that this leaves are to be performed before it is opened.
+    pub fn permits_link(&mut self, is_open: bool, now: Now) -> bool {
         let alarm_waits = self.outbox.holds(shared::wire::Stream::Alarms);
         let bytes = if is_open { FAREWELL_BYTES } else { CONNECT_BYTES };
-        self.budget.may_connect(bytes, is_open || alarm_waits, now)
+        let may = self.budget.may_connect(bytes, is_open || alarm_waits, now.monotonic);
+        if may
+            && !is_open
+            && let Some(grant) = self.budget.poll_grant(bytes, now)
+        {
+            self.persist_grant(&grant);
+        }
+        may
     }
 
     /// Whether a handshake or a greeting may go.

@@ -151,9 +151,12 @@ impl Agent {
 
     /// Opens or closes the link as the byte budget allows.
     fn permit_link(&mut self) {
-        let now = self.outside.clock.now().monotonic;
+        let now = self.outside.clock.now();
+        let Some(link) = &self.outside.link else { return };
+        let permitted = self.core.permits_link(link.is_up(), now);
+        self.perform_effects();
         if let Some(link) = &self.outside.link {
-            link.set_permit(self.core.permits_link(link.is_up(), now));
+            link.set_permit(permitted);
         }
     }
 

@@ -285,7 +285,7 @@ spec:
         let stored = StoredState { nodes, ..StoredState::default() };
         let now = Now { wall: UnixMs(1_767_225_600_000), ..Now::default() };
         let core = HubCore::new(HubKeys { session, signing }, [4; 32], stored, now);
-        assert_eq!(core.view().term, 29_453_761, "minutes since 1970, and the next");
+        assert_eq!(core.view().term, 1_767_225_600, "seconds since 1970");
     }
 
     #[test]

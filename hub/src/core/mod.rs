@@ -20,8 +20,9 @@
 //! in one commit, and only then acknowledged. What must reach a sink is committed once the sink has
 //! it: until then the watermark stays, and the node keeps its records.
 //!
-//! **The term.** At each start the hub's term is above its stored one, and it rises above every
-//! validly signed header that a node shows; nothing signed with a term is sent before the term is
+//! **The term.** At each start the hub's term is above its stored one and at least the seconds since
+//! 1970, so that a store that is lost or an older copy brings back no term; and it rises above every
+//! validly signed header that a node shows. Nothing signed with a term is sent before the term is
 //! durable. So a stale hub is fenced by the nodes themselves.
 //!
 //! **Nothing before the manifests.** A hub that starts knows who its nodes are and not what they
@@ -78,8 +79,8 @@ const TERM_KEY: &[u8] = b"term";
 /// installed together share one.
 const REASSIGN_DELAY_MS: u64 = 200;
 
-/// Starts of hubs that may have fallen into one minute.
-const STARTS_A_MINUTE: u64 = 1_000;
+/// How far the clock of an earlier hub may have been ahead of this one's, in seconds.
+const CLOCK_LEAD_SECONDS: u64 = 100_000;
 
 /// Nodes that a hub holds; far above the 10 000 it is built for.
 const NODES_MAX: usize = 100_000;
@@ -160,16 +161,15 @@ pub fn read_stored_state(store: &dyn Store) -> Result<StoredState, StoreError> {
     Ok(state)
 }
 
-/// The greatest term that may have been led with. A hub whose store is lost knows its nodes from beside
-/// it, and not its term; nor do nodes that have lost their stores show one, but they refuse what is
-/// below it. Minutes since 1970 are far above any count of starts.
+/// The greatest term that may have been led with. A hub whose store is lost or an older copy does not know
+/// it; nor do nodes that have lost their stores show it, but they refuse what is below it. No hub starts
+/// once a second.
 fn term_before(stored: &StoredState, now: Now) -> u64 {
-    let is_lost = stored.term == 0 && !stored.nodes.is_empty();
-    if is_lost { minutes(now) } else { stored.term }
+    stored.term.max(seconds(now).saturating_sub(1))
 }
 
-fn minutes(now: Now) -> u64 {
-    now.wall.0 / 60_000
+fn seconds(now: Now) -> u64 {
+    now.wall.0 / 1_000
 }
 
 impl HubCore {
@@ -181,7 +181,7 @@ impl HubCore {
             keys,
             random: ChaCha20Rng::from_seed(seed),
             term: term_before(&stored, now),
-            term_bound: minutes(now).saturating_add(STARTS_A_MINUTE),
+            term_bound: seconds(now).saturating_add(CLOCK_LEAD_SECONDS),
             nodes: BTreeMap::new(),
             manifests: None,
             assignment: Assignment::default(),

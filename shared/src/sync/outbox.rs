@@ -248,7 +248,7 @@ impl Outbox {
         let run_end = log.meta.oldest.saturating_sub(1) / DROP_RUN_RECORDS * DROP_RUN_RECORDS;
         let released = log.meta.release_before(run_end + DROP_RUN_RECORDS + 1);
         self.dropped_records += released.end - released.start;
-        log.announce = true;
+        log.dropped();
         let id = LogId { stream: key.0, incarnation: key.1 };
         released.for_each(|sequence| writes.delete(Tree::Outbox, outbox_key(id, sequence)));
         put_meta(id, &log.meta, writes);
@@ -369,10 +369,10 @@ impl Outbox {
     }
 
     /// Everything up to `hold.received` has arrived and waits where it was meant for: it is kept here
-    /// and not repeated.
-    pub fn handle_hold(&mut self, hold: LogHold) {
+    /// and not repeated. After an hour the receiver is asked.
+    pub fn handle_hold(&mut self, hold: LogHold, now: MonotonicMs) {
         if let Some(log) = self.logs.get_mut(&(hold.log.stream, hold.log.incarnation)) {
-            log.held(hold.received);
+            log.held(hold.received, now);
         }
     }
 

@@ -17,6 +17,10 @@ const WINDOW_BATCHES: usize = 64;
 /// acknowledgement overdue.
 const LAZY_WAIT_MS: u64 = 15 * 60 * 1000;
 
+/// How long a receiver that waits for its sink is left alone: then it is asked, in case its
+/// acknowledgement was lost. A question and its answer cost about 300 bytes.
+const HELD_WAIT_MS: u64 = 60 * 60 * 1000;
+
 /// A receiver that repeats its watermark lacks what follows; later batches that were on their way make
 /// it say so again, which is no news within this time.
 const REPEATED_ACK_MS: u64 = 5_000;
@@ -89,6 +93,10 @@ pub(super) struct OutboxLog {
     /// The receiver must hear of it even if there is no record to send: records were dropped.
     pub(super) announce: bool,
     pub(super) retry: Retry,
+    /// The receiver has all that is on its way, and waits itself.
+    held: bool,
+    /// It has waited for long: it is to be asked, by a batch without records.
+    asks: bool,
     /// The store could not be read; not before the retry is due.
     unreadable: bool,
 }
@@ -110,6 +118,7 @@ impl OutboxLog {
         self.cursor = self.meta.oldest;
         self.in_flight.clear();
         self.unreadable = false;
+        (self.held, self.asks) = (false, false);
     }
 
     pub(super) fn unreadable(&mut self, now: MonotonicMs) {
@@ -119,6 +128,9 @@ impl OutboxLog {
 
     /// The records to read for the next batch: (first, how many at most).
     pub(super) fn due(&self) -> Option<(SequenceNumber, usize)> {
+        if self.asks && !self.unreadable {
+            return Some((self.cursor.max(self.meta.oldest), 0));
+        }
         let waits = self.retry.attempts() > 0 && self.retry.deadline().is_some();
         let bytes = self.in_flight.iter().fold(0, |sum, (_, bytes)| sum + bytes);
         if self.unreadable
@@ -137,6 +149,10 @@ impl OutboxLog {
 
     /// A batch of the records before `end` was handed to the link.
     pub(super) fn sent(&mut self, end: SequenceNumber, bytes: usize, now: MonotonicMs) {
+        if std::mem::take(&mut self.asks) {
+            return self.retry.arm_for(HELD_WAIT_MS, now);
+        }
+        self.held = false;
         self.cursor = end;
         self.in_flight.push((end.saturating_sub(1), bytes));
         self.expect_ack(now);
@@ -146,6 +162,18 @@ impl OutboxLog {
         match self.lazy {
             true => self.retry.arm_for(LAZY_WAIT_MS, now),
             false => self.retry.arm(now),
+        }
+    }
+
+    /// The records before `oldest` were given up: nothing of them is on its way any more, and the receiver
+    /// must hear of it.
+    pub(super) fn dropped(&mut self) {
+        self.announce = true;
+        let oldest = self.meta.oldest;
+        self.in_flight.retain(|(last, _)| *last >= oldest);
+        if self.in_flight.is_empty() {
+            (self.held, self.asks) = (false, false);
+            self.retry.clear();
         }
     }
 
@@ -164,6 +192,7 @@ impl OutboxLog {
         if watermark >= self.meta.next {
             return self.meta.oldest..self.meta.oldest;
         }
+        (self.held, self.asks) = (false, false);
         let released = self.meta.release_before(watermark.saturating_add(1));
         self.in_flight.retain(|(last, _)| *last > watermark);
         if released.is_empty() && self.is_news(watermark, now) {
@@ -197,14 +226,22 @@ impl OutboxLog {
     }
 
     /// The receiver has everything up to `received` and waits itself: there is nothing to repeat.
-    pub(super) fn held(&mut self, received: SequenceNumber) {
+    pub(super) fn held(&mut self, received: SequenceNumber, now: MonotonicMs) {
         if self.in_flight.iter().all(|(last, _)| *last <= received) && !self.in_flight.is_empty() {
+            self.held = true;
             self.retry.clear();
+            self.retry.arm_for(HELD_WAIT_MS, now);
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: MonotonicMs) {
-        if self.retry.expire(now) {
+        if !self.retry.expire(now) {
+            return;
+        }
+        if self.held {
+            self.retry.clear();
+            self.asks = true;
+        } else {
             self.rewind();
         }
     }

@@ -126,9 +126,13 @@ fn agent_at_rest(agent: &SimAgent, hub: &hub::core::HubCore) -> Result<(), Strin
         return Err(format!("{node}: reported state differs"));
     }
     let outbox = &status.outbox;
-    let waiting = outbox.event_records + outbox.telemetry_records + outbox.result_records;
-    if waiting > 0 {
-        return Err(format!("{node}: {waiting} records are not delivered"));
+    let waiting = (outbox.event_records, outbox.telemetry_records, outbox.result_records);
+    if waiting != (0, 0, 0) {
+        let (events, telemetry, results) = waiting;
+        return Err(format!(
+            "{node}: {events} records of events, {telemetry} of telemetry and {results} of results \
+             are not delivered"
+        ));
     }
     check_pods(agent, &status)
 }

@@ -36,10 +36,12 @@ use wire::Meter;
 const EPOCH_MS: u64 = 1_767_225_600_000;
 /// How long faults go on.
 const FAULTS_MS: u64 = 15 * 60_000;
-/// Within this time a healed world must come to rest. Backoffs last 5 minutes, retries one.
-const REST_MS: u64 = 20 * 60_000;
-/// A link with a budget may have to wait for the next day.
-const REST_WITHIN_BUDGET_MS: u64 = 26 * 60 * 60_000;
+/// Within this time a healed world must come to rest. Backoffs last 5 minutes, retries one; a receiver
+/// whose acknowledgement was lost is asked within an hour.
+const REST_MS: u64 = 80 * 60_000;
+/// A link with a budget may have to wait for the next day, and each of many kills may have taken a grant
+/// of the first with it.
+const REST_WITHIN_BUDGET_MS: u64 = 74 * 60 * 60_000;
 /// Lines of the event log that are kept: of a seed all of them.
 const LOG_LINES_MAX: usize = 20_000;
 /// Events after which a world that does not end is called stuck.

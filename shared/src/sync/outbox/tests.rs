@@ -87,8 +87,8 @@ fn a_sink_that_holds_stops_nothing_and_nothing_is_repeated_for_it() {
     outbox.begin(&[], NOW, &mut WriteBatch::new());
     let read = next_read(&outbox).unwrap();
     outbox.handle_read(&read, vec![(1, b"slow".to_vec())], NOW).unwrap();
-    outbox.handle_hold(LogHold { log: slow, received: 1 });
-    assert_eq!(outbox.poll_timeout(), None, "nothing is overdue");
+    outbox.handle_hold(LogHold { log: slow, received: 1 }, NOW);
+    assert_eq!(outbox.poll_timeout(), Some(NOW.plus_ms(3_600_000)), "nothing is overdue for long");
     append(&mut outbox, &mut store, Stream::Results(SinkId(2)), b"quick");
     assert_eq!(next_read(&outbox).unwrap().log.stream, Stream::Results(SinkId(2)));
     outbox.handle_ack(LogAck { log: slow, watermark: 1 }, NOW, &mut WriteBatch::new());

@@ -34,7 +34,7 @@ impl World {
         let begin = self.now;
         // What was in the way most often, since the last thing may be a record just sent.
         let mut unrest: BTreeMap<String, u64> = BTreeMap::new();
-        while let Err(why) = at_rest(&self.agents, &self.hub) {
+        while let Err(why) = self.rests() {
             *unrest.entry(why).or_default() += 1;
             if self.now.since_ms(begin) >= ms_max {
                 return Err(format!("not at rest {ms_max} ms after healing: {unrest:?}"));
@@ -42,6 +42,12 @@ impl World {
             self.step()?;
         }
         Ok(self.now.since_ms(begin))
+    }
+
+    /// Whether nothing is left to do and the books are even: what was dropped last is told last.
+    fn rests(&self) -> Result<(), String> {
+        at_rest(&self.agents, &self.hub)?;
+        self.accounts.at_rest()
     }
 
     /// The books, which must be even now.

@@ -130,11 +130,12 @@ impl World {
 
     /// Whether this agent's budget lets it try to connect; when not, it looks again later.
     pub(super) fn may_connect(&mut self, index: usize) -> bool {
-        let now = self.now;
+        let (now, at) = (self.now, self.present_at(index));
         let Some(Some(_)) = self.meters.get(index) else { return true };
         let Some(agent) = self.agents.get_mut(index) else { return false };
-        let at = agent.since_boot(now);
-        let may = agent.core.as_mut().is_some_and(|core| core.permits_link(false, at));
+        let permitted = agent.core.as_mut().is_some_and(|core| core.permits_link(false, at));
+        self.step_agent(index, []);
+        let may = permitted && self.agents.get(index).is_some_and(|agent| agent.core.is_some());
         if let Some(at) = self.connect_at.get_mut(index).filter(|_| !may) {
             *at = now.plus_ms(LONGEST_SLEEP_MS);
         }
@@ -170,10 +171,9 @@ impl World {
 
     /// Closes the link if the budget no longer permits it, as the agent's loop does.
     pub(super) fn keep_to_budget(&mut self, index: usize) {
-        let now = self.now;
+        let at = self.present_at(index);
         let Some(Some(_)) = self.meters.get(index) else { return };
         let Some(agent) = self.agents.get_mut(index) else { return };
-        let at = agent.since_boot(now);
         let Some(core) = agent.core.as_mut() else { return };
         if agent.connected && !core.permits_link(true, at) {
             self.note(format!("agent {index}: its budget closes the link"));

@@ -2,6 +2,21 @@
 
 use super::*;
 
+#[test]
+fn what_the_quota_takes_off_its_way_is_announced_at_once() {
+    let quota = OutboxQuota { results_bytes: 100, ..OutboxQuota::default() };
+    let (mut outbox, mut store) = (Outbox::restore(1, quota, &[]), Records::default());
+    let (slow, other) = (Stream::Results(SinkId(1)), Stream::Results(SinkId(2)));
+    append(&mut outbox, &mut store, slow, &[7; 90]);
+    outbox.begin(&[], NOW, &mut WriteBatch::new());
+    let read = next_read(&outbox).unwrap();
+    outbox.handle_read(&read, store.read(&read), NOW).unwrap();
+    outbox.handle_hold(LogHold { log: read.log, received: 1 }, NOW);
+    append(&mut outbox, &mut store, other, &[7; 50]);
+    let read = next_read(&outbox).unwrap();
+    assert_eq!((read.log.stream, read.first, read.count_max), (slow, 2, 0));
+}
+
 /// Every class may keep so many bytes.
 fn quota_of(bytes: u64) -> OutboxQuota {
     OutboxQuota {

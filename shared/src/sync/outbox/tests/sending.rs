@@ -185,8 +185,43 @@ fn what_waits_at_its_receiver_is_overdue_only_where_something_else_is_on_its_way
     let (mut outbox, store) = with_records(Stream::Results(SinkId(1)), &[1; 2]);
     let log = LogId { incarnation: 1, stream: Stream::Results(SinkId(1)) };
     send_singly(&mut outbox, &store, NOW);
-    outbox.handle_hold(LogHold { log, received: 1 });
-    assert!(outbox.poll_timeout().is_some(), "2 has not arrived");
-    outbox.handle_hold(LogHold { log, received: 2 });
-    assert_eq!(outbox.poll_timeout(), None);
+    outbox.handle_hold(LogHold { log, received: 1 }, NOW);
+    assert_eq!(outbox.poll_timeout(), Some(NOW.plus_ms(900_000)), "2 has not arrived");
+    outbox.handle_hold(LogHold { log, received: 2 }, NOW);
+    assert_eq!(outbox.poll_timeout(), Some(NOW.plus_ms(3_600_000)));
+}
+
+#[test]
+fn a_receiver_that_holds_is_asked_each_hour_by_a_batch_without_records() {
+    let stream = Stream::Results(SinkId(1));
+    let (mut outbox, store) = with_records(stream, &[1; 70]);
+    let log = LogId { incarnation: 1, stream };
+    assert_eq!(send_singly(&mut outbox, &store, NOW), 64);
+    outbox.handle_hold(LogHold { log, received: 64 }, NOW);
+    let mut now = NOW;
+    for _ in 0..5 {
+        assert_eq!(next_read(&outbox), None);
+        now = now.plus_ms(3_600_000);
+        outbox.handle_timeout(now);
+        assert_eq!(send(&mut outbox, &store, 1, now), Some(0), "though the window is full");
+        assert_eq!(outbox.poll_timeout(), Some(now.plus_ms(3_600_000)), "unanswered or held again");
+        assert_eq!(outbox.attempts(), 0, "the session is not suspected");
+    }
+    outbox.handle_timeout(now.plus_ms(3_600_000));
+    outbox.handle_ack(ack(stream, 64), now, &mut WriteBatch::new());
+    assert_eq!(send_singly(&mut outbox, &store, now), 6, "it had them, and the rest goes on");
+}
+
+#[test]
+fn what_is_sent_after_a_hold_is_repeated_when_it_is_overdue() {
+    let stream = Stream::Results(SinkId(1));
+    let (mut outbox, mut store) = with_records(stream, &[1]);
+    send_singly(&mut outbox, &store, NOW);
+    outbox.handle_hold(LogHold { log: LogId { incarnation: 1, stream }, received: 1 }, NOW);
+    append(&mut outbox, &mut store, stream, &[7]);
+    send_singly(&mut outbox, &store, NOW);
+    let overdue = NOW.plus_ms(900_000);
+    assert_eq!(outbox.poll_timeout(), Some(overdue));
+    outbox.handle_timeout(overdue);
+    assert_eq!(next_read(&outbox).unwrap().first, 1);
 }
