@@ -67,7 +67,7 @@ fn stay_offline(
     before: &[Vec<(String, u64)>],
 ) -> Result<(), String> {
     world.restart_hub();
-    if period % 4 == 0 {
+    if period.is_multiple_of(4) {
         world.want("ocr", "default");
     }
     let index = period % 2;
