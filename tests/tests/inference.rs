@@ -169,7 +169,7 @@ fn built_binary() -> anyhow::Result<PathBuf> {
         Some(profile) => profile,
     };
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--workspace", "--bin", "file-classifier"])
+        .args(["build", "--quiet", "--locked", "--workspace", "--bins", "--tests"])
         .args(["--profile", profile, "--target-dir"])
         .arg(target_dir)
         .current_dir(env!("CARGO_MANIFEST_DIR"))

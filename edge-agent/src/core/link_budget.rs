@@ -27,12 +27,13 @@ const ACK_BYTES: usize = 120;
 /// A chunk of an update for a node that pays for each byte, with its signed header.
 const CHUNK_BYTES: usize = 1024 + 250;
 
-/// What connecting costs: TCP, mutual TLS in full, MQTT, and a greeting.
-const CONNECT_BYTES: u64 = FULL_CONNECTION_BYTES + 1_500;
-
 /// Below this the link is closed until the window has moved on: what the peer sends unasked, and the
 /// farewell, still fit.
-const FAREWELL_BYTES: u64 = 700;
+pub(super) const FAREWELL_BYTES: u64 = 700;
+
+/// What connecting costs: TCP, mutual TLS in full, MQTT, and a greeting. The first chunk of an update, which
+/// the hub sends unasked, is not in it.
+const CONNECT_BYTES: u64 = FULL_CONNECTION_BYTES + 1_500;
 
 /// Per cent of the day's bytes from which on only alarms go, and below which others go again.
 const EXHAUSTED_FROM_PERCENT: u64 = 97;

@@ -1,6 +1,7 @@
 //! What the agent sends, and in which order: handshake and greeting, answers and acknowledgements,
 //! reported state, then the logs by their streams.
 
+use super::link_budget::FAREWELL_BYTES;
 use super::{AgentCore, Effect};
 use shared::limits::MAP_CHUNK_BYTES_MAX;
 use shared::model::{Condition, ConditionStatus, GpuSource, MonotonicMs, NodeStatus, Now};
@@ -206,7 +207,9 @@ impl AgentCore {
         let may_send = |stream: Stream, bytes: u64| {
             let payload_bytes =
                 usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(BATCH_HEADER_BYTES);
-            budget.may_send(stream.into(), message_bytes(payload_bytes), now)
+            // An alarm may take the last of the day, but for the end of the link.
+            let rest = if stream == Stream::Alarms { FAREWELL_BYTES } else { 0 };
+            budget.may_send(stream.into(), message_bytes(payload_bytes) + rest, now)
         };
         self.reading = self.outbox.poll_read(bytes_max, telemetry_first, may_send);
         self.effects.extend(self.reading.map(Effect::ReadRecords));

@@ -145,7 +145,7 @@ fn folder() -> PathBuf {
 }
 
 /// A day that the generator makes of a seed.
-fn day(seed: u32) -> anyhow::Result<Vec<Sample>> {
+pub(super) fn day(seed: u32) -> anyhow::Result<Vec<Sample>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("day.csv");
     let mut command = Command::new("python3");
@@ -262,7 +262,7 @@ fn pod_series(owner: &str, name: &str) -> Option<(Series, f64)> {
 }
 
 /// What was recorded from a real node_exporter.
-fn trace() -> anyhow::Result<Vec<Sample>> {
+pub(super) fn trace() -> anyhow::Result<Vec<Sample>> {
     let file = std::fs::File::open(folder().join("trace.csv.gz")).context("trace.csv.gz")?;
     let mut text = String::new();
     GzDecoder::new(file).read_to_string(&mut text)?;

@@ -1,10 +1,8 @@
-//! What the link costs, counted by the judge ([`Proxy`]): telemetry a day, a reconnection in sync, a
-//! changed image.
+//! What the link costs, counted by the judge ([`Proxy`]): a reconnection in sync, a changed image.
 
 use super::{Figure, work_folder};
 use crate::real::agent::Agent;
 use crate::real::hub::Hub;
-use crate::real::process::wait_until;
 use crate::real::proxy::{Count, Flow, Proxy, Shape};
 use crate::story::{in_session, number};
 use std::path::Path;
@@ -12,28 +10,11 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What is in force is sampled this often.
-const SAMPLE_INTERVAL_MS: u64 = 10_000;
-
-/// The quickest that the agent's configuration takes: a hundred times as fast.
-const FAST_INTERVAL_MS: u64 = 100;
-
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-
-/// Samples that are looked at, at least; 60 s at the fast pace.
-const SAMPLES_MIN: u64 = 600;
-
-/// Batches that are looked at, at least.
-const BATCHES_MIN: u64 = 20;
-
 /// Nothing crosses for this long: all is said.
 const QUIET: Duration = Duration::from_millis(1500);
 
 /// What ends a connection at the node, with time stamps.
 const RESET_BYTES: u64 = 52;
-
-/// Longer than a batch takes to be acknowledged, shorter than until the next.
-const SETTLED: Duration = Duration::from_millis(250);
 
 /// A hub and a node whose link goes through the judge.
 struct Pair {
@@ -80,18 +61,6 @@ impl Pair {
         })?;
         Ok(self.proxy.count_when_quiet(QUIET)?.since(begun))
     }
-
-    fn samples_received(&self) -> anyhow::Result<u64> {
-        Ok(number(&self.hub.node(&self.agent.node)?, "/samples_received"))
-    }
-
-    /// What has crossed, and with how many samples, just after a batch.
-    fn after_a_batch(&self) -> anyhow::Result<(Count, u64)> {
-        let before = self.samples_received()?;
-        wait_until("a batch comes", PATIENCE, || Ok(self.samples_received()? > before))?;
-        std::thread::sleep(SETTLED);
-        Ok((self.proxy.count()?, self.samples_received()?))
-    }
 }
 
 /// A workload of one pod that no node has room for, so that nothing but the change itself crosses.
@@ -112,47 +81,6 @@ fn words(count: Count) -> String {
         format!("{way} {wire_bytes} bytes in {packets} packets, {payload_bytes} of them TLS")
     };
     format!("{}, {}", one("up", count.up), one("down", count.down))
-}
-
-/// kB a day with so many samples in a batch, and how that was found.
-fn a_day(batch: usize) -> anyhow::Result<(String, String)> {
-    let folder = work_folder()?;
-    let pair = Pair::new(folder.path(), FAST_INTERVAL_MS, batch)?;
-    pair.after_a_batch()?;
-    let (begun, first) = pair.after_a_batch()?;
-    let wanted = SAMPLES_MIN.max(BATCHES_MIN * batch as u64);
-    let (mut ended, mut last) = (begun, first);
-    while last - first < wanted {
-        (ended, last) = pair.after_a_batch()?;
-    }
-    let (crossed, samples) = (ended.since(begun), last - first);
-    let bytes_a_day = crossed.wire_bytes() * (DAY_MS / SAMPLE_INTERVAL_MS) / samples;
-    let how = format!(
-        "a real agent, hub and embedded broker, batches of {batch} samples, IP bytes both ways by the \
-         judge; sampled every {FAST_INTERVAL_MS} ms and scaled to one sample every \
-         {SAMPLE_INTERVAL_MS} ms, so values move less between samples than they would; no ping is \
-         due, since a batch crosses within each keep-alive; {samples} samples: {}",
-        words(crossed)
-    );
-    #[allow(clippy::cast_precision_loss, reason = "less than 2^52")]
-    let kilobytes = format!("{:.1}", bytes_a_day as f64 / 1000.0);
-    Ok((kilobytes, how))
-}
-
-/// Telemetry of a node-day with batches of a minute, of five, and as long as they may be.
-pub(super) fn telemetry() -> anyhow::Result<Vec<Figure>> {
-    let batches = [
-        ("link_kb_per_node_day_default", 6),
-        ("link_kb_per_node_day_5m", 30),
-        // 10 minutes: the longest batch that the configuration takes.
-        ("link_kb_per_node_day_scarce", 60),
-    ];
-    let mut figures = Vec::new();
-    for (name, batch) in batches {
-        let (value, how) = a_day(batch)?;
-        figures.push(Figure::new(name, value, "kB", &how));
-    }
-    Ok(figures)
 }
 
 /// A connection that comes again with everything in sync: with what both ends remember, and without.

@@ -20,6 +20,7 @@ mod flash;
 mod full_store;
 mod kills;
 mod link;
+mod link_day;
 mod marks;
 mod memory;
 mod outbox;
@@ -61,7 +62,7 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("outbox", outbox::outbox),
         ("flash", flash::idle),
         ("kills", kills::agent),
-        ("link", link::telemetry),
+        ("link", link_day::telemetry),
         ("reconnect", link::reconnect),
         ("image_change", link::image_change),
         ("sim", world::simulation),

@@ -52,7 +52,15 @@ impl Hub {
     /// # Errors
     /// When the folder can't be written.
     pub fn gather_acknowledgements(&mut self) -> anyhow::Result<()> {
-        self.acknowledge_after_ms = hub::core::DELAY_MS_MAX;
+        self.acknowledge_after(hub::core::DELAY_MS_MAX)
+    }
+
+    /// From the next start on acknowledgements are gathered for so long.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn acknowledge_after(&mut self, ms: u64) -> anyhow::Result<()> {
+        self.acknowledge_after_ms = ms;
         self.write_config()
     }
 
