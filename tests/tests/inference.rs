@@ -5,7 +5,8 @@
 //! model's bytes. It is installed on the first run; if that fails, the test fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -19,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
+use tests::real::binaries::{binary, binary_folder};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -54,7 +56,7 @@ struct Server {
 
 impl Server {
     fn start() -> anyhow::Result<Self> {
-        let mut process = Command::new(built_binary()?)
+        let mut process = Command::new(binary("file-classifier")?)
             .args(["--listen", "127.0.0.1:0"])
             .stdout(Stdio::piped())
             .spawn()
@@ -152,36 +154,9 @@ impl Drop for Server {
     }
 }
 
-/// The folder `target/<profile>` that this test was built into.
-fn profile_dir() -> anyhow::Result<PathBuf> {
-    let test_binary = std::env::current_exe()?;
-    let profile_dir = test_binary.parent().and_then(Path::parent);
-    Ok(profile_dir.context("a test binary lies in target/<profile>/deps")?.to_owned())
-}
-
-/// Builds the server as this test was built and says where it is. It selects the whole workspace
-/// because cargo then settles the same features, and what is built already is used again.
-fn built_binary() -> anyhow::Result<PathBuf> {
-    let profile_dir = profile_dir()?;
-    let target_dir = profile_dir.parent().context("the profile's folder lies in target")?;
-    let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(profile) => profile,
-    };
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--workspace", "--bins", "--tests"])
-        .args(["--profile", profile, "--target-dir"])
-        .arg(target_dir)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .context("running cargo")?;
-    ensure!(status.success(), "building file-classifier ended with {status}");
-    Ok(profile_dir.join("file-classifier"))
-}
-
 /// What the reference implementation says of these files.
 fn reference_verdicts(files: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Verdict>> {
-    let cache_dir = profile_dir()?.with_file_name("magika-reference");
+    let cache_dir = binary_folder()?.with_file_name("magika-reference");
     let output = Command::new("python3")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/magika_reference.py"))
         .arg(cache_dir)
@@ -193,10 +168,14 @@ fn reference_verdicts(files: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Ver
     serde_json::from_slice(&output.stdout).context("reading what the reference printed")
 }
 
-/// The samples of the demo and of this folder, this very program, and the awkward cases.
+/// The samples of the demo and of this folder, the beginning of this very program, and the awkward cases.
 fn inputs(generated_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let tests_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = vec![std::env::current_exe()?, tests_dir.join("../Cargo.toml")];
+    let program = generated_dir.join("program");
+    let mut beginning = Vec::new();
+    File::open(std::env::current_exe()?)?.take(1 << 20).read_to_end(&mut beginning)?;
+    std::fs::write(&program, beginning)?;
+    let mut files = vec![program, tests_dir.join("../Cargo.toml")];
     for samples in ["reference/samples", "../deploy/examples/file-classifier/samples"] {
         for entry in std::fs::read_dir(tests_dir.join(samples))? {
             files.push(entry?.path());

@@ -17,12 +17,12 @@ pub fn binary_folder() -> anyhow::Result<PathBuf> {
 /// A program of this workspace.
 ///
 /// # Errors
-/// When it is not built: `cargo build --workspace --bins` does it.
+/// When it is not built: `cargo build --workspace --bins --tests` does it.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let path = binary_folder()?.join(name);
     anyhow::ensure!(
         path.exists(),
-        "{} is not built: run `cargo build --workspace --bins` first",
+        "{} is not built: run `cargo build --workspace --bins --tests` first",
         path.display()
     );
     Ok(path)
