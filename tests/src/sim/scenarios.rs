@@ -26,15 +26,7 @@ const LOST_CLOCK_MS: i64 = -1_767_225_600_000;
 /// # Errors
 /// What did not hold.
 pub fn offline_for_400_days() -> Result<String, String> {
-    let setup = Setup {
-        agents: 2,
-        quota_bytes: 64 << 10,
-        recorder: RecorderOptions { sample_interval_ms: 15 * MINUTE_MS, samples_per_batch: 12 },
-        budgets: vec![],
-        acknowledge_within_ms: 0,
-        posting: None,
-        series: 1,
-    };
+    let setup = two_agents(15 * MINUTE_MS, 12);
     let mut world = World::quiet(400, &setup);
     world.want("detect", "plant");
     world.want("ocr", "default");
@@ -58,6 +50,19 @@ pub fn offline_for_400_days() -> Result<String, String> {
         told.push(even_books(&world, index)?);
     }
     Ok(told.join("; "))
+}
+
+/// Two nodes without a budget, whose hub acknowledges at once.
+fn two_agents(sample_interval_ms: u64, samples_per_batch: usize) -> Setup {
+    Setup {
+        agents: 2,
+        quota_bytes: 64 << 10,
+        recorder: RecorderOptions { sample_interval_ms, samples_per_batch },
+        budgets: vec![],
+        acknowledge_within_ms: 0,
+        posting: None,
+        series: 1,
+    }
 }
 
 /// Ten days: the hub starts again, the fleet changes its mind, one node reboots.
@@ -118,15 +123,7 @@ pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
 /// # Errors
 /// What did not hold.
 pub fn impostors() -> Result<String, String> {
-    let setup = Setup {
-        agents: 2,
-        quota_bytes: 64 << 10,
-        recorder: RecorderOptions { sample_interval_ms: 10_000, samples_per_batch: 3 },
-        budgets: vec![],
-        acknowledge_within_ms: 0,
-        posting: None,
-        series: 1,
-    };
+    let setup = two_agents(10_000, 3);
     let mut world = World::quiet(7, &setup);
     world.want("detect", "plant");
     world.want("ocr", "default");
