@@ -53,7 +53,7 @@ pub struct Config {
     /// Whether `run` makes the CA and the keys where there are none.
     pub create_keys: bool,
     /// Milliseconds for which acknowledgements of telemetry and results are gathered: each costs about
-    /// 134 bytes of a node's link. At most ten minutes.
+    /// 134 bytes of a node's link. At most four hours.
     pub acknowledge_after_ms: u64,
     /// `text` or `json`.
     pub log_format: LogFormat,
@@ -185,7 +185,7 @@ impl Config {
         if self.acknowledge_after_ms > DELAY_MS_MAX {
             return refused(
                 "acknowledge_after_ms",
-                "nodes repeat after 15 minutes: expected at most 600000",
+                "nodes repeat after five hours: expected at most 14400000",
             );
         }
         if self.broker.is_none() && self.listen.port() == 0 {

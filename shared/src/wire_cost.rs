@@ -55,8 +55,8 @@ pub const RESUMED_CONNECTION_BYTES: u64 = 1_530;
 /// The same with certificates; measured against the embedded broker.
 pub const FULL_CONNECTION_BYTES: u64 = 2_500;
 
-/// An attempt that nobody answers: SYNs after 0, 1, 3, 7 and 15 seconds.
-pub const UNANSWERED_ATTEMPT_BYTES: u64 = 5 * SYN_BYTES;
+/// An attempt that nobody answers: SYNs after 0, 1 and 3 seconds.
+pub const UNANSWERED_ATTEMPT_BYTES: u64 = 3 * SYN_BYTES;
 
 /// What one PUBLISH at QoS 0 costs both ways: MQTT and TLS around the payload, the segments that
 /// carry it, and the other end's acknowledgements of them.

@@ -12,7 +12,7 @@ use shared::sync::{PreparedUpdate, Received};
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{
     HelloReply, LogAck, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
-    Resumed, decode, desired_header_context,
+    Resumed, Stream, decode, desired_header_context,
 };
 use std::collections::BTreeMap;
 use tracing::{debug, info, warn};
@@ -58,6 +58,9 @@ impl AgentCore {
         match message {
             Message::HelloReply(HelloReply { desired, reported, watermarks }) => {
                 self.begin_session(reported, &watermarks, now);
+                if Stream::TELEMETRY.iter().any(|s| self.outbox.is_forgotten(*s, &watermarks)) {
+                    self.recorder.begin_runs();
+                }
                 self.handle_desired_header(&desired);
             }
             Message::Resumed(Resumed { desired, reported, watermarks }) => {

@@ -9,7 +9,7 @@ use shared::model::{LinkBudget, MonotonicMs, NODE_POLICY_KEY, NodePolicy, Now};
 use shared::ports::{Tree, WriteBatch};
 use shared::sync::{LinkClass, SessionFault, StoredBudget, message_bytes};
 use shared::wire::{MapAck, MapName, Message, decode};
-use shared::wire_cost::FULL_CONNECTION_BYTES;
+use shared::wire_cost::{FULL_CONNECTION_BYTES, RESUMED_CONNECTION_BYTES};
 use tracing::warn;
 
 /// Under this key of [`Tree::Meta`] lies what was spent and granted.
@@ -27,13 +27,14 @@ const ACK_BYTES: usize = 120;
 /// A chunk of an update for a node that pays for each byte, with its signed header.
 const CHUNK_BYTES: usize = 1024 + 250;
 
-/// Below this the link is closed until the window has moved on: what the peer sends unasked, and the
-/// farewell, still fit.
-pub(super) const FAREWELL_BYTES: u64 = 700;
+/// Below this the link is closed until the window has moved on: the first chunk of an update, which the
+/// hub sends unasked, and the farewell still fit.
+pub(super) const FAREWELL_BYTES: u64 = 950;
 
-/// What connecting costs: TCP, mutual TLS in full, MQTT, and a greeting. The first chunk of an update, which
-/// the hub sends unasked, is not in it.
-const CONNECT_BYTES: u64 = FULL_CONNECTION_BYTES + 1_500;
+/// What connecting costs: TCP, TLS and MQTT, a greeting with its answer, and what must be left while the
+/// link is open; with a resumed TLS session, and without.
+const RECONNECT_BYTES: u64 = RESUMED_CONNECTION_BYTES + 250 + FAREWELL_BYTES;
+const CONNECT_BYTES: u64 = FULL_CONNECTION_BYTES + 1_400 + FAREWELL_BYTES;
 
 /// Per cent of the day's bytes from which on only alarms go, and below which others go again.
 const EXHAUSTED_FROM_PERCENT: u64 = 97;
@@ -114,12 +115,18 @@ impl AgentCore {
     /// Whether the link may be opened, or stay open. What opening it costs is granted first: the effects
     /// that this leaves are to be performed before it is opened.
     pub fn permits_link(&mut self, is_open: bool, now: Now) -> bool {
+        if !is_open && !self.attempts.may_try(now.monotonic) {
+            return false;
+        }
         let alarm_waits = self.outbox.holds(shared::wire::Stream::Alarms);
-        let bytes = if is_open { FAREWELL_BYTES } else { CONNECT_BYTES };
-        let may = self.budget.may_connect(bytes, is_open || alarm_waits, now.monotonic);
+        let (bytes, bytes_max) = match is_open {
+            true => (FAREWELL_BYTES, FAREWELL_BYTES),
+            false => (RECONNECT_BYTES, CONNECT_BYTES),
+        };
+        let may = self.budget.may_connect(bytes, bytes_max, is_open || alarm_waits, now.monotonic);
         if may
             && !is_open
-            && let Some(grant) = self.budget.poll_grant(bytes, now)
+            && let Some(grant) = self.budget.poll_grant(bytes_max, now)
         {
             self.persist_grant(&grant);
         }
@@ -141,11 +148,16 @@ impl AgentCore {
     /// Hands a payload to the link, once what it costs is granted durably.
     pub(super) fn send_payload(&mut self, class: LinkClass, payload: Vec<u8>, now: Now) {
         let bytes = message_bytes(payload.len());
-        if let Some(grant) = self.budget.poll_grant(bytes, now) {
-            self.persist_grant(&grant);
-        }
+        self.grant(bytes, now);
         self.budget.charge(class, bytes, now.monotonic);
         self.effects.push_back(Effect::Send(payload));
+    }
+
+    /// Makes durable that `bytes` will be spent, and what the hub may send unasked with them.
+    fn grant(&mut self, bytes: u64, now: Now) {
+        if let Some(grant) = self.budget.poll_grant(bytes.saturating_add(FAREWELL_BYTES), now) {
+            self.persist_grant(&grant);
+        }
     }
 
     fn persist_grant(&mut self, grant: &StoredBudget) {
@@ -163,6 +175,7 @@ impl AgentCore {
     pub(super) fn count_received(&mut self, message: &Message, payload_bytes: usize, now: Now) {
         let bytes = message_bytes(payload_bytes);
         self.budget.charge(class_of(message), bytes, now.monotonic);
+        self.grant(0, now);
     }
 
     /// Whether the answer may go now.
@@ -206,6 +219,9 @@ impl AgentCore {
         }
         if !affordable && told {
             return Ok(());
+        }
+        if affordable {
+            self.grant(one, now);
         }
         let window = Some(u32::from(affordable));
         self.send(&Message::MapAck(MapAck::Partial { map, version, next, window }), now)

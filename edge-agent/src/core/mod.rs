@@ -21,6 +21,7 @@
 //! store can't be written the core is read-only: pods stay as they are, nothing is acknowledged,
 //! no log is read or sent.
 
+mod attempts;
 mod clocks;
 mod downlink;
 mod event;
@@ -43,6 +44,7 @@ pub use restore::{Capacity, CoreOptions, Reserved, Restored, StoredState, read_s
 pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 
 use crate::pods::Pods;
+use attempts::Attempts;
 use clocks::Clocks;
 use link_budget::DesiredPace;
 use recorder::Recorder;
@@ -83,6 +85,7 @@ pub struct AgentCore {
     results: Results,
     storage: Storage,
     budget: Budget,
+    attempts: Attempts,
     clocks: Clocks,
     /// A handshake or a greeting is due and can't be afforded yet.
     session_waits: bool,
@@ -104,7 +107,7 @@ impl AgentCore {
     pub fn handle_event(&mut self, event: Event, now: Now) {
         match event {
             Event::LinkUp => self.session.handle_link_up(),
-            Event::LinkDown => self.handle_link_down(),
+            Event::LinkDown => self.handle_link_down(now.monotonic),
             Event::Payload(payload) => self.handle_payload(&payload, now),
             Event::Runtime(event) => self.pods.handle_runtime(event, now),
             Event::Inventory(gpus) => self.handle_inventory(gpus, now),
@@ -127,6 +130,7 @@ impl AgentCore {
         self.reported.handle_timeout(at);
         self.outbox.handle_timeout(at);
         self.budget.handle_timeout(at);
+        self.attempts.handle_timeout(at);
         self.pods.handle_timeout(now);
         if self.recorder.sample_is_due(at) {
             self.effects.push_back(Effect::Sample);
@@ -145,6 +149,7 @@ impl AgentCore {
             self.reported.poll_timeout(),
             self.outbox.poll_timeout(),
             self.budget.poll_timeout(),
+            self.attempts.poll_timeout(),
             self.pace_timeout(),
             self.pods.poll_timeout(),
             self.report_due,
@@ -169,7 +174,9 @@ impl AgentCore {
         self.transmit(now);
     }
 
-    fn handle_link_down(&mut self) {
+    fn handle_link_down(&mut self, now: MonotonicMs) {
+        let (spent, day) = (self.budget.spent().total(), self.budget.limits().bytes_per_day);
+        self.attempts.ended(self.session.is_established(), spent, day, now);
         self.session.handle_link_down();
         self.reported.pause();
         self.outbox.pause();

@@ -1,5 +1,6 @@
 //! What the core is at boot, from the local store alone.
 
+use super::attempts::Attempts;
 use super::clocks::Clocks;
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
 use super::link_budget::BUDGET_KEY;
@@ -175,6 +176,7 @@ impl AgentCore {
             storage: Storage::default(),
             clocks,
             budget: Budget::restore(budget.as_ref(), now),
+            attempts: Attempts::default(),
             session_waits: false,
             budget_exhausted: false,
             spent_in_day: 0,

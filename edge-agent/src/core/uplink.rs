@@ -6,7 +6,8 @@ use super::{AgentCore, Effect};
 use shared::limits::MAP_CHUNK_BYTES_MAX;
 use shared::model::{Condition, ConditionStatus, GpuSource, MonotonicMs, NodeStatus, Now};
 use shared::sync::{
-    FRUGAL_CHUNK_BYTES, LinkClass, LogRead, MapContent, Outgoing, SessionFault, message_bytes,
+    Chunking, FRUGAL_CHUNK_BYTES, LinkClass, LogRead, MapContent, Outgoing, SessionFault,
+    message_bytes,
 };
 use shared::wire::{
     EncodeError, Hello, MapHeader, MapPosition, Message, Resume, SequenceNumber, Stream, Version,
@@ -185,7 +186,7 @@ impl AgentCore {
 
     fn transmit_reported(&mut self, now: Now) -> Result<(), SessionFault> {
         let frugal = self.budget.limits().bytes_per_day.is_some();
-        self.reported.set_frugal(frugal);
+        self.reported.set_chunking(if frugal { Chunking::Frugal } else { Chunking::Generous });
         let chunk_bytes = if frugal { FRUGAL_CHUNK_BYTES } else { MAP_CHUNK_BYTES_MAX };
         let bytes = message_bytes(chunk_bytes);
         while self.reported.has_chunk(now.monotonic)
@@ -259,9 +260,13 @@ impl AgentCore {
         if self.is_read_only() || !self.session.is_established() {
             return;
         }
-        if let Some(batch) = self.outbox.handle_read(read, records, now.monotonic)
-            && let Err(error) = self.send(&Message::LogBatch(batch), now)
-        {
+        let Some(batch) = self.outbox.handle_read(read, records, now.monotonic) else { return };
+        // What builds on a record that is lost can't be read either.
+        let has_hole = batch.records.iter().any(|record| record.is_empty());
+        if has_hole && Stream::TELEMETRY.contains(&batch.log.stream) {
+            self.recorder.begin_runs();
+        }
+        if let Err(error) = self.send(&Message::LogBatch(batch), now) {
             warn!(node = %self.node, error = %error, "could not seal a batch");
         }
     }

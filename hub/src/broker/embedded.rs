@@ -250,6 +250,8 @@ fn listener(options: &EmbeddedOptions) -> Builder {
         .max_clientid_len(NAME_BYTES_MAX)
         .max_qos_allowed(QoS::AtLeastOnce)
         .max_subscriptions(1)
+        // A node publishes to one topic, and leaves a will on another.
+        .max_topic_aliases(2)
         .max_mqueue_len(LIBRARY_QUEUE_MESSAGES_MAX)
         .allow_zero_keepalive(false)
         .max_keepalive(KEEP_ALIVE_SECONDS_MAX)

@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 /// Events are for people: the sender may let go of them within a second.
 const EVENTS_DELAY_MS: u64 = 500;
 
-/// The longest an acknowledgement waits. Senders repeat after 15 minutes.
-pub const DELAY_MS_MAX: u64 = 10 * 60_000;
+/// The longest an acknowledgement waits. Senders repeat after five hours.
+pub const DELAY_MS_MAX: u64 = 4 * 60 * 60_000;
 
-/// Records after which it leaves: batches of one record each must not wait for the delay.
-const RECORDS_MAX: u64 = 16;
+/// Records after which it leaves: half of what a sender keeps on its way in batches of one record each.
+const RECORDS_MAX: u64 = 32;
 
 /// Bytes after which it leaves: half of what a sender keeps on its way without one (48 KiB), so that a
 /// backlog drains without a pause.
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn alarms_are_acknowledged_at_once_events_within_a_second_and_telemetry_within_ten_minutes() {
+    fn alarms_are_acknowledged_at_once_events_within_a_second_and_telemetry_within_four_hours() {
         let mut owed = Acknowledgements::default();
         owed.committed(ack(Stream::Alarms, 1), records(1), DELAY_MS_MAX, NOW);
         owed.committed(ack(Stream::Events, 2), records(1), DELAY_MS_MAX, NOW);
@@ -118,9 +118,9 @@ mod tests {
         assert_eq!(owed.take_due(NOW), [ack(Stream::Alarms, 1)]);
         let second = NOW.plus_ms(1_000);
         assert_eq!(owed.take_due(second), [ack(Stream::Events, 2)]);
-        assert!(owed.take_due(NOW.plus_ms(599_999)).is_empty());
-        assert_eq!(owed.poll_timeout(), Some(NOW.plus_ms(600_000)));
-        assert_eq!(owed.take_due(NOW.plus_ms(600_000)), [ack(Stream::Telemetry, 3)]);
+        assert!(owed.take_due(NOW.plus_ms(14_399_999)).is_empty());
+        assert_eq!(owed.poll_timeout(), Some(NOW.plus_ms(14_400_000)));
+        assert_eq!(owed.take_due(NOW.plus_ms(14_400_000)), [ack(Stream::Telemetry, 3)]);
         assert_eq!(owed.poll_timeout(), None);
     }
 
@@ -129,17 +129,17 @@ mod tests {
         let mut owed = Acknowledgements::default();
         owed.committed(ack(Stream::Backfill, 1), records(1), DELAY_MS_MAX, NOW);
         owed.committed(ack(Stream::Backfill, 2), records(1), DELAY_MS_MAX, NOW.plus_ms(500_000));
-        assert_eq!(owed.take_due(NOW.plus_ms(600_000)), [ack(Stream::Backfill, 2)]);
+        assert_eq!(owed.take_due(NOW.plus_ms(14_400_000)), [ack(Stream::Backfill, 2)]);
     }
 
     #[test]
-    fn sixteen_records_or_half_a_senders_window_do_not_wait() {
+    fn thirty_two_records_or_half_a_senders_window_do_not_wait() {
         let mut owed = Acknowledgements::default();
-        (1..16)
+        (1..32)
             .for_each(|n| owed.committed(ack(Stream::Telemetry, n), records(1), DELAY_MS_MAX, NOW));
         assert!(owed.take_due(NOW).is_empty());
-        owed.committed(ack(Stream::Telemetry, 16), records(1), DELAY_MS_MAX, NOW);
-        assert_eq!(owed.take_due(NOW), [ack(Stream::Telemetry, 16)]);
+        owed.committed(ack(Stream::Telemetry, 32), records(1), DELAY_MS_MAX, NOW);
+        assert_eq!(owed.take_due(NOW), [ack(Stream::Telemetry, 32)]);
         let heavy = Weight { records: 1, bytes: 12 * 1024, urgent: false };
         owed.committed(ack(Stream::Backfill, 1), heavy, DELAY_MS_MAX, NOW);
         assert!(owed.take_due(NOW).is_empty());

@@ -6,7 +6,7 @@ use crate::fleet::{self, FleetNode};
 use crate::manifests::Manifests;
 use serde_bytes::ByteBuf;
 use shared::model::{LinkBudget, NODE_POLICY_KEY, NodeId, NodePolicy, Now, Workload, WorkloadKey};
-use shared::sync::MapContent;
+use shared::sync::{Chunking, MapContent};
 use shared::wire::{
     EncodeError, HelloReply, MapHeader, MapPosition, Message, Resume, Resumed, Version,
     desired_header_context, encode,
@@ -91,7 +91,8 @@ impl HubCore {
         };
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.assigned = true;
-        node.desired.set_frugal(link.bytes_per_day.is_some());
+        let pays = link.bytes_per_day.is_some();
+        node.desired.set_chunking(if pays { Chunking::Asked } else { Chunking::Generous });
         if content.digest() != node.desired.content().digest() {
             self.sign(id, content, now);
         }

@@ -39,10 +39,10 @@ const CONTROL_RESERVE_PERCENT: u64 = 8;
 /// The bulk's bucket holds this part of the day's share: half an hour.
 const BULK_BURST_PARTS: u64 = 48;
 
-/// A grant is this part of the day's bytes: about 200 small writes a day.
+/// A grant goes this part of the day's bytes beyond what is asked for: about 200 small writes a day.
 const GRANT_PARTS: u64 = 200;
 
-/// The smallest grant: one greeting or one batch.
+/// And at least this much, a greeting or a batch.
 const GRANT_BYTES_MIN: u64 = 1024;
 
 /// Without traffic for this long, everything that was sent has been measured.
@@ -347,13 +347,22 @@ impl Budget {
         self.all.give_back(bytes, clock_ms);
     }
 
-    /// Whether a connection may be attempted that will cost about `bytes`. An alarm that waits may
-    /// take what is kept for alarms.
-    pub fn may_connect(&mut self, bytes: u64, alarm_waits: bool, now: MonotonicMs) -> bool {
-        let class = if alarm_waits { LinkClass::Alarms } else { LinkClass::Connection };
+    /// Whether the link may be opened, or stay open, which costs `bytes`, and `bytes_max` at the worst: that
+    /// much the day must have left. An alarm that waits may take what is kept for alarms.
+    pub fn may_connect(
+        &mut self,
+        bytes: u64,
+        bytes_max: u64,
+        alarm_waits: bool,
+        now: MonotonicMs,
+    ) -> bool {
         let clock_ms = self.clock.read_ms(now);
-        let wait_ms = self.wait_for_day_ms(class, bytes, clock_ms);
-        self.is_due(wait_ms, now)
+        let in_day = self.wait_for_day_ms(LinkClass::Alarms, bytes_max, clock_ms);
+        let in_share = match alarm_waits {
+            true => 0,
+            false => self.wait_for_day_ms(LinkClass::Connection, bytes, clock_ms),
+        };
+        self.is_due(in_day.max(in_share), now)
     }
 
     /// What must be durable before `bytes` more are spent: all that was spent and a grant. `None`
@@ -365,7 +374,7 @@ impl Budget {
         if self.grant_left >= bytes && self.grant_slot == slot {
             return None;
         }
-        let grant = (day / GRANT_PARTS).max(GRANT_BYTES_MIN).max(bytes);
+        let grant = (day / GRANT_PARTS).max(GRANT_BYTES_MIN).saturating_add(bytes);
         (self.grant_left, self.grant_slot) = (grant, slot);
         let mut all = self.all.clone();
         all.add(grant, clock_ms);

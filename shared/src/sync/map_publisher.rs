@@ -27,9 +27,30 @@ const WINDOW_CHUNKS_MIN: u32 = 2;
 /// A chunk for a peer that pays for each byte: a sixtieth of the day's 60 kB.
 pub const FRUGAL_CHUNK_BYTES: usize = 1024;
 
+/// The first chunk for a peer that pays for what comes, sent before it can say what it can afford: a
+/// changed image fits.
+pub const UNASKED_CHUNK_BYTES: usize = 192;
+
+/// How long a peer that asks may be silent at first, and at most; it asks again sooner by itself.
+const ASKED_WAIT_MS_FIRST: u64 = 60_000;
+const ASKED_WAIT_MS_MAX: u64 = 60 * 60_000;
+
 /// An acknowledgement that comes sooner than this shows that the link carries more; a satellite's
 /// round trip is below it.
 const PROMPT_MS: u64 = 1_000;
+
+/// How updates are cut and sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Chunking {
+    /// Large chunks, as many on their way as the link carries.
+    #[default]
+    Generous,
+    /// Small chunks, one on its way: whoever sends pays for each byte.
+    Frugal,
+    /// Whoever receives pays for each byte: a first chunk that it always has room for, then small ones,
+    /// each when it asks for it. What it does not get it asks for again.
+    Asked,
+}
 
 /// Brings one peer to the present content of one map.
 #[derive(Debug)]
@@ -43,8 +64,7 @@ pub struct MapPublisher {
     peer: Option<Peer>,
     transfer: Option<Transfer>,
     retry: Retry,
-    /// The peer pays for each byte: small chunks, and one at a time until it says more.
-    frugal: bool,
+    chunking: Chunking,
 }
 
 /// What is known of a peer that listens.
@@ -72,6 +92,9 @@ struct Transfer {
     window_min: u32,
     /// When each chunk from `acknowledged` on was sent.
     sent_at: VecDeque<MonotonicMs>,
+    chunking: Chunking,
+    /// The first chunk goes once more, to hear how far the peer is.
+    probes: bool,
 }
 
 impl Transfer {
@@ -90,6 +113,17 @@ impl Transfer {
         };
         self.window = self.window.clamp(self.window_min, WINDOW_CHUNKS_MAX);
     }
+
+    /// Whether one more chunk may be on its way.
+    fn has_room(&self) -> bool {
+        self.next < self.acknowledged.saturating_add(self.window)
+    }
+
+    /// What is on its way counts as lost.
+    fn repeat(&mut self) {
+        self.next = self.acknowledged;
+        self.sent_at.clear();
+    }
 }
 
 impl MapPublisher {
@@ -106,14 +140,13 @@ impl MapPublisher {
             peer: None,
             transfer: None,
             retry: Retry::default(),
-            frugal: false,
+            chunking: Chunking::default(),
         }
     }
 
-    /// Whether the peer pays for each byte. Transfers that begin from now on go in small chunks, one
-    /// at a time until the peer says that it can afford more.
-    pub fn set_frugal(&mut self, frugal: bool) {
-        self.frugal = frugal;
+    /// How transfers that begin from now on are cut and sent.
+    pub fn set_chunking(&mut self, chunking: Chunking) {
+        self.chunking = chunking;
     }
 
     /// The present content has changed.
@@ -201,7 +234,7 @@ impl MapPublisher {
         match &self.transfer {
             Some(transfer) => {
                 let left = usize::try_from(transfer.next).is_ok_and(|n| n < transfer.chunks.len());
-                left && transfer.next < transfer.acknowledged.saturating_add(transfer.window)
+                transfer.probes || (left && transfer.has_room())
             }
             None => {
                 let waits = self.retry.deadline().is_some_and(|due| due > now);
@@ -234,39 +267,48 @@ impl MapPublisher {
             None => self.content.snapshot(),
         };
         let encoded = encode("map update", &body)?;
-        let (chunk_bytes, window) = match self.frugal {
-            true => (FRUGAL_CHUNK_BYTES, 1),
-            false => (MAP_CHUNK_BYTES_MAX, WINDOW_CHUNKS_MIN),
+        let (first_bytes, chunk_bytes, window) = match self.chunking {
+            Chunking::Generous => (MAP_CHUNK_BYTES_MAX, MAP_CHUNK_BYTES_MAX, WINDOW_CHUNKS_MIN),
+            Chunking::Frugal => (FRUGAL_CHUNK_BYTES, FRUGAL_CHUNK_BYTES, 1),
+            Chunking::Asked => (UNASKED_CHUNK_BYTES, FRUGAL_CHUNK_BYTES, 1),
         };
+        let (first, rest) = encoded.split_at(first_bytes.min(encoded.len()));
+        let chunks = std::iter::once(first).chain(rest.chunks(chunk_bytes));
         Ok(Transfer {
             position: self.position,
             header: self.header.clone(),
             content: self.content.clone(),
-            chunks: encoded.chunks(chunk_bytes).map(<[u8]>::to_vec).collect(),
+            chunks: chunks.map(<[u8]>::to_vec).collect(),
             acknowledged: 0,
             next: 0,
             window,
             window_min: window,
             sent_at: VecDeque::new(),
+            chunking: self.chunking,
+            probes: false,
         })
     }
 
     fn next_chunk(&mut self, now: MonotonicMs) -> Option<MapChunk> {
         let transfer = self.transfer.as_mut()?;
-        if transfer.next >= transfer.acknowledged.saturating_add(transfer.window) {
+        let probes = std::mem::take(&mut transfer.probes);
+        if !probes && !transfer.has_room() {
             return None;
         }
-        let body = transfer.chunks.get(usize::try_from(transfer.next).ok()?)?;
+        let index = if probes { 0 } else { transfer.next };
+        let body = transfer.chunks.get(usize::try_from(index).ok()?)?;
         let chunk = MapChunk {
             map: self.map,
             header: ByteBuf::from(transfer.header.clone()),
-            index: transfer.next,
+            index,
             count: u32::try_from(transfer.chunks.len()).ok()?,
             body: ByteBuf::from(body.clone()),
         };
-        transfer.next += 1;
-        transfer.sent_at.push_back(now);
-        self.retry.arm(now);
+        if !probes {
+            transfer.next += 1;
+            transfer.sent_at.push_back(now);
+        }
+        self.arm(now);
         Some(chunk)
     }
 
@@ -296,11 +338,27 @@ impl MapPublisher {
             return;
         }
         transfer.pace(next, now);
-        transfer.window = window.map_or(transfer.window, |told| told.min(WINDOW_CHUNKS_MAX));
+        if let Some(told) = window {
+            transfer.window = told.min(WINDOW_CHUNKS_MAX);
+            if !moved {
+                transfer.repeat();
+            }
+        }
         self.retry.clear();
         // A peer that can afford no more now says when it can; nothing is overdue until then.
         if transfer.next > next || transfer.window > 0 {
-            self.retry.arm(now);
+            self.arm(now);
+        }
+    }
+
+    /// An answer is due; from a peer that asks, which pays for each repeat, later than from others.
+    fn arm(&mut self, now: MonotonicMs) {
+        match self.transfer.as_ref().map(|transfer| transfer.chunking) {
+            Some(Chunking::Asked) => {
+                let doublings = self.retry.attempts().min(8);
+                self.retry.arm_for((ASKED_WAIT_MS_FIRST << doublings).min(ASKED_WAIT_MS_MAX), now);
+            }
+            _ => self.retry.arm(now),
         }
     }
 
@@ -347,14 +405,17 @@ impl MapPublisher {
         self.retry.deadline()
     }
 
-    /// Repeats what was not acknowledged in time.
+    /// Repeats what was not acknowledged in time; to a peer that asks only the first chunk.
     pub fn handle_timeout(&mut self, now: MonotonicMs) {
         if self.retry.expire(now)
             && let Some(transfer) = &mut self.transfer
         {
-            transfer.next = transfer.acknowledged;
-            transfer.sent_at.clear();
-            transfer.window = transfer.window_min;
+            if transfer.chunking == Chunking::Asked && transfer.acknowledged > 0 {
+                transfer.probes = true;
+            } else {
+                transfer.repeat();
+                transfer.window = transfer.window_min;
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ pub use call::{CallEnded, Calls, TooManyCalls};
 pub use hub_session::{HubSession, Opened};
 pub use log_receiver::{LOGS_MAX, LogReceiver, ReceivedRecords};
 pub use map_content::MapContent;
-pub use map_publisher::{FRUGAL_CHUNK_BYTES, MapPublisher};
+pub use map_publisher::{Chunking, FRUGAL_CHUNK_BYTES, MapPublisher, UNASKED_CHUNK_BYTES};
 pub use map_receiver::{MapReceiver, PreparedUpdate, Received};
 pub use outbox::{
     LogRead, Outbox, OutboxQuota, RecordTooLarge, StreamTotals, newest_incarnation, outbox_key,

@@ -24,9 +24,8 @@ use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
-/// Records that go at once when a quota is full: few writes, and few gaps. Those of a run of telemetry
-/// go together, so that what is left begins with a keyframe.
-const DROP_RUN_RECORDS: u64 = RUN_RECORDS_MAX;
+/// Records that go at once when a quota is full: few writes, and few gaps.
+const DROP_RUN_RECORDS: u64 = 60;
 
 /// Bytes of records in one batch: with keys and seal it fits one MQTT payload.
 const BATCH_BYTES_MAX: usize = LOG_RECORD_BYTES_MAX + 1024;
@@ -245,8 +244,10 @@ impl Outbox {
     fn drop_run(&mut self, class: Class, writes: &mut WriteBatch) -> bool {
         let Some(key) = self.first_to_drop(class) else { return false };
         let Some(log) = self.logs.get_mut(&key) else { return false };
-        let run_end = log.meta.oldest.saturating_sub(1) / DROP_RUN_RECORDS * DROP_RUN_RECORDS;
-        let released = log.meta.release_before(run_end + DROP_RUN_RECORDS + 1);
+        // What is left of telemetry begins with a keyframe.
+        let run = if class == Class::Telemetry { RUN_RECORDS_MAX } else { DROP_RUN_RECORDS };
+        let run_end = log.meta.oldest.saturating_sub(1) / run * run;
+        let released = log.meta.release_before(run_end + run + 1);
         self.dropped_records += released.end - released.start;
         log.dropped();
         let id = LogId { stream: key.0, incarnation: key.1 };
@@ -260,6 +261,16 @@ impl Outbox {
         self.listening = true;
         self.rewind();
         watermarks.iter().for_each(|ack| self.handle_ack(*ack, now, writes));
+    }
+
+    /// Whether a receiver with these watermarks has lost what it had acknowledged of `stream` since this
+    /// start: it was released here.
+    #[must_use]
+    pub fn is_forgotten(&self, stream: Stream, watermarks: &[LogAck]) -> bool {
+        let log = LogId { incarnation: self.incarnation, stream };
+        let known = watermarks.iter().find(|ack| ack.log == log).map_or(0, |ack| ack.watermark);
+        let own = self.logs.get(&(stream, self.incarnation));
+        own.is_some_and(|own| own.meta.oldest.saturating_sub(1) > known)
     }
 
     /// The receiver no longer listens.

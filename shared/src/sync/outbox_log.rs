@@ -13,9 +13,9 @@ const WINDOW_BYTES: usize = 48 * 1024;
 /// Batches on their way without an acknowledgement: an hour of telemetry by the minute.
 const WINDOW_BATCHES: usize = 64;
 
-/// What can wait is acknowledged in bundles, ten minutes after it came at the latest: only then is an
+/// What can wait is acknowledged in bundles, four hours after it came at the latest: only then is an
 /// acknowledgement overdue.
-const LAZY_WAIT_MS: u64 = 15 * 60 * 1000;
+const LAZY_WAIT_MS: u64 = 5 * 60 * 60 * 1000;
 
 /// How long a receiver that waits for its sink is left alone: then it is asked, in case its
 /// acknowledgement was lost. A question and its answer cost about 300 bytes.

@@ -6,9 +6,9 @@ use crate::wire::SequenceNumber;
 
 /// Records in a run that begins with a keyframe. What a receiver lacks costs it at most so many; the
 /// price of a keyframe is spread over as many.
-pub const RUN_RECORDS_MAX: u64 = 60;
+pub const RUN_RECORDS_MAX: u64 = 240;
 
-/// Whether a record of this number always begins a run: 1, 61, 121, … So whole runs can be dropped
+/// Whether a record of this number always begins a run: 1, 241, 481, … So whole runs can be dropped
 /// from the front of a log, and what is left can be decoded.
 #[must_use]
 pub fn begins_run(sequence: SequenceNumber) -> bool {
@@ -71,7 +71,8 @@ impl BatchEncoder {
         *self = staged.after;
     }
 
-    /// The next record will be a keyframe: what was appended may not be there any more.
+    /// The next record will be a keyframe: what was appended may not be there any more, or the receiver may
+    /// not know it.
     pub fn reset(&mut self) {
         self.last = None;
     }

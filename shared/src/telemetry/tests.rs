@@ -164,12 +164,12 @@ proptest! {
 }
 
 #[test]
-fn every_sixtieth_record_begins_a_run_and_needs_nothing_before_it() {
+fn each_run_begins_with_a_record_that_needs_nothing_before_it() {
     let mut encoder = BatchEncoder::default();
-    for sequence in 1..=121 {
+    for sequence in 1..=481 {
         let record = carry(&mut encoder, sequence, &plausible(sequence));
         let alone = BatchDecoder::default().decode(sequence, &record);
-        assert_eq!(alone.is_ok(), [1, 61, 121].contains(&sequence), "{sequence}");
+        assert_eq!(alone.is_ok(), [1, 241, 481].contains(&sequence), "{sequence}");
     }
 }
 
@@ -177,7 +177,7 @@ fn every_sixtieth_record_begins_a_run_and_needs_nothing_before_it() {
 fn after_a_gap_or_damage_records_are_refused_until_the_next_keyframe() {
     let mut encoder = BatchEncoder::default();
     let mut records: Vec<Vec<u8>> =
-        (1..=62).map(|sequence| carry(&mut encoder, sequence, &plausible(sequence))).collect();
+        (1..=242).map(|sequence| carry(&mut encoder, sequence, &plausible(sequence))).collect();
     records[20].truncate(5);
     for lost in [5, 21] {
         let mut decoder = BatchDecoder::default();
@@ -187,7 +187,7 @@ fn after_a_gap_or_damage_records_are_refused_until_the_next_keyframe() {
                 refused.push(sequence);
             }
         }
-        assert_eq!(refused, (lost..=60).filter(|n| *n != lost).collect::<Vec<_>>());
+        assert_eq!(refused, (lost..=240).filter(|n| *n != lost).collect::<Vec<_>>());
     }
 }
 

@@ -245,6 +245,9 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// The streams of telemetry.
+    pub const TELEMETRY: [Self; 2] = [Self::Telemetry, Self::Backfill];
+
     /// (place in the order of sending, the sink)
     fn rank(self) -> (u8, u32) {
         match self {

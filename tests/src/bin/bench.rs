@@ -8,6 +8,11 @@ use tests::figures::{Figure, all};
 
 fn main() -> ExitCode {
     let only = std::env::args().nth(1);
+    let names: Vec<&str> = all().iter().map(|(name, _)| *name).collect();
+    if let Some(only) = only.as_deref().filter(|only| !names.contains(only)) {
+        eprintln!("no figures are called {only:?}: expected one of {}", names.join(", "));
+        return ExitCode::FAILURE;
+    }
     let mut failed = false;
     for (name, measure) in all() {
         if only.as_deref().is_some_and(|only| only != name) {

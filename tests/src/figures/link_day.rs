@@ -27,7 +27,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const PAUSE: Duration = Duration::from_millis(70);
 
 /// The hub acknowledges telemetry so long after it came.
-const ACKNOWLEDGED_AFTER_MS: u64 = 10 * 60 * 1000;
+const ACKNOWLEDGED_AFTER_MS: u64 = 4 * 60 * 60 * 1000;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -36,9 +36,9 @@ use wire::Meter;
 const EPOCH_MS: u64 = 1_767_225_600_000;
 /// How long faults go on.
 const FAULTS_MS: u64 = 15 * 60_000;
-/// Within this time a healed world must come to rest. Backoffs last 5 minutes, retries one; a receiver
-/// whose acknowledgement was lost is asked within an hour.
-const REST_MS: u64 = 80 * 60_000;
+/// Within this time a healed world must come to rest. Backoffs last 5 minutes, retries one; what can
+/// wait is repeated five hours after its acknowledgement was lost.
+const REST_MS: u64 = 6 * 60 * 60_000;
 /// A link with a budget may have to wait for the next day, and each of many kills may have taken a grant
 /// of the first with it.
 const REST_WITHIN_BUDGET_MS: u64 = 74 * 60 * 60_000;
@@ -260,9 +260,6 @@ impl World {
         self.connect();
         self.post_results();
         while let Some((way, payload)) = self.link.take_arrived(self.now) {
-            if let Way::Down(index) = way {
-                self.carry_message(index, payload.len());
-            }
             self.deliver(way, payload);
         }
         self.time_out();

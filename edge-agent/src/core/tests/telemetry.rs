@@ -2,7 +2,7 @@
 
 use super::*;
 use shared::telemetry::BatchDecoder;
-use shared::wire::{LogId, SequenceNumber, Stream};
+use shared::wire::{LogAck, LogId, SequenceNumber, Stream};
 
 /// What the core made durable of a stream, in order.
 fn stored(bench: &Bench, stream: Stream) -> Vec<(SequenceNumber, Vec<u8>)> {
@@ -55,6 +55,33 @@ fn after_the_disk_refused_the_next_record_needs_nothing_before_it() {
     bench.persisted.clear();
     (8..12).for_each(|n| bench.tell(measured(f64::from(n))));
     assert_eq!(values(&stored(&bench, Stream::Backfill)), [8.0, 9.0, 10.0, 11.0]);
+}
+
+#[test]
+fn after_the_hub_forgot_what_it_had_or_a_record_was_lost_the_next_one_needs_nothing_before_it() {
+    let mut bench = Bench::new();
+    bench.join();
+    let telemetry = LogId { incarnation: 1, stream: Stream::Telemetry };
+    let mut next = 0..;
+    let mut record = |bench: &mut Bench| {
+        bench.persisted.clear();
+        bench.others.clear();
+        next.by_ref().take(2).for_each(|n| bench.tell(measured(f64::from(n))));
+        let (number, record) = stored(bench, Stream::Telemetry).pop().unwrap();
+        BatchDecoder::default().decode(number, &record).is_ok()
+    };
+    assert!(record(&mut bench));
+    let read = bench.others.iter().find_map(|effect| match effect {
+        Effect::ReadRecords(read) if read.log == telemetry => Some(*read),
+        _ => None,
+    });
+    assert!(!record(&mut bench));
+    bench.hub_sends(&Message::LogAck(LogAck { log: telemetry, watermark: 1 }));
+    bench.tell(Event::LinkDown);
+    bench.join();
+    assert_eq!([record(&mut bench), record(&mut bench)], [true, false], "the hub knew of none");
+    bench.tell(Event::RecordsRead { read: read.unwrap(), records: Ok(vec![]) });
+    assert_eq!([record(&mut bench), record(&mut bench)], [true, false], "one was not on the disk");
 }
 
 #[test]

@@ -49,14 +49,14 @@ fn a_hub_that_was_killed_goes_on_where_its_last_commit_was() {
 
 #[test]
 fn what_builds_on_a_lost_record_is_counted_until_the_next_keyframe() {
-    let mut records = records(62);
+    let mut records = records(242);
     records[10].clear();
     let mut world = World::new();
     world.greet(None);
     for (number, some) in (0..).zip(records.chunks(20)) {
         world.tell(&telemetry(1, number * 20 + 1, some));
     }
-    assert_eq!(counts(&world), (12, 49, 1), "1 to 10, 61 and 62; 12 to 60; 11");
+    assert_eq!(counts(&world), (12, 229, 1), "1 to 10, 241 and 242; 12 to 240; 11");
 }
 
 #[test]

@@ -29,6 +29,10 @@ const UNSENT_BYTES_MAX: u32 = 2 * 1024;
 /// of a radio; without it a link whose path is dead would be believed for up to 20 minutes.
 const UNACKNOWLEDGED_TIME_MAX: Duration = Duration::from_secs(120);
 
+/// Nobody answers the SYN for this long, repeated after 1 and 3 seconds: more repeats would only cost
+/// bytes. Longer than any radio's round trip.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+
 /// A connection whose bytes are counted.
 #[derive(Debug)]
 pub(super) struct MeteredStream {
@@ -78,7 +82,9 @@ async fn connect(address: SocketAddr, meter: &Arc<WireMeter>) -> io::Result<Mete
     // From here on its end is counted, however it ends.
     let metered =
         MeteredStream { stream, counts, meter: Arc::clone(meter), greeting: Greeting::Opening };
-    metered.stream.writable().await?;
+    tokio::time::timeout(ANSWER_TIMEOUT, metered.stream.writable())
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "nobody answers"))??;
     match metered.stream.take_error()? {
         None => metered.counts.note_connected(),
         Some(error) => {

@@ -9,7 +9,7 @@ use crate::limits::MQTT_PACKET_BYTES_MAX;
 use rumqttc::{
     AsyncClient, Broker, ClientError, ConnAck, DisconnectProperties, DisconnectReasonCode, Event,
     EventLoop, Incoming, LastWill, Outgoing, PublishOptions, QoS, SubAck, SubscribeFilterInput,
-    SubscribeReasonCode, TlsConfiguration, Transport,
+    SubscribeReasonCode, TlsConfiguration, TopicAliasPolicy, Transport,
 };
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,8 +37,8 @@ const PACKETS_AT_ONCE: usize = 2;
 /// no properties (1).
 const PUBLISH_HEADER_BYTES_MAX: usize = 8;
 
-/// We publish and subscribe at QoS 0 only. The client library reserves memory for each message in
-/// flight (about 10 MB at its default), and a broker may send us none at a higher QoS.
+/// We publish and subscribe at QoS 0 only. The client library reserves memory for each message of a higher
+/// QoS in flight (about 10 MB at its default).
 const IN_FLIGHT_MESSAGES_MAX: u16 = 1;
 
 pub(super) type SharedLink = Arc<Link>;
@@ -413,10 +413,13 @@ fn library_options(options: &MqttOptions, meter: Arc<WireMeter>) -> rumqttc::Mqt
     library.set_clean_start(true);
     library.set_keep_alive(keep_alive_seconds(options.keep_alive));
     library.set_max_packet_size(Some(MQTT_PACKET_BYTES_MAX));
-    library.set_receive_maximum(Some(IN_FLIGHT_MESSAGES_MAX));
     library.set_outgoing_inflight_upper_limit(IN_FLIGHT_MESSAGES_MAX);
     library.set_connect_timeout(ATTEMPT_TIMEOUT);
     library.set_max_request_batch(PACKETS_AT_ONCE);
+    if options.speaks_first {
+        // It publishes to one topic, whose name then crosses once.
+        library.set_topic_alias_policy(TopicAliasPolicy::Monotonic);
+    }
     if let Some((topic, payload)) = &options.will {
         let will = LastWill::new(topic, payload.clone(), QoS::AtMostOnce, false, None);
         library.set_last_will(will);

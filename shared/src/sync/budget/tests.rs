@@ -167,12 +167,13 @@ fn bulk_leaves_its_reserve_to_control_whoever_has_spent_the_rest() {
 fn a_connection_waits_for_the_day_and_one_for_an_alarm_has_the_alarms_reserve() {
     let mut budget = budget(100_000);
     budget.charge(LinkClass::DesiredState, 90_000, MonotonicMs(0));
-    assert!(budget.may_connect(7_000, false, MonotonicMs(0)));
+    assert!(budget.may_connect(7_000, 10_000, false, MonotonicMs(0)));
     assert_eq!(budget.poll_timeout(), None, "nothing waits");
-    assert!(!budget.may_connect(7_001, false, MonotonicMs(0)));
+    assert!(!budget.may_connect(7_001, 7_001, false, MonotonicMs(0)));
     assert!(budget.poll_timeout().is_some_and(|due| due.0 > 24 * HOUR_MS));
-    assert!(budget.may_connect(10_000, true, MonotonicMs(0)));
-    assert!(!budget.may_connect(10_001, true, MonotonicMs(0)));
+    assert!(!budget.may_connect(1, 10_001, false, MonotonicMs(0)), "nor at the worst");
+    assert!(budget.may_connect(7_001, 10_000, true, MonotonicMs(0)));
+    assert!(!budget.may_connect(1, 10_001, true, MonotonicMs(0)));
 }
 
 #[test]
@@ -180,8 +181,8 @@ fn a_grant_is_counted_before_it_is_spent_and_serves_many_messages() {
     let mut budget = budget(1_000_000);
     let stored = budget.poll_grant(100, at(0)).unwrap();
     let mut after_a_crash = Budget::restore(Some(&stored), at(0));
-    assert_eq!(after_a_crash.spent_in_day(MonotonicMs(0)), 5_000);
-    budget.charge(LinkClass::Events, 4_900, MonotonicMs(0));
+    assert_eq!(after_a_crash.spent_in_day(MonotonicMs(0)), 5_100);
+    budget.charge(LinkClass::Events, 5_000, MonotonicMs(0));
     assert_eq!(budget.poll_grant(100, at(1)), None, "what is left suffices");
     budget.charge(LinkClass::Events, 100, MonotonicMs(1));
     assert!(budget.poll_grant(1, at(1)).is_some());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::MonotonicMs;
-use crate::sync::MapPublisher;
+use crate::sync::{Chunking, FRUGAL_CHUNK_BYTES, MapPublisher, UNASKED_CHUNK_BYTES};
 use crate::wire::{Version, encode};
 use proptest::prelude::*;
 
@@ -231,28 +231,73 @@ fn an_update_goes_on_where_the_link_was_lost() {
     assert_eq!(*node.content(), whole);
 }
 
+fn partial(node: &mut MapReceiver, chunk: &MapChunk) -> impl Fn(u32) -> MapAck + use<> {
+    let received = node.handle_chunk(chunk, &header_of(chunk));
+    let Received::Ack(MapAck::Partial { map, version, next, .. }) = received else { panic!() };
+    move |window| MapAck::Partial { map, version, next, window: Some(window) }
+}
+
 #[test]
-fn a_peer_that_can_afford_nothing_is_sent_nothing_until_it_can() {
+fn a_peer_that_pays_is_sent_little_unasked_and_then_what_it_asks_for() {
     let big = vec![7; 20_000];
     let (mut hub, mut node) =
         (publisher(1, content(&[("a", &big)])), MapReceiver::new(MapName::Desired));
     let now = MonotonicMs(0);
-    hub.set_frugal(true);
+    hub.set_chunking(Chunking::Asked);
     hub.begin(None);
-    let chunk = hub.poll_chunk(now).unwrap().unwrap();
-    assert!(chunk.body.len() <= 1024, "a small one");
+    let first = hub.poll_chunk(now).unwrap().unwrap();
+    assert_eq!(first.body.len(), UNASKED_CHUNK_BYTES);
     assert_eq!(hub.poll_chunk(now).unwrap(), None, "one at a time");
-    let Received::Ack(MapAck::Partial { map, version, next, .. }) =
-        node.handle_chunk(&chunk, &header_of(&chunk))
-    else {
-        panic!()
-    };
-    let ack = |window| MapAck::Partial { map, version, next, window: Some(window) };
+    let ack = partial(&mut node, &first);
     hub.handle_ack(&ack(0), now);
     assert_eq!((hub.poll_chunk(now).unwrap(), hub.poll_timeout()), (None, None), "nor repeated");
     hub.handle_ack(&ack(3), now);
-    let sent = std::iter::from_fn(|| hub.poll_chunk(now).unwrap()).count();
-    assert_eq!(sent, 3);
+    let sent: Vec<_> = std::iter::from_fn(|| hub.poll_chunk(now).unwrap()).collect();
+    assert_eq!(sent.iter().map(|chunk| chunk.index).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(sent.iter().all(|chunk| chunk.body.len() == FRUGAL_CHUNK_BYTES));
+}
+
+#[test]
+fn a_peer_that_asks_again_is_sent_it_again() {
+    let big = vec![7; 20_000];
+    let (mut hub, mut node) =
+        (publisher(1, content(&[("a", &big)])), MapReceiver::new(MapName::Desired));
+    let now = MonotonicMs(0);
+    hub.set_chunking(Chunking::Asked);
+    hub.begin(None);
+    let ack = partial(&mut node, &hub.poll_chunk(now).unwrap().unwrap());
+    hub.handle_ack(&ack(1), now);
+    let lost = hub.poll_chunk(now).unwrap().unwrap();
+    assert_eq!(hub.poll_chunk(now).unwrap(), None);
+    hub.handle_ack(&ack(1), now.plus_ms(59_000));
+    assert_eq!(hub.poll_chunk(now.plus_ms(59_000)).unwrap(), Some(lost));
+}
+
+#[test]
+fn a_peer_that_asks_and_falls_silent_is_asked_with_the_first_chunk_ever_more_rarely() {
+    let big = vec![7; 20_000];
+    let (mut hub, mut node) =
+        (publisher(1, content(&[("a", &big)])), MapReceiver::new(MapName::Desired));
+    let mut now = MonotonicMs(0);
+    hub.set_chunking(Chunking::Asked);
+    hub.begin(None);
+    let first = hub.poll_chunk(now).unwrap().unwrap();
+    let ack = partial(&mut node, &first);
+    hub.handle_ack(&ack(1), now);
+    let second = hub.poll_chunk(now).unwrap().unwrap();
+    for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
+        now = now.plus_ms(minutes * 60_000);
+        assert_eq!(hub.poll_timeout(), Some(now));
+        hub.handle_timeout(now);
+        assert!(hub.has_chunk(now));
+        assert_eq!(hub.poll_chunk(now).unwrap(), Some(first.clone()));
+        assert_eq!(hub.poll_chunk(now).unwrap(), None);
+        assert!(!hub.has_chunk(now));
+    }
+    // It has heard all but the second: its answer to the first says so.
+    let ack = partial(&mut node, &first);
+    hub.handle_ack(&ack(1), now);
+    assert_eq!(hub.poll_chunk(now).unwrap(), Some(second));
 }
 
 #[test]

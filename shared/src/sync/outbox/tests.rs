@@ -173,15 +173,15 @@ fn a_restart_delivers_what_the_start_before_left() {
 
 #[test]
 fn a_full_quota_takes_whole_runs_of_the_oldest_and_the_receiver_counts_them() {
-    let quota = OutboxQuota { telemetry_bytes: 1000, ..OutboxQuota::default() };
+    let quota = OutboxQuota { telemetry_bytes: 3000, ..OutboxQuota::default() };
     let (mut outbox, mut store) = (Outbox::restore(1, quota, &[]), Records::default());
-    for _ in 0..250 {
+    for _ in 0..700 {
         append(&mut outbox, &mut store, Stream::Backfill, &[7; 10]);
     }
     let left = outbox.totals(Stream::Backfill);
-    assert!(left.bytes <= 1000 && left.records > 0);
-    assert_eq!(outbox.dropped_records() % DROP_RUN_RECORDS, 0);
-    assert_eq!(outbox.dropped_records() + left.records, 250);
+    assert!(left.bytes <= 3000 && left.records > 0);
+    assert_eq!(outbox.dropped_records() % RUN_RECORDS_MAX, 0);
+    assert_eq!(outbox.dropped_records() + left.records, 700);
     outbox.begin(&[], NOW, &mut WriteBatch::new());
     let mut hub = LogReceiver::default();
     let read = next_read(&outbox).unwrap();

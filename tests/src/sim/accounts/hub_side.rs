@@ -373,7 +373,12 @@ impl LogAccount {
         let Some(made) = self.made.get(&number) else { return false };
         match seen.events.last() {
             Some(event) => {
-                let same = encode("event", event).is_ok_and(|bytes| bytes == made.bytes());
+                let is_it =
+                    |event: &NodeEvent| encode("event", event).is_ok_and(|b| b == made.bytes());
+                let same = is_it(event)
+                    && !self.is_one_of_its_like(number, || {
+                        seen.events.iter().filter(|event| is_it(event)).count()
+                    });
                 same && seen.events.pop().is_some()
             }
             None => {
@@ -382,6 +387,17 @@ impl LogAccount {
                 is_one
             }
         }
+    }
+
+    /// Whether an event that looks like record `number`, which is not at its node any more, is an earlier
+    /// record that looks the same and is there: two that were made at one moment do.
+    fn is_one_of_its_like(&self, number: SequenceNumber, events: impl Fn() -> usize) -> bool {
+        let bytes = self.made.get(&number).map(Made::bytes);
+        let earlier = || self.made.range(self.watermark + 1..number);
+        let alike = || {
+            earlier().filter(|(n, made)| self.present.contains(n) && Some(made.bytes()) == bytes)
+        };
+        !self.present.contains(&number) && alike().count() >= events()
     }
 
     /// Whether a hub that has what this one took can read a record.

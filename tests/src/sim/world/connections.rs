@@ -62,6 +62,7 @@ impl World {
             }
             Way::Down(index) => {
                 if self.agents.get(index).is_some_and(|agent| agent.connected) {
+                    self.carry_message(index, payload.len());
                     self.step_agent(index, [AgentEvent::Payload(payload)]);
                 }
             }

@@ -197,9 +197,6 @@ impl World {
         }
         self.account_for_commits(index);
         self.forget_posts(index);
-        if let Some(Some(meter)) = self.meters.get_mut(index) {
-            meter.agent_died();
-        }
         self.disconnect(index);
     }
 

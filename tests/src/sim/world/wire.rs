@@ -13,9 +13,6 @@ use std::collections::VecDeque;
 /// In any such span no more than the limit.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// A full connection, a greeting and its answer.
-const FORGOTTEN_BYTES_MAX: u64 = 4_000;
-
 /// A ticket of TLS is of no use after a week.
 const TICKET_MS_MAX: u64 = 7 * DAY_MS;
 
@@ -27,7 +24,7 @@ const ATTEMPT_DELAY_MS_FIRST: u64 = 1_000;
 const ATTEMPT_DELAY_MS_MAX: u64 = 60_000;
 
 /// Until an attempt that nobody answers is given up.
-const ATTEMPT_MS: u64 = 20_000;
+const ATTEMPT_MS: u64 = 6_000;
 
 /// The agent's loop looks around this often.
 const LONGEST_SLEEP_MS: u64 = 60_000;
@@ -39,8 +36,6 @@ pub(in super::super) struct Meter {
     in_day: VecDeque<(MonotonicMs, u64)>,
     in_day_bytes: u64,
     limit: Option<u64>,
-    /// What the agent's restarts may have forgotten.
-    slack: u64,
     /// Bytes since the world began.
     pub(in super::super) total: u64,
     /// The most that any 24 hours had.
@@ -59,7 +54,7 @@ impl Meter {
         }
         self.day_max = self.day_max.max(self.in_day_bytes);
         match self.limit {
-            Some(limit) if self.in_day_bytes > limit + self.slack => {
+            Some(limit) if self.in_day_bytes > limit => {
                 Err(format!("{} bytes in a day, and {limit} are allowed", self.in_day_bytes))
             }
             _ => Ok(()),
@@ -78,12 +73,6 @@ impl Meter {
     pub(super) fn forget(&mut self) {
         self.in_day.clear();
         self.in_day_bytes = 0;
-    }
-
-    /// The agent was killed. What connecting cost and what the hub sent then is not made durable before
-    /// it is spent, as yet: a start that is killed soon forgets it.
-    pub(super) fn agent_died(&mut self) {
-        self.slack += FORGOTTEN_BYTES_MAX;
     }
 
     fn connection_bytes(&mut self, now: MonotonicMs) -> u64 {
@@ -136,8 +125,10 @@ impl World {
         let permitted = agent.core.as_mut().is_some_and(|core| core.permits_link(false, at));
         self.step_agent(index, []);
         let may = permitted && self.agents.get(index).is_some_and(|agent| agent.core.is_some());
+        let due = self.agents.get(index).and_then(|agent| agent.core.as_ref()?.poll_timeout());
+        let due = due.map_or(u64::MAX, |due| due.since_ms(at.monotonic));
         if let Some(at) = self.connect_at.get_mut(index).filter(|_| !may) {
-            *at = now.plus_ms(LONGEST_SLEEP_MS);
+            *at = now.plus_ms(due.clamp(1, LONGEST_SLEEP_MS));
         }
         may
     }

@@ -87,8 +87,8 @@ fn backfill_is_lost_before_telemetry_and_older_starts_before_newer_ones() {
 
 #[test]
 fn what_is_left_begins_with_a_run_of_telemetry() {
-    let (mut outbox, mut store) = (Outbox::restore(1, quota_of(1000), &[]), Records::default());
-    append_many(&mut outbox, &mut store, Stream::Telemetry, 100);
+    let (mut outbox, mut store) = (Outbox::restore(1, quota_of(3000), &[]), Records::default());
+    append_many(&mut outbox, &mut store, Stream::Telemetry, 300);
     let log = LogId { incarnation: 1, stream: Stream::Telemetry };
     let oldest_after = |outbox: &mut Outbox, store: &mut Records, watermark, count| {
         let mut writes = WriteBatch::new();
@@ -98,9 +98,9 @@ fn what_is_left_begins_with_a_run_of_telemetry() {
         outbox.begin(&[], NOW, &mut WriteBatch::new());
         next_read(outbox).unwrap().first
     };
-    assert_eq!(oldest_after(&mut outbox, &mut store, 30, 31), 61);
-    assert_eq!(oldest_after(&mut outbox, &mut store, 120, 92), 181);
-    assert_eq!(outbox.dropped_records(), 30 + 60);
+    assert_eq!(oldest_after(&mut outbox, &mut store, 30, 31), 241);
+    assert_eq!(oldest_after(&mut outbox, &mut store, 300, 270), 481);
+    assert_eq!(outbox.dropped_records(), 210 + 180);
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn what_is_overdue_is_sent_again_one_batch_at_a_time_until_an_answer_comes() {
 fn telemetry_is_overdue_after_a_quarter_of_an_hour() {
     let (mut outbox, store) = with_records(Stream::Telemetry, &[1; 2]);
     send(&mut outbox, &store, 1, NOW);
-    assert_eq!(outbox.poll_timeout(), Some(MonotonicMs(900_000)));
+    assert_eq!(outbox.poll_timeout(), Some(MonotonicMs(18_000_000)));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn what_waits_at_its_receiver_is_overdue_only_where_something_else_is_on_its_way
     let log = LogId { incarnation: 1, stream: Stream::Results(SinkId(1)) };
     send_singly(&mut outbox, &store, NOW);
     outbox.handle_hold(LogHold { log, received: 1 }, NOW);
-    assert_eq!(outbox.poll_timeout(), Some(NOW.plus_ms(900_000)), "2 has not arrived");
+    assert_eq!(outbox.poll_timeout(), Some(NOW.plus_ms(18_000_000)), "2 has not arrived");
     outbox.handle_hold(LogHold { log, received: 2 }, NOW);
     assert_eq!(outbox.poll_timeout(), Some(NOW.plus_ms(3_600_000)));
 }
@@ -213,6 +213,19 @@ fn a_receiver_that_holds_is_asked_each_hour_by_a_batch_without_records() {
 }
 
 #[test]
+fn a_receiver_that_names_less_than_was_released_has_forgotten_it() {
+    let stream = Stream::Telemetry;
+    let (mut outbox, _) = with_records(stream, &[1; 3]);
+    assert!(!outbox.is_forgotten(stream, &[]), "nothing was released yet");
+    outbox.handle_ack(ack(stream, 2), NOW, &mut WriteBatch::new());
+    assert!(outbox.is_forgotten(stream, &[]));
+    assert!(outbox.is_forgotten(stream, &[ack(Stream::Backfill, 3), ack(stream, 1)]));
+    assert!(!outbox.is_forgotten(stream, &[ack(Stream::Backfill, 1), ack(stream, 2)]));
+    assert!(!outbox.is_forgotten(stream, &[ack(stream, 3)]), "what it said may have been lost");
+    assert!(!outbox.is_forgotten(Stream::Backfill, &[]), "there is no such log");
+}
+
+#[test]
 fn what_is_sent_after_a_hold_is_repeated_when_it_is_overdue() {
     let stream = Stream::Results(SinkId(1));
     let (mut outbox, mut store) = with_records(stream, &[1]);
@@ -220,7 +233,7 @@ fn what_is_sent_after_a_hold_is_repeated_when_it_is_overdue() {
     outbox.handle_hold(LogHold { log: LogId { incarnation: 1, stream }, received: 1 }, NOW);
     append(&mut outbox, &mut store, stream, &[7]);
     send_singly(&mut outbox, &store, NOW);
-    let overdue = NOW.plus_ms(900_000);
+    let overdue = NOW.plus_ms(18_000_000);
     assert_eq!(outbox.poll_timeout(), Some(overdue));
     outbox.handle_timeout(overdue);
     assert_eq!(next_read(&outbox).unwrap().first, 1);
