@@ -1,13 +1,16 @@
 //! When the link may be tried again, where each try is paid for.
 //!
 //! A try that leads to no session costs a few hundred bytes, over a day's outage more than a small
-//! budget has. The pauses between them double from a second on, until tries cost no more than their part
-//! of the day. Without a limit of the day the link's own pauses suffice.
+//! budget has. The pauses between them double until tries cost no more than their part of the day, and
+//! begin with a 64th of that. Without a limit of the day the link's own pauses suffice.
 
 use shared::model::MonotonicMs;
 
-/// The first pause.
-const PAUSE_MS_FIRST: u64 = 1_000;
+/// The shortest pause.
+const PAUSE_MS_MIN: u64 = 1_000;
+
+/// The first pause is this part of the longest.
+const FIRST_PAUSE_PARTS: u64 = 64;
 
 /// The longest, whatever a try costs.
 const PAUSE_MS_MAX: u64 = 60 * 60_000;
@@ -41,11 +44,12 @@ impl Attempts {
             (self.in_vain, self.retry_at) = (0, None);
             return;
         };
-        let doubled = PAUSE_MS_FIRST << self.in_vain.min(16);
-        self.in_vain = self.in_vain.saturating_add(1);
         let affordable = (day.saturating_mul(TRIES_PERCENT) / 100).max(1);
-        let longest = cost.saturating_mul(DAY_MS) / affordable;
-        self.retry_at = Some(now.plus_ms(doubled.min(longest).min(PAUSE_MS_MAX)));
+        let longest = (cost.saturating_mul(DAY_MS) / affordable).min(PAUSE_MS_MAX);
+        let first = (longest / FIRST_PAUSE_PARTS).max(PAUSE_MS_MIN);
+        let doubled = first << self.in_vain.min(16);
+        self.in_vain = self.in_vain.saturating_add(1);
+        self.retry_at = Some(now.plus_ms(doubled.min(longest)));
     }
 
     /// Whether the link may be tried now.
@@ -82,10 +86,11 @@ mod tests {
 
     #[test]
     fn pauses_double_until_tries_cost_their_part_of_the_day() {
-        let pauses = pauses(12, 180, Some(60_000));
-        assert_eq!(pauses[..4], [1_000, 2_000, 4_000, 8_000]);
         // A fifth of the day's bytes are 12 000, which is 66 tries.
-        assert_eq!(pauses[11], 86_400_000 * 180 / 12_000);
+        let longest = 86_400_000 * 180 / 12_000;
+        let doubling = [64, 32, 16, 8, 4, 2, 1, 1].map(|parts| longest / parts);
+        assert_eq!(pauses(8, 180, Some(60_000)), doubling);
+        assert_eq!(pauses(3, 180, Some(10_000_000))[..3], [1_000, 2_000, 4_000]);
     }
 
     #[test]
@@ -104,17 +109,17 @@ mod tests {
         let mut attempts = Attempts::default();
         assert!(attempts.may_try(NOW));
         for spent in [180, 360, 540] {
-            attempts.ended(false, spent, Some(60_000), NOW);
+            attempts.ended(false, spent, Some(1_000_000), NOW);
         }
-        assert!(!attempts.may_try(NOW.plus_ms(3_999)));
-        assert!(attempts.may_try(NOW.plus_ms(4_000)));
-        attempts.handle_timeout(NOW.plus_ms(3_999));
-        assert_eq!(attempts.poll_timeout(), Some(NOW.plus_ms(4_000)));
-        attempts.handle_timeout(NOW.plus_ms(4_000));
+        assert!(!attempts.may_try(NOW.plus_ms(4_859)));
+        assert!(attempts.may_try(NOW.plus_ms(4_860)));
+        attempts.handle_timeout(NOW.plus_ms(4_859));
+        assert_eq!(attempts.poll_timeout(), Some(NOW.plus_ms(4_860)));
+        attempts.handle_timeout(NOW.plus_ms(4_860));
         assert_eq!(attempts.poll_timeout(), None);
-        attempts.ended(true, 9_000, Some(60_000), NOW);
+        attempts.ended(true, 9_000, Some(1_000_000), NOW);
         assert!(attempts.may_try(NOW));
-        attempts.ended(false, 9_180, Some(60_000), NOW);
-        assert_eq!(attempts.poll_timeout(), Some(NOW.plus_ms(1_000)));
+        attempts.ended(false, 9_180, Some(1_000_000), NOW);
+        assert_eq!(attempts.poll_timeout(), Some(NOW.plus_ms(1_215)));
     }
 }
