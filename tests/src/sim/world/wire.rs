@@ -2,7 +2,7 @@
 
 use super::{AgentEvent, MonotonicMs, World};
 use edge_agent::core::LinkStatus;
-use shared::model::NodeId;
+use shared::model::{LinkBudget, NodeId};
 use shared::wire::UpTopicKind;
 use shared::wire_cost::{
     FULL_CONNECTION_BYTES, RESET_BYTES, RESUMED_CONNECTION_BYTES, SEGMENT_HEADER_BYTES, SYN_BYTES,
@@ -12,6 +12,13 @@ use std::collections::VecDeque;
 
 /// In any such span no more than the limit.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// In any such span no more than the limit of a second allows as a mean, and [`BURST_BYTES_MAX`].
+const MINUTE_MS: u64 = 60 * 1000;
+
+/// What does not wait for the second's limit: connections, what the hub sends, alarms; and two seconds that
+/// were saved. Crashes come in rows.
+const BURST_BYTES_MAX: u64 = 6_000;
 
 /// A ticket of TLS is of no use after a week.
 const TICKET_MS_MAX: u64 = 7 * DAY_MS;
@@ -33,9 +40,9 @@ const LONGEST_SLEEP_MS: u64 = 60_000;
 #[derive(Debug, Default)]
 pub(in super::super) struct Meter {
     /// What was carried in the last 24 hours, since the limit is in force.
-    in_day: VecDeque<(MonotonicMs, u64)>,
-    in_day_bytes: u64,
-    limit: Option<u64>,
+    in_day: Span,
+    in_minute: Span,
+    limits: LinkBudget,
     /// Bytes since the world began.
     pub(in super::super) total: u64,
     /// The most that any 24 hours had.
@@ -44,35 +51,54 @@ pub(in super::super) struct Meter {
     ticket_until: Option<MonotonicMs>,
 }
 
+/// What was carried within a span that ends now.
+#[derive(Debug, Default)]
+struct Span {
+    carried: VecDeque<(MonotonicMs, u64)>,
+    bytes: u64,
+}
+
+impl Span {
+    fn add(&mut self, bytes: u64, span_ms: u64, now: MonotonicMs) {
+        self.carried.push_back((now, bytes));
+        self.bytes += bytes;
+        while let Some((_, old)) = self.carried.pop_front_if(|(at, _)| now.since_ms(*at) >= span_ms)
+        {
+            self.bytes -= old;
+        }
+    }
+}
+
 impl Meter {
     fn add(&mut self, bytes: u64, now: MonotonicMs) -> Result<(), String> {
         self.total += bytes;
-        self.in_day.push_back((now, bytes));
-        self.in_day_bytes += bytes;
-        while let Some((_, old)) = self.in_day.pop_front_if(|(at, _)| now.since_ms(*at) >= DAY_MS) {
-            self.in_day_bytes -= old;
-        }
-        self.day_max = self.day_max.max(self.in_day_bytes);
-        match self.limit {
-            Some(limit) if self.in_day_bytes > limit => {
-                Err(format!("{} bytes in a day, and {limit} are allowed", self.in_day_bytes))
+        self.in_day.add(bytes, DAY_MS, now);
+        self.in_minute.add(bytes, MINUTE_MS, now);
+        self.day_max = self.day_max.max(self.in_day.bytes);
+        let by_second = |limit: u64| limit * (MINUTE_MS / 1000) + BURST_BYTES_MAX;
+        let (day, minute) = (self.in_day.bytes, self.in_minute.bytes);
+        match (self.limits.bytes_per_day, self.limits.bytes_per_second.map(by_second)) {
+            (Some(limit), _) if day > limit => {
+                Err(format!("{day} bytes in a day, and {limit} are allowed"))
+            }
+            (_, Some(limit)) if minute > limit => {
+                Err(format!("{minute} bytes in a minute, and {limit} are allowed"))
             }
             _ => Ok(()),
         }
     }
 
-    /// This limit is in force. What was carried under another one is not held against it.
-    fn limit_is(&mut self, limit: Option<u64>) {
-        if limit != self.limit {
-            self.limit = limit;
+    /// These limits are in force. What was carried under others is not held against them.
+    fn limits_are(&mut self, limits: LinkBudget) {
+        if limits != self.limits {
+            self.limits = limits;
             self.forget();
         }
     }
 
     /// The node no longer knows what it has spent.
     pub(super) fn forget(&mut self) {
-        self.in_day.clear();
-        self.in_day_bytes = 0;
+        (self.in_day, self.in_minute) = (Span::default(), Span::default());
     }
 
     fn connection_bytes(&mut self, now: MonotonicMs) -> u64 {
@@ -156,7 +182,9 @@ impl World {
         let Some(Some(meter)) = self.meters.get_mut(index) else { return };
         let core = self.agents.get(index).and_then(|agent| agent.core.as_ref());
         if let Some(core) = core {
-            meter.limit_is(core.status(LinkStatus::default()).budget.bytes_per_day);
+            let told = core.status(LinkStatus::default()).budget;
+            let (bytes_per_day, bytes_per_second) = (told.bytes_per_day, told.bytes_per_second);
+            meter.limits_are(LinkBudget { bytes_per_day, bytes_per_second });
         }
     }
 
