@@ -215,13 +215,10 @@ impl MapPublisher {
     /// # Errors
     /// When the content can't be encoded; see [`encode`].
     pub fn poll_chunk(&mut self, now: MonotonicMs) -> Result<Option<MapChunk>, EncodeError> {
-        if self.peer.is_none() || (self.transfer.is_none() && self.is_in_sync()) {
+        if !self.has_chunk(now) {
             return Ok(None);
         }
         if self.transfer.is_none() {
-            if self.retry.deadline().is_some() {
-                return Ok(None);
-            }
             self.transfer = Some(self.begin_transfer()?);
         }
         Ok(self.next_chunk(now))
@@ -253,9 +250,6 @@ impl MapPublisher {
 
     fn next_chunk(&mut self, now: MonotonicMs) -> Option<MapChunk> {
         let transfer = self.transfer.as_mut()?;
-        if transfer.next >= transfer.acknowledged.saturating_add(transfer.window) {
-            return None;
-        }
         let body = transfer.chunks.get(usize::try_from(transfer.next).ok()?)?;
         let chunk = MapChunk {
             map: self.map,
@@ -358,3 +352,6 @@ impl MapPublisher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
