@@ -52,9 +52,9 @@ fn next(hub: &mut MapPublisher, now: MonotonicMs) -> Option<MapChunk> {
     chunk
 }
 
-/// The numbers of all chunks that may go now.
+/// The numbers of all chunks that may go now; more than a window are too many.
 fn sent(hub: &mut MapPublisher, now: MonotonicMs) -> Vec<u32> {
-    std::iter::from_fn(|| next(hub, now)).map(|chunk| chunk.index).collect()
+    std::iter::from_fn(|| next(hub, now)).map(|chunk| chunk.index).take(9).collect()
 }
 
 /// How the next update, of one chunk, is made.
@@ -162,6 +162,7 @@ fn a_transfer_is_finished_though_the_content_changes_and_even_goes_back() {
     publish(&mut hub, 2, content(2, 4 * MAP_CHUNK_BYTES_MAX));
     assert_eq!(sent(&mut hub, START), [0, 1]);
     publish(&mut hub, 3, content(1, 300));
+    assert_eq!(*hub.content(), content(1, 300));
     hub.handle_ack(&partial(2, 2, None), START);
     assert_eq!(sent(&mut hub, START), [2, 3, 4]);
     hub.handle_ack(&applied(2), START);
@@ -274,6 +275,8 @@ fn a_peer_that_cannot_take_an_update_is_sent_it_again_when_a_longer_wait_is_over
     let due = START.plus_ms(10_000);
     assert_eq!((hub.poll_timeout(), hub.attempts()), (Some(due), 1));
     assert_eq!(next(&mut hub, MonotonicMs(due.0 - 1)), None);
-    hub.handle_timeout(due);
-    assert_eq!(made_as(&mut hub, due), "snapshot");
+    assert_eq!(made_as(&mut hub, due), "snapshot", "though nobody handled the timer");
+    hub.handle_refusal(&refusal(1, RefusalReason::Unavailable), due);
+    hub.handle_timeout(due.plus_ms(20_000));
+    assert_eq!(made_as(&mut hub, due.plus_ms(20_000)), "snapshot", "once it was handled");
 }

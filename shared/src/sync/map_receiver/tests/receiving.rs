@@ -152,9 +152,9 @@ fn an_update_may_have_four_mebibytes_and_a_part_that_is_repeated_counts_once() {
     let largest = vec![0; MAP_CHUNK_BYTES_MAX];
     let full = u32::try_from(MAP_UPDATE_BYTES_MAX / MAP_CHUNK_BYTES_MAX).unwrap();
     for index in (0..full).chain(0..full) {
-        next_after(&mut node, &header, &part(index, full + 1, &largest));
+        next_after(&mut node, &header, &part(index, full + 2, &largest));
     }
-    let received = node.handle_chunk(&part(full, full + 1, b"x"), &header);
+    let received = node.handle_chunk(&part(full, full + 2, b"x"), &header);
     assert_eq!(reason(received), RefusalReason::Malformed);
 }
 
