@@ -280,3 +280,6 @@ impl AgentSession {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

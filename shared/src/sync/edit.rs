@@ -69,12 +69,9 @@ pub(super) fn edited(old: &[u8], hunks: &[Hunk]) -> Option<Vec<u8>> {
         rest = after.get(usize::try_from(hunk.remove).ok()?..)?;
         new.extend_from_slice(kept);
         new.extend_from_slice(&hunk.insert);
-        if new.len() > MAP_ITEM_BYTES_MAX {
-            return None;
-        }
     }
     new.extend_from_slice(rest);
-    Some(new)
+    (new.len() <= MAP_ITEM_BYTES_MAX).then_some(new)
 }
 
 #[cfg(test)]
@@ -125,8 +122,30 @@ mod tests {
 
     #[test]
     fn a_value_does_not_grow_beyond_what_an_item_may_have() {
-        let much = vec![0; MAP_ITEM_BYTES_MAX];
-        assert_eq!(edited(b"a", &[hunk(1, 0, &much)]), None);
+        let most = vec![0; MAP_ITEM_BYTES_MAX];
+        assert_eq!(edited(b"a", &[hunk(1, 0, &most)]), None);
+        assert_eq!(edited(&most, &[hunk(0, 0, b"a")]), None, "what is kept counts too");
+        assert_eq!(edited(b"a", &[hunk(0, 1, &most)]).as_ref(), Some(&most));
+    }
+
+    #[test]
+    fn a_hunk_is_worth_its_ten_bytes_only_where_it_saves_more() {
+        let old = [0; 20];
+        let differing = |count: usize| [vec![1; count], vec![0; 20 - count]].concat();
+        assert_eq!(hunks(&old, &differing(9)), Some(vec![hunk(0, 9, &[1; 9])]));
+        assert_eq!(hunks(&old, &differing(10)), None);
+    }
+
+    #[test]
+    fn places_with_six_equal_bytes_between_them_are_two_hunks_and_with_five_one() {
+        let old = [0; 60];
+        let differing_at = |places: [usize; 2]| {
+            let mut new = old;
+            places.into_iter().for_each(|place| new[place] = 1);
+            hunks(&old, &new).unwrap()
+        };
+        assert_eq!(differing_at([20, 26]), [hunk(20, 7, &[1, 0, 0, 0, 0, 0, 1])]);
+        assert_eq!(differing_at([20, 27]), [hunk(20, 1, &[1]), hunk(6, 1, &[1])]);
     }
 
     proptest! {

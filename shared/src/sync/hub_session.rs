@@ -1,8 +1,9 @@
 //! The hub's side of a session with one node.
 //!
-//! A short greeting is understood only after a full one in the same session. A first message can be a replay, so it changes nothing: the new session waits beside the old one
-//! until a message under its keys shows that the node is there. What can't be opened is answered by
-//! an `UnknownSession`, at most once a second.
+//! A short greeting is understood only after a full one in the same session. A first message can be a
+//! replay, so it changes nothing: the new session waits beside the old one until a message under its
+//! keys shows that the node is there. What can't be opened is answered by an `UnknownSession`, at most
+//! once a second.
 
 use super::agent_session::{SessionFault, prologue};
 use crate::model::{MonotonicMs, NodeId};
@@ -138,3 +139,6 @@ impl HubSession {
         self.current.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests;

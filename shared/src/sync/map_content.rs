@@ -187,6 +187,31 @@ mod tests {
         assert_eq!(after(&[0, 0]), Err(RefusalReason::Malformed), "an item twice");
     }
 
+    #[test]
+    fn each_limit_of_a_content_may_be_reached_and_not_passed() {
+        let within = |key_bytes: usize, value_bytes: usize| {
+            content(&[("a", b"1"), (&"k".repeat(key_bytes), &vec![0; value_bytes])])
+                .is_within_limits()
+        };
+        assert!(within(MAP_KEY_BYTES_MAX, MAP_ITEM_BYTES_MAX));
+        assert!(!within(MAP_KEY_BYTES_MAX + 1, 1));
+        assert!(!within(1, MAP_ITEM_BYTES_MAX + 1));
+        let of = |count: usize| (0..count).map(|number| (number.to_string(), vec![])).collect();
+        assert!(MapContent::new(of(MAP_ITEMS_MAX)).is_within_limits());
+        assert!(!MapContent::new(of(MAP_ITEMS_MAX + 1)).is_within_limits());
+    }
+
+    #[test]
+    fn what_changed_is_told_by_item_and_what_is_gone_by_key() {
+        let base = content(&[("a", b"1"), ("b", b"1"), ("c", b"1")]);
+        let (upserts, gone) =
+            content(&[("b", b"1"), ("c", b"2"), ("d", b"1")]).changes_from(base.digests());
+        let upserts: Vec<_> =
+            upserts.iter().map(|item| (&*item.key, item.value.as_ref())).collect();
+        assert_eq!(upserts, [("c", b"2".as_slice()), ("d", b"1")]);
+        assert_eq!(gone, ["a"]);
+    }
+
     proptest! {
         #[test]
         fn a_delta_turns_the_base_into_the_target(base in any_content(), target in any_content()) {

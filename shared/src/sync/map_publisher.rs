@@ -248,13 +248,10 @@ impl MapPublisher {
     /// # Errors
     /// When the content can't be encoded; see [`encode`].
     pub fn poll_chunk(&mut self, now: MonotonicMs) -> Result<Option<MapChunk>, EncodeError> {
-        if self.peer.is_none() || (self.transfer.is_none() && self.is_in_sync()) {
+        if !self.has_chunk(now) {
             return Ok(None);
         }
         if self.transfer.is_none() {
-            if self.retry.deadline().is_some() {
-                return Ok(None);
-            }
             self.transfer = Some(self.begin_transfer()?);
         }
         Ok(self.next_chunk(now))
@@ -292,9 +289,6 @@ impl MapPublisher {
     fn next_chunk(&mut self, now: MonotonicMs) -> Option<MapChunk> {
         let transfer = self.transfer.as_mut()?;
         let probes = std::mem::take(&mut transfer.probes);
-        if !probes && !transfer.has_room() {
-            return None;
-        }
         let index = if probes { 0 } else { transfer.next };
         let body = transfer.chunks.get(usize::try_from(index).ok()?)?;
         let chunk = MapChunk {
@@ -419,3 +413,6 @@ impl MapPublisher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

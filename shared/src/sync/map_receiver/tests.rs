@@ -1,5 +1,7 @@
 //! Publisher and receiver together, over a link that loses, repeats and reorders.
 
+mod receiving;
+
 use super::*;
 use crate::model::MonotonicMs;
 use crate::sync::{Chunking, FRUGAL_CHUNK_BYTES, MapPublisher, UNASKED_CHUNK_BYTES};

@@ -158,8 +158,9 @@ fn after_a_pause_everything_that_was_not_acknowledged_goes_again() {
 fn a_log_of_this_start_goes_on_counting_when_all_of_it_was_delivered() {
     let (mut outbox, mut store) = with_records(Stream::Alarms, &[1; 2]);
     assert!(outbox.holds(Stream::Alarms) && !outbox.holds(Stream::Events));
+    assert!(outbox.is_waiting());
     drain(&mut outbox, &mut store, &mut LogReceiver::default());
-    assert!(!outbox.holds(Stream::Alarms));
+    assert!(!outbox.holds(Stream::Alarms) && !outbox.is_waiting());
     assert_eq!(
         (outbox.next_sequence(Stream::Alarms), outbox.next_sequence(Stream::Events)),
         (3, 1)
