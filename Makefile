@@ -20,6 +20,7 @@ demo: ## Run the main job on this machine; KEEP=1 leaves it running
 test: install-test-needs ## Install what the tests need and run them all
 	$(CARGO) build --workspace --bins --tests
 	$(CARGO) test --workspace
+	tests/fuzz/fuzz.sh short
 
 check: ## Format, lints, the pure core without tokio, advisories, documents
 	tests/check.sh

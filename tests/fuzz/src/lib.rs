@@ -12,11 +12,13 @@
 //! | `records` | what the store holds, each kind of record |
 //! | `trust` | signed documents, sessions, certificates, enrolments, sealed records |
 //! | `machines` | log receiver, map receiver, outbox |
+//! | `budget` | the link's budget |
 //! | `agent`, `hub` | the cores on a hostile store and against a hostile peer |
 //! | `files` | configurations, manifests, the ledger, what agent and shim leave for each other |
 //! | `planted` | faults that must be found: the proof that fuzzing works here |
 
 pub mod agent;
+pub mod budget;
 pub mod files;
 pub mod hub;
 pub mod input;
@@ -40,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     ("agent_config", files::agent_config),
     ("agent_link", agent::link),
     ("agent_store", agent::store),
+    ("budget", budget::budget),
     ("certificate", trust::certificate),
     ("enrollment", trust::enrollment),
     ("envelope", wire::envelope),

@@ -17,10 +17,10 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 use shared::model::{
-    ClockQuality, Condition, ConditionStatus, GpuInventory, NodeCapacity, NodeEvent, NodeStatus,
-    PodId, PodPhase, PodStatus, Revision, UnixMs, Workload,
+    ClockQuality, Condition, ConditionStatus, GpuInventory, LinkBudget, MonotonicMs, NodeCapacity,
+    NodeEvent, NodeStatus, Now, PodId, PodPhase, PodStatus, Revision, UnixMs, Workload,
 };
-use shared::sync::{LogMeta, LogReceiver, MapContent};
+use shared::sync::{Budget, LinkClass, LogMeta, LogReceiver, MapContent};
 use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
 use shared::trust::certificate::{CertificateAuthority, NodeKey};
 use shared::trust::enrollment::Enrollment;
@@ -64,6 +64,7 @@ pub fn write(folder: &Path) {
     records(&corpus);
     maps(&corpus);
     logs(&corpus);
+    budgets(&corpus);
     stores(&corpus);
     trust(&corpus);
     certificates(&corpus);
@@ -284,6 +285,22 @@ fn logs(corpus: &Corpus) {
     let outbox = meta.number(10_000).number(2).byte(1).byte(0).byte(0).byte(0).chunk(&[1; 40]);
     let outbox = outbox.byte(1).byte(1).byte(1).number(1).byte(0).number(4).byte(1).byte(4);
     corpus.add("outbox", &outbox.byte(1).byte(2).number(2).byte(0).number(1).bytes());
+}
+
+/// A budget of 60 kB a day, of which a message and a grant are taken.
+fn budgets(corpus: &Corpus) {
+    let now = Now { monotonic: MonotonicMs(5_000), wall: UnixMs(9), ..Now::default() };
+    let mut budget = Budget::restore(None, now);
+    let limits = LinkBudget { bytes_per_day: Some(60_000), bytes_per_second: None };
+    budget.set_limits(limits, now.monotonic);
+    budget.charge(LinkClass::Results, 3_000, now.monotonic);
+    let stored = budget.poll_grant(500, now).map(|grant| grant.encode().unwrap());
+    let seed = Output::default().chunk(&stored.unwrap()).byte(1).number(6_000).number(9);
+    let seed = seed.byte(0).number(60_000).byte(1).number(400).byte(8).byte(5);
+    corpus.add(
+        "budget",
+        &seed.number(900).byte(0).byte(3).number(0).byte(0).byte(0).number(1).bytes(),
+    );
 }
 
 /// Records in stores, each under its key.

@@ -35,8 +35,9 @@ impl Bucket {
     }
 
     fn fill(&mut self, now: MonotonicMs) {
-        let gained = i128::from(self.bytes_per_period) * i128::from(now.since_ms(self.at));
-        self.level = (self.level + gained).min(self.full());
+        let gained =
+            i128::from(self.bytes_per_period).saturating_mul(i128::from(now.since_ms(self.at)));
+        self.level = self.level.saturating_add(gained).min(self.full());
         self.at = self.at.max(now);
     }
 
@@ -44,18 +45,18 @@ impl Bucket {
     pub(super) fn wait_ms(&mut self, bytes: u64, now: MonotonicMs) -> u64 {
         self.fill(now);
         let wanted = (i128::from(bytes) * i128::from(self.period_ms)).min(self.full());
-        let missing = wanted - self.level;
+        let missing = wanted.saturating_sub(self.level);
         if missing <= 0 {
             return 0;
         }
         let rate = i128::from(self.bytes_per_period.max(1));
-        u64::try_from((missing + rate - 1) / rate).unwrap_or(u64::MAX).max(1)
+        u64::try_from(missing.saturating_add(rate - 1) / rate).unwrap_or(u64::MAX).max(1)
     }
 
     /// Takes `bytes`, whether or not they are there.
     pub(super) fn take(&mut self, bytes: u64, now: MonotonicMs) {
         self.fill(now);
-        self.level -= i128::from(bytes) * i128::from(self.period_ms);
+        self.level = self.level.saturating_sub(i128::from(bytes) * i128::from(self.period_ms));
     }
 }
 
@@ -68,6 +69,15 @@ mod tests {
         let mut bucket = Bucket::new(2, 1000, capacity, MonotonicMs(0));
         bucket.take(capacity, MonotonicMs(0));
         bucket
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn no_limit_and_no_time_overflow_it() {
+        let mut bucket = Bucket::new(u64::MAX, 1000, u64::MAX, MonotonicMs(0));
+        bucket.take(u64::MAX, MonotonicMs(0));
+        assert_eq!(bucket.wait_ms(u64::MAX, MonotonicMs(999)), 1);
+        assert_eq!(bucket.wait_ms(u64::MAX, MonotonicMs(u64::MAX)), 0);
     }
 
     #[test]
