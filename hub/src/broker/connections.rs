@@ -1,13 +1,12 @@
 //! Who is connected to the embedded broker, and how much waits for whom. Pure bookkeeping, generic
-//! over the broker's own words for a session (`S`) and for the way into it (`W`).
+//! over what names a session (`S`) and over the way into it (`W`).
 //!
-//! The broker reports the end of a replaced session after the start of the new one; only the
-//! session that is current counts here.
+//! A replaced session ends after the new one has begun; only the session that is current counts here.
 
 use shared::model::NodeId;
 use std::collections::HashMap;
 
-/// Messages that wait for one node. Below the broker's own limit, past which it drops in silence.
+/// Messages that wait for one node.
 pub(super) const WAITING_MESSAGES_MAX: usize = 256;
 
 /// Payload bytes that wait for one node: a map update of the largest size and some more.
@@ -42,6 +41,14 @@ enum Phase {
     Cut,
 }
 
+/// A session whose node has begun another.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Replaced<W> {
+    pub(super) way: W,
+    /// The hub was told of it.
+    pub(super) announced: bool,
+}
+
 /// Why nothing can be sent to a node.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoWay {
@@ -56,8 +63,8 @@ impl<S, W> Default for Connections<S, W> {
 }
 
 impl<S: PartialEq, W: Clone> Connections<S, W> {
-    /// A session began. Says whether it replaced one that the hub was told of.
-    pub(super) fn begin(&mut self, node: NodeId, session: S, way: W) -> bool {
+    /// A session began; the one that it replaces.
+    pub(super) fn begin(&mut self, node: NodeId, session: S, way: W) -> Option<Replaced<W>> {
         let connection = Connection {
             session,
             way,
@@ -67,7 +74,8 @@ impl<S: PartialEq, W: Clone> Connections<S, W> {
             waiting_messages: 0,
             waiting_bytes: 0,
         };
-        self.by_node.insert(node, connection).is_some_and(|replaced| replaced.announced)
+        let replaced = self.by_node.insert(node, connection)?;
+        Some(Replaced { way: replaced.way, announced: replaced.announced })
     }
 
     /// Keeps the first thing that a session's node says before it is reachable. False when it is
@@ -164,7 +172,7 @@ mod tests {
 
     fn reachable() -> Connections<u32, ()> {
         let mut connections = Connections::default();
-        assert!(!connections.begin(node(), 1, ()));
+        assert_eq!(connections.begin(node(), 1, ()), None);
         assert_eq!(connections.make_reachable(&node(), &1), Some(None));
         connections
     }
@@ -181,7 +189,8 @@ mod tests {
     #[test]
     fn the_late_end_of_a_replaced_session_does_not_end_the_new_one() {
         let mut connections = reachable();
-        assert!(connections.begin(node(), 2, ()), "the old session was reachable");
+        let replaced = connections.begin(node(), 2, ());
+        assert_eq!(replaced, Some(Replaced { way: (), announced: true }), "it was reachable");
         assert!(!connections.accepts(&node(), &1));
         assert_eq!(connections.make_reachable(&node(), &2), Some(None));
         assert!(!connections.end(&node(), &1));

@@ -1,59 +1,49 @@
-//! The hub's own broker: `rmqtt` with one TLS listener, in a small tokio runtime of its own, so that
-//! a storm of handshakes does not hold up the hub and that closing leaves no task behind.
+//! The hub's own broker: an MQTT 5 endpoint for the nodes of one fleet, in a small tokio runtime of its
+//! own, so that a storm of handshakes does not hold up the hub and that closing leaves no task behind.
 //!
-//! Known limits of the library, version 0.24.0: a client that finished its TLS handshake, which
-//! takes a certificate of ours, may wait for ever with its CONNECT (`rmqtt-net` `Dispatcher::
-//! probe_version` has no time limit); it costs one socket. Kicking waits for a write in progress,
-//! at most [`SEND_TIMEOUT`]; nothing is read from the node meanwhile.
+//! It is no broker for others: a node publishes to its own topic and hears its own, at QoS 0; nothing is
+//! retained, kept or routed between nodes (docs/decisions/0003). Packets are read and written by
+//! `rmqtt-codec`.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `door.rs` | TCP and TLS: who is there |
+//! | `session.rs` | one connection's packets |
+//! | `gate.rs` | who may come in, and what may be said |
+//! | `connections.rs` | who is inside, and how much waits for whom |
 
-use super::connections::{NoWay, WAITING_MESSAGES_MAX};
-use super::gate::{Gate, GateHook, HOOKS, end_session};
+use super::connections::NoWay;
+use super::door::Door;
+use super::gate::Gate;
+use super::session::{Ending, serve};
 use super::sink::EventSink;
 use super::{BrokerCounters, BrokerEvent, IsAllowed, SendError, Tally};
-use rmqtt::codec::types::Publish as Packet;
-use rmqtt::context::ServerContext;
-use rmqtt::net::{Builder, Listener};
-use rmqtt::server::MqttServer;
-use rmqtt::types::{From, Id, Message, Publish, QoS};
-use shared::limits::{MQTT_PACKET_BYTES_MAX, MQTT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX};
+use shared::limits::MQTT_PAYLOAD_BYTES_MAX;
 use shared::model::NodeId;
-use shared::wire::DownTopic;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
-use tracing::info;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, info, warn};
 
 /// TLS handshakes are the only work worth a thread; the rest is copying.
 const WORKER_THREADS: usize = 2;
 
-/// From the TCP connection to the end of the TLS handshake, and again from there to the CONNECT.
+/// From the TCP connection to the CONNECT.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// One write to a node; past it the node's connection ends.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at once: the fleet that one hub is meant for.
+pub(super) const SESSIONS_MAX: usize = 20_000;
 
-/// MQTT handshakes at once. More wait; the TLS handshakes before them are not counted here.
-const HANDSHAKES_MAX: usize = 256;
-
-/// Sessions at once: the fleet that one hub is meant for.
-const SESSIONS_MAX: isize = 20_000;
-
-/// Of the library's own queue to a node; ours ([`WAITING_MESSAGES_MAX`]) is full long before, since
-/// the library drops in silence.
-const LIBRARY_QUEUE_MESSAGES_MAX: usize = 4 * WAITING_MESSAGES_MAX;
-
-/// A node that pings less often than this is found dead too late to matter.
-const KEEP_ALIVE_SECONDS_MAX: u16 = 3600;
+/// Pause after a connection could not be accepted: out of file descriptors, as a rule.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long closing waits for sessions to end by themselves.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The library tells listeners apart by this number; there is one.
-const LISTENER_ID: u16 = 1;
 
 /// What the embedded broker needs to know.
 #[derive(Clone)]
@@ -98,8 +88,6 @@ pub struct EmbeddedBroker {
     gate: Arc<Gate>,
     runtime: Option<Runtime>,
     address: SocketAddr,
-    /// Whom messages to nodes are from.
-    hub: Id,
 }
 
 impl EmbeddedBroker {
@@ -121,8 +109,7 @@ impl EmbeddedBroker {
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
-        let hub = Id::new(0, LISTENER_ID, None, None, "hub".into(), None);
-        let mut broker = Self { gate, runtime: Some(runtime), address: options.listen, hub };
+        let mut broker = Self { gate, runtime: Some(runtime), address: options.listen };
         broker.address = broker.listen(options).await?;
         info!(address = %broker.address, "the broker listens for nodes");
         sink.tell(BrokerEvent::BrokerUp).await;
@@ -139,15 +126,12 @@ impl EmbeddedBroker {
         let Some(runtime) = &self.runtime else { return Ok(self.address) };
         let gate = Arc::clone(&self.gate);
         let serve = async move {
-            let (listener, address) = bind(&options)?;
-            let context = ServerContext::new()
-                .busy_check_enable(false)
-                .mqtt_max_sessions(SESSIONS_MAX)
-                .build()
-                .await;
-            register(&context, gate).await;
-            let server = MqttServer::new(context).listener_by_id(listener, LISTENER_ID).build();
-            tokio::spawn(server.run());
+            let door = Door::open(&options)?;
+            let address = door.address().map_err(|source| StartError::Listen {
+                address: options.listen,
+                source: source.into(),
+            })?;
+            tokio::spawn(receive(door, gate));
             Ok(address)
         };
         runtime.spawn(serve).await.map_err(StartError::Task)?
@@ -165,8 +149,9 @@ impl EmbeddedBroker {
                     NoWay::Full => SendError::QueueFull,
                 },
             )?;
-        let message = Message::Forward(From::from_system(self.hub.clone()), packet(node, payload));
-        way.unbounded_send(message).map_err(|_| SendError::NotConnected)?;
+        if !way.send(payload) {
+            return Err(SendError::NotConnected);
+        }
         Tally::add(&self.gate.tally.messages_sent, 1);
         Tally::add(&self.gate.tally.payload_bytes_sent, payload_bytes);
         Ok(())
@@ -181,10 +166,11 @@ impl EmbeddedBroker {
     }
 
     pub(super) async fn close(mut self) {
-        self.end_sessions();
+        let ways = self.gate.connections().ways();
+        ways.iter().for_each(|way| way.end(Ending::Closing));
         let ended = async {
             while self.gate.connections().count() > 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                sleep(Duration::from_millis(10)).await;
             }
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, ended).await.is_err() {
@@ -197,11 +183,6 @@ impl EmbeddedBroker {
             }
         }
     }
-
-    fn end_sessions(&self) {
-        let ways = self.gate.connections().ways();
-        ways.iter().for_each(end_session);
-    }
 }
 
 impl Drop for EmbeddedBroker {
@@ -212,62 +193,31 @@ impl Drop for EmbeddedBroker {
     }
 }
 
-async fn register(context: &ServerContext, gate: Arc<Gate>) {
-    let register = context.extends.hook_mgr().register();
-    for hook in HOOKS {
-        register.add(hook, Box::new(GateHook(Arc::clone(&gate)))).await;
+/// Lets connections in, for ever; each goes its own way from there.
+async fn receive(door: Door, gate: Arc<Gate>) {
+    let places = Arc::new(Semaphore::new(SESSIONS_MAX));
+    for id in 0.. {
+        let (stream, address) = match door.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "could not accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            warn!(%address, "refused a connection: {SESSIONS_MAX} are open");
+            continue;
+        };
+        let (greeting, gate) = (door.greet(stream, address), Arc::clone(&gate));
+        tokio::spawn(async move {
+            let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+            match timeout_at(deadline, greeting).await {
+                Ok(Ok((stream, identity))) => serve(gate, id, stream, identity, deadline).await,
+                Ok(Err(error)) => debug!(%address, %error, "no TLS handshake"),
+                Err(_) => debug!(%address, "no TLS handshake in time"),
+            }
+            drop(place);
+        });
     }
-    register.start().await;
-}
-
-fn bind(options: &EmbeddedOptions) -> Result<(Listener, SocketAddr), StartError> {
-    let cannot_listen =
-        |error: rmqtt::Error| StartError::Listen { address: options.listen, source: error.into() };
-    let listener = listener(options).bind().map_err(cannot_listen)?;
-    let address = listener.local_addr().map_err(cannot_listen)?;
-    let listener = listener.tls().map_err(|error| StartError::Certificates(error.into()))?;
-    Ok((listener, address))
-}
-
-fn listener(options: &EmbeddedOptions) -> Builder {
-    let path = |path: &PathBuf| Some(path.to_string_lossy().into_owned());
-    Builder::new()
-        .name("nodes")
-        .laddr(options.listen)
-        // A restarted hub must not wait for the old connections' TIME_WAIT.
-        .reuseaddr(Some(true))
-        .nodelay(true)
-        .tls_cross_certificate(true)
-        .tls_cert(path(&options.certificate_chain))
-        .tls_key(path(&options.key))
-        .tls_client_ca_certs(path(&options.client_ca))
-        .collect_cert_info(true)
-        .allow_anonymous(false)
-        .handshake_timeout(HANDSHAKE_TIMEOUT)
-        .send_timeout(SEND_TIMEOUT)
-        .max_handshaking_limit(HANDSHAKES_MAX)
-        .max_packet_size(MQTT_PACKET_BYTES_MAX)
-        .max_clientid_len(NAME_BYTES_MAX)
-        .max_qos_allowed(QoS::AtLeastOnce)
-        .max_subscriptions(1)
-        // A node publishes to one topic, and leaves a will on another.
-        .max_topic_aliases(2)
-        .max_mqueue_len(LIBRARY_QUEUE_MESSAGES_MAX)
-        .allow_zero_keepalive(false)
-        .max_keepalive(KEEP_ALIVE_SECONDS_MAX)
-        // Zero would mean without limit. Sessions are of no use to us: end them with the connection.
-        .max_session_expiry_interval(Duration::from_millis(1))
-}
-
-fn packet(node: &NodeId, payload: Vec<u8>) -> Publish {
-    let packet = Packet {
-        dup: false,
-        retain: false,
-        qos: QoS::AtMostOnce,
-        topic: DownTopic { node: node.clone() }.name().into(),
-        packet_id: None,
-        payload: payload.into(),
-        properties: None,
-    };
-    packet.into()
 }

@@ -6,9 +6,11 @@
 //! refuses, a lost connection loses, and the sessions above deal with it.
 
 mod connections;
+mod door;
 mod embedded;
 mod external;
 mod gate;
+mod session;
 mod sink;
 
 pub use embedded::{EmbeddedBroker, EmbeddedOptions, StartError};

@@ -35,7 +35,7 @@ use database::{Database, DatabaseError};
 use files::{StoreFiles, StoreLock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use sealer::{CHUNKS, KEY_BYTES_MAX, OWN, Sealer, VALUE_BYTES_MAX};
+use sealer::{CHUNKS, KEY_BYTES_MAX, OWN, Sealer, TreeTotals, VALUE_BYTES_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -178,13 +178,10 @@ pub struct SealedStore {
     free_bytes_min: u64,
     broken: OnceLock<String>,
     damaged: Mutex<Damaged>,
-    records: Mutex<RecordCounts>,
+    trees: Mutex<BTreeMap<u8, TreeTotals>>,
     /// Last, so that it is released when the database is closed.
     lock: StoreLock,
 }
-
-/// How many records each tree has, by its number.
-type RecordCounts = BTreeMap<u8, u64>;
 
 #[derive(Debug, Default)]
 struct Damaged {
@@ -217,7 +214,7 @@ impl SealedStore {
             free_bytes_min: FREE_BYTES_MIN,
             broken: OnceLock::new(),
             damaged: Mutex::default(),
-            records: Mutex::default(),
+            trees: Mutex::default(),
             lock,
         };
         store.audit_at_open();
@@ -233,7 +230,7 @@ impl SealedStore {
     /// Records in `tree`, damaged ones included.
     #[must_use]
     pub fn record_count(&self, tree: Tree) -> u64 {
-        lock(&self.records).get(&(tree as u8)).copied().unwrap_or(0)
+        self.totals_of(tree).records
     }
 
     /// Commits that were acknowledged and that the store no longer had when it was opened: its files

@@ -1,10 +1,11 @@
 //! The audit: how many commits and records there must be, against what there is.
 //!
-//! sled can lose pages of a damaged file without a word; so each commit writes, in its own transaction,
-//! how many records every tree then has. Small trees are compared at each open, all by
-//! [`SealedStore::verify`]. What is missing counts as damaged. It repairs nothing.
+//! sled can lose pages of a damaged file without a word, or bring earlier ones back; so each commit
+//! writes, in its own transaction, how many records every tree then has, and the sum of their marks.
+//! Small trees are compared at each open, all by [`SealedStore::verify`]. What is missing or another
+//! counts as damaged. It repairs nothing.
 
-use super::sealer::{OWN, Totals};
+use super::sealer::{OWN, Totals, TreeTotals};
 use super::{EAGER_TREES, Refusal, SealedStore, lock};
 use crate::ports::{StoreError, Tree};
 use std::sync::atomic::Ordering::Relaxed;
@@ -44,11 +45,11 @@ impl SealedStore {
         // Without totals what is there counts as all.
         let trees = if found.is_some() { &EAGER_TREES[..] } else { &[] };
         let is_known = found.is_some();
-        *lock(&self.records) = found.unwrap_or_default().records;
+        *lock(&self.trees) = found.unwrap_or_default().trees;
         for tree in Tree::ALL {
             // A tree that can't be read says so to whoever reads it.
             if !is_known {
-                let _ = self.visit(tree, false).map(|count| self.set_count(tree, count));
+                let _ = self.visit(tree, false).map(|found| self.set_totals(tree, found));
             } else if trees.contains(&(tree as u8)) {
                 let _ = self.compare(tree, false);
             }
@@ -76,26 +77,43 @@ impl SealedStore {
     }
 
     fn compare(&self, tree: Tree, with_seals: bool) -> Result<(), Refusal> {
+        let before = lock(&self.damaged).records;
         let found = self.visit(tree, with_seals)?;
-        let expected = lock(&self.records).get(&(tree as u8)).copied().unwrap_or(0);
+        let expected = self.totals_of(tree);
+        let is_another = expected.records == found.records && expected.marks != found.marks;
+        if is_another && !with_seals {
+            // Whichever has a broken seal is named.
+            return self.compare(tree, true);
+        }
+        let mut damaged = lock(&self.damaged);
         // More than there should be are removed ones that came back.
-        lock(&self.damaged).records += expected.abs_diff(found);
-        self.set_count(tree, found);
+        damaged.records += expected.records.abs_diff(found.records);
+        if is_another && damaged.records == before {
+            // As many, all whole, and not the same: at least one is an earlier one.
+            damaged.records += 1;
+        }
+        drop(damaged);
+        self.set_totals(tree, found);
         Ok(())
     }
 
-    fn set_count(&self, tree: Tree, count: u64) {
-        lock(&self.records).insert(tree as u8, count);
+    /// What there should be in a tree.
+    pub(super) fn totals_of(&self, tree: Tree) -> TreeTotals {
+        lock(&self.trees).get(&(tree as u8)).copied().unwrap_or_default()
     }
 
-    /// How many records a tree has.
-    fn visit(&self, tree: Tree, with_seals: bool) -> Result<u64, Refusal> {
-        let (mut count, mut from) = (0, Vec::new());
+    fn set_totals(&self, tree: Tree, totals: TreeTotals) {
+        lock(&self.trees).insert(tree as u8, totals);
+    }
+
+    /// What there is in a tree.
+    fn visit(&self, tree: Tree, with_seals: bool) -> Result<TreeTotals, Refusal> {
+        let (mut totals, mut from) = (TreeTotals::default(), Vec::new());
         loop {
             let (found, behind) = self.visit_some(tree, &from, with_seals)?;
-            (count, from) = (count + found as u64, behind);
-            if found < STEP_RECORDS {
-                return Ok(count);
+            (totals, from) = (totals.plus(found), behind);
+            if found.records < STEP_RECORDS as u64 {
+                return Ok(totals);
             }
         }
     }
@@ -105,17 +123,17 @@ impl SealedStore {
         tree: Tree,
         from: &[u8],
         with_seals: bool,
-    ) -> Result<(usize, Vec<u8>), Refusal> {
+    ) -> Result<(TreeTotals, Vec<u8>), Refusal> {
         self.asking(|database| {
-            let (mut found, mut behind) = (0, Vec::new());
+            let (mut found, mut behind) = (TreeTotals::default(), Vec::new());
             database.for_each(tree as u8, from, STEP_RECORDS, |(key, sealed)| {
-                found += 1;
+                found.add(&sealed);
                 behind = [key.as_ref(), &[0]].concat();
                 self.note_cold_bytes(sealed.len());
                 if with_seals {
                     self.open_record(database, tree, &key, &sealed)?;
                 }
-                Ok::<_, Refusal>(found < STEP_RECORDS)
+                Ok::<_, Refusal>(found.records < STEP_RECORDS as u64)
             })?;
             Ok((found, behind))
         })

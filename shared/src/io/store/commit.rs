@@ -4,7 +4,7 @@
 
 use super::database::{DatabaseError, RawWrite, Remedy};
 use super::sealer::{CHUNK_BYTES, CHUNKS, KEY_BYTES_MAX, Totals, VALUE_BYTES_MAX};
-use super::{RecordCounts, Refusal, SealedStore, lock};
+use super::{Refusal, SealedStore, lock};
 use crate::ports::{Tree, Write, WriteBatch};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,7 +25,7 @@ impl SealedStore {
         self.ensure_open()?;
         // A number is used once, so that finding it on the disk proves its own commit.
         self.commits = self.commits.saturating_add(1);
-        let (writes, records) = self.raw_writes(batch)?;
+        let (writes, totals) = self.raw_writes(batch)?;
         let applied = self.open_database().as_ref().ok_or(Refusal::Closed)?.apply(&writes);
         match applied {
             Ok(()) => {}
@@ -34,7 +34,7 @@ impl SealedStore {
             }
             Err(error) => self.recover(error)?,
         }
-        *lock(&self.records) = records;
+        *lock(&self.trees) = totals.trees;
         self.durable_commits = self.commits;
         if self.commits.saturating_sub(self.noted_commits.load(Relaxed)) >= NOTED_EVERY_COMMITS {
             self.note_commits();
@@ -66,8 +66,8 @@ impl SealedStore {
         Ok(())
     }
 
-    /// The raw writes, and how many records each tree has after them.
-    fn raw_writes(&mut self, batch: &WriteBatch) -> Result<(Vec<RawWrite>, RecordCounts), Refusal> {
+    /// The raw writes, and what there is after them.
+    fn raw_writes(&mut self, batch: &WriteBatch) -> Result<(Vec<RawWrite>, Totals), Refusal> {
         let mut last = BTreeMap::new();
         for write in &batch.writes {
             match write {
@@ -75,26 +75,31 @@ impl SealedStore {
                 Write::Delete { tree, key } => last.insert((*tree, key), None),
             };
         }
-        let mut records = lock(&self.records).clone();
+        let mut trees = lock(&self.trees).clone();
         let mut writes = Vec::new();
         for ((tree, key), value) in last {
             let raw_key = self.sealer.raw_key(tree, key);
             let before = self.asking(|database| Ok(database.read(tree as u8, &raw_key)?))?;
-            let change = i64::from(value.is_some()) - i64::from(before.is_some());
-            let count = records.entry(tree as u8).or_default();
-            *count = count.saturating_add_signed(change);
+            let of_tree = trees.entry(tree as u8).or_default();
+            before.iter().for_each(|before| of_tree.remove(before));
             writes.extend(self.removals_of_chunks(tree, &raw_key)?);
             match value {
-                Some(value) => writes.extend(self.sealer.seal(tree, key, value)),
+                Some(value) => {
+                    let sealed = self.sealer.seal(tree, key, value);
+                    // The record itself comes first, its chunks behind it.
+                    let record = sealed.first().and_then(|write| write.value.as_deref());
+                    record.iter().for_each(|record| of_tree.add(record));
+                    writes.extend(sealed);
+                }
                 None => writes.push(RawWrite { tree: tree as u8, key: raw_key, value: None }),
             }
             if tree.is_ordered() || value.is_some_and(|value| value.len() > CHUNK_BYTES) {
                 self.note_cold_bytes(value.map_or(0, Vec::len));
             }
         }
-        let totals = Totals { commits: self.commits, records };
+        let totals = Totals { commits: self.commits, trees };
         writes.push(self.sealer.seal_totals(&totals));
-        Ok((writes, totals.records))
+        Ok((writes, totals))
     }
 
     /// Removes what an earlier value of the record left in the tree of chunks.

@@ -45,13 +45,50 @@ pub(super) struct OpenRecord {
     pub(super) rest: Vec<ChunkPlace>,
 }
 
-/// What there is after a commit: `commits ‖ records of each tree`, each 8 bytes, big endian.
+/// What there is after a commit: `commits ‖ records ‖ marks ‖ records ‖ marks …`, a pair for each tree,
+/// each number 8 bytes, big endian.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Totals {
     /// The number of the commit.
     pub(super) commits: u64,
     /// By the tree's number.
-    pub(super) records: BTreeMap<u8, u64>,
+    pub(super) trees: BTreeMap<u8, TreeTotals>,
+}
+
+/// What there is in one tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct TreeTotals {
+    pub(super) records: u64,
+    /// The sum of all records' marks, modulo 2^64: another when a record is an earlier one, though there
+    /// are as many.
+    pub(super) marks: u64,
+}
+
+impl TreeTotals {
+    /// A raw record is there from now on.
+    pub(super) fn add(&mut self, sealed: &[u8]) {
+        self.records = self.records.saturating_add(1);
+        self.marks = self.marks.wrapping_add(mark(sealed));
+    }
+
+    /// Both together.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            records: self.records.saturating_add(other.records),
+            marks: self.marks.wrapping_add(other.marks),
+        }
+    }
+
+    /// A raw record is there no more.
+    pub(super) fn remove(&mut self, sealed: &[u8]) {
+        self.records = self.records.saturating_sub(1);
+        self.marks = self.marks.wrapping_sub(mark(sealed));
+    }
+}
+
+/// Half of a seal's tag, which is another for each record that was ever sealed.
+fn mark(sealed: &[u8]) -> u64 {
+    sealed.last_chunk::<8>().map_or(0, |mark| u64::from_be_bytes(*mark))
 }
 
 /// Where a chunk lies, and what its seal is bound to.
@@ -140,8 +177,12 @@ impl Sealer {
     /// The raw record of the totals.
     pub(super) fn seal_totals(&mut self, totals: &Totals) -> RawWrite {
         let raw_key = self.totals_key();
-        let counts = Tree::ALL.map(|tree| totals.records.get(&(tree as u8)).copied().unwrap_or(0));
-        let numbers = [totals.commits].into_iter().chain(counts);
+        let pair = |tree: Tree| {
+            let TreeTotals { records, marks } =
+                totals.trees.get(&(tree as u8)).copied().unwrap_or_default();
+            [records, marks]
+        };
+        let numbers = [totals.commits].into_iter().chain(Tree::ALL.into_iter().flat_map(pair));
         let content: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
         self.seal_raw(OWN, raw_key.clone(), &raw_key, &content)
     }
@@ -155,12 +196,15 @@ impl Sealer {
     pub(super) fn open_totals(&self, sealed: &[u8]) -> Option<Totals> {
         let key = self.totals_key();
         let content = self.keyring.open(RecordPlace { tree: OWN, key: &key }, sealed).ok()?;
-        let numbers = content.chunks_exact(8).filter_map(|number| number.try_into().ok());
-        let mut numbers = numbers.map(u64::from_be_bytes);
-        let commits = numbers.next()?;
-        // A tree that came with a later version has no number yet, and no records.
-        let records = Tree::ALL.iter().map(|tree| *tree as u8).zip(numbers).collect();
-        Some(Totals { commits, records })
+        let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+        let (commits, pairs) = content.split_at_checked(8)?;
+        // A tree that came with a later version has no pair yet, and no records.
+        let pairs = pairs.chunks_exact(16).filter_map(|pair| {
+            let (records, marks) = pair.split_at_checked(8)?;
+            Some(TreeTotals { records: number(records)?, marks: number(marks)? })
+        });
+        let trees = Tree::ALL.iter().map(|tree| *tree as u8).zip(pairs).collect();
+        Some(Totals { commits: number(commits)?, trees })
     }
 
     fn seal_raw(&mut self, tree: u8, key: Vec<u8>, bound_to: &[u8], content: &[u8]) -> RawWrite {

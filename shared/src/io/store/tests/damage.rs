@@ -148,3 +148,34 @@ fn records_that_vanished_or_came_back_are_counted() {
     drop(raw);
     assert_eq!(place.existing().damaged_records(), 1);
 }
+
+#[test]
+fn an_earlier_record_that_came_back_is_counted_though_there_are_as_many() {
+    let place = Place::new();
+    let (mut store, _) = place.open();
+    for tree in [Tree::Meta, Tree::Outbox] {
+        put(&mut store, tree, b"one", b"1");
+        put(&mut store, tree, b"two", b"2");
+    }
+    drop(store);
+    let raw = place.raw();
+    let earlier = [Tree::Meta, Tree::Outbox].map(|tree| (tree, pairs(&raw, tree as u8)[0].clone()));
+    drop(raw);
+    let mut store = place.existing();
+    for (tree, key) in [(Tree::Meta, b"one"), (Tree::Meta, b"two"), (Tree::Outbox, b"one")] {
+        put(&mut store, tree, key, b"later");
+    }
+    assert_eq!(store.verify().unwrap(), 0);
+    drop(store);
+    let raw = place.raw();
+    for (tree, (key, sealed)) in &earlier {
+        overwrite(&raw, *tree as u8, key, sealed);
+    }
+    drop(raw);
+    let mut store = place.existing();
+    assert_eq!(store.damaged_records(), 1, "Meta is compared at once");
+    assert_eq!(store.verify().unwrap(), 2);
+    put(&mut store, Tree::Meta, b"three", b"3");
+    drop(store);
+    assert_eq!(place.existing().verify().unwrap(), 0, "told once");
+}
