@@ -391,6 +391,36 @@ async fn a_kicked_node_is_not_heard_any_more_even_while_it_floods() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_is_known_by_its_alias_and_an_alias_that_names_none_ends_the_connection() {
+    let mut case = BrokerCase::start(Kind::Embedded).await.unwrap();
+    let connect = |case: &BrokerCase| {
+        let mut raw = case.raw_connected("mast-17", None).unwrap();
+        assert!(raw.subscribe("e/mast-17/d").unwrap() < 0x80);
+        raw
+    };
+    let mut raw = connect(&case);
+    raw.publish_by_alias("e/mast-17/u", 2, b"named").unwrap();
+    raw.publish_by_alias("", 2, b"by its alias").unwrap();
+    raw.publish_by_alias("e/victim/u", 1, b"forged").unwrap();
+    raw.publish_by_alias("", 1, b"forged as well").unwrap();
+    raw.publish_by_alias("", 2, b"still").unwrap();
+    for payload in [&b"named"[..], b"by its alias", b"still"] {
+        case.expect(&received("mast-17", payload)).await.unwrap();
+    }
+    for (topic, alias) in [("", 1), ("e/mast-17/u", 3), ("e/mast-17/u", 0)] {
+        let mut raw = connect(&case);
+        raw.publish_by_alias(topic, alias, b"nobody hears it").unwrap();
+        assert!(raw.is_closed_within(Duration::from_secs(5)), "{topic:?} as {alias}");
+    }
+    let events = case.events_until_silence().await;
+    assert!(
+        !events.iter().any(|event| matches!(event, BrokerEvent::Received { .. })),
+        "{events:?}"
+    );
+    assert_eq!(case.link().unwrap().counters().refused_topics, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_is_refused_when_the_hub_does_not_keep_up() {
     let mut case = BrokerCase::start(Kind::Embedded).await.unwrap();
     let mut raw = case.raw_connected("mallory", None).unwrap();

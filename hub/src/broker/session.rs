@@ -1,7 +1,7 @@
 //! One node's connection: MQTT 5 at QoS 0 and 1, a topic in and a topic out, nothing kept.
 //!
-//! Reading never waits for writing: a node that does not read fills its own queue, and is heard until
-//! it has taken nothing for [`SEND_TIMEOUT`].
+//! A node that does not read fills its own queue, and is heard until its answers fill it too; when it
+//! has taken nothing for [`SEND_TIMEOUT`] its connection ends.
 
 use super::door::{Identity, Stream};
 use super::gate::{Gate, Reception, Refusal, SessionId};
@@ -37,6 +37,9 @@ const GATHER_BYTES_MAX: usize = 1200;
 
 /// Of messages that are encoded and not written; more wait in their queue.
 const UNWRITTEN_BYTES_MAX: usize = 32 * 1024;
+
+/// The same with answers to the node, which is not heard while it takes none of them.
+const UNANSWERED_BYTES_MAX: usize = 2 * UNWRITTEN_BYTES_MAX;
 
 /// A node that pings less often than this is found dead too late to matter.
 const KEEP_ALIVE_SECONDS_MAX: u16 = 3600;
@@ -258,13 +261,16 @@ impl Session {
             let silent_at = heard_at + self.silence_max;
             let is_due = self.dirty && self.gather_until <= Instant::now();
             let has_room = self.outgoing.len() < UNWRITTEN_BYTES_MAX;
+            let can_answer = self.outgoing.len() < UNANSWERED_BYTES_MAX;
             let unwritten = self.outgoing.len();
             tokio::select! {
                 written = drain(&mut self.writer, &mut self.outgoing), if is_due => {
                     written.map_err(End::lost)?;
                     self.dirty = false;
                 }
-                packet = next_packet(&mut self.reader, &mut self.codec, &mut self.incoming) => {
+                packet = next_packet(&mut self.reader, &mut self.codec, &mut self.incoming),
+                    if can_answer =>
+                {
                     heard_at = Instant::now();
                     self.handle(packet?).await?;
                 }
@@ -368,13 +374,13 @@ impl Session {
         Ok(())
     }
 
+    /// Tells the node why, unless it is gone: then the socket is closed and nothing more is paid for.
     async fn say_goodbye(mut self, told: Option<DisconnectReasonCode>) {
+        let Some(reason_code) = told else { return };
         let goodbye = async {
-            if let Some(reason_code) = told {
-                let goodbye = Disconnect { reason_code, ..Disconnect::default() };
-                self.codec.encode(Packet::Disconnect(goodbye), &mut self.outgoing).ok()?;
-                drain(&mut self.writer, &mut self.outgoing).await.ok()?;
-            }
+            let goodbye = Disconnect { reason_code, ..Disconnect::default() };
+            self.codec.encode(Packet::Disconnect(goodbye), &mut self.outgoing).ok()?;
+            drain(&mut self.writer, &mut self.outgoing).await.ok()?;
             self.writer.shutdown().await.ok()
         };
         if tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {

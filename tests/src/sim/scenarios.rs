@@ -177,10 +177,6 @@ const STEP_MINUTES: usize = 5;
 
 /// A week with outages and more results than the link can carry.
 ///
-/// At 60 and 250 kB a day it does not hold yet: attempts to connect during an outage take most of such a
-/// day, and at 60 kB the hub's first chunk after a greeting, which nobody asked for, goes up to 142 bytes
-/// over the limit.
-///
 /// # Errors
 /// What did not hold.
 pub fn week_within(bytes_per_day: u64) -> Result<Week, String> {

@@ -87,6 +87,18 @@ impl RawClient {
         self.send(0x30, &body)
     }
 
+    /// Publishes at QoS 0 to a topic with an alias; no topic where the alias is to name it.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn publish_by_alias(&mut self, topic: &str, alias: u16, payload: &[u8]) -> Result<()> {
+        let mut body = text(topic);
+        body.extend_from_slice(&[3, 0x23]);
+        body.extend_from_slice(&alias.to_be_bytes());
+        body.extend_from_slice(payload);
+        self.send(0x30, &body)
+    }
+
     /// Publishes at QoS 1 and gives the reason code of the PUBACK.
     ///
     /// # Errors
