@@ -61,7 +61,7 @@ fn budgets_of_seed(seed: u64) -> Vec<LinkBudget> {
         2 => 600_000,
         _ => 2_000_000,
     });
-    let narrow = if seed / 8 % 2 == 0 { 500 } else { 2_000 };
+    let narrow = if (seed / 8).is_multiple_of(2) { 500 } else { 2_000 };
     let bytes_per_second = seed.is_multiple_of(3).then_some(narrow);
     vec![LinkBudget { bytes_per_day, bytes_per_second }]
 }
