@@ -233,6 +233,14 @@ fn an_update_goes_on_where_the_link_was_lost() {
     assert_eq!(*node.content(), whole);
 }
 
+/// A publisher of 20 kB to a node that pays for what comes, and the node.
+fn to_who_pays() -> (MapPublisher, MapReceiver) {
+    let mut hub = publisher(1, content(&[("a", &[7; 20_000])]));
+    hub.set_chunking(Chunking::Asked);
+    hub.begin(None);
+    (hub, MapReceiver::new(MapName::Desired))
+}
+
 fn partial(node: &mut MapReceiver, chunk: &MapChunk) -> impl Fn(u32) -> MapAck + use<> {
     let received = node.handle_chunk(chunk, &header_of(chunk));
     let Received::Ack(MapAck::Partial { map, version, next, .. }) = received else { panic!() };
@@ -241,12 +249,8 @@ fn partial(node: &mut MapReceiver, chunk: &MapChunk) -> impl Fn(u32) -> MapAck +
 
 #[test]
 fn a_peer_that_pays_is_sent_little_unasked_and_then_what_it_asks_for() {
-    let big = vec![7; 20_000];
-    let (mut hub, mut node) =
-        (publisher(1, content(&[("a", &big)])), MapReceiver::new(MapName::Desired));
+    let (mut hub, mut node) = to_who_pays();
     let now = MonotonicMs(0);
-    hub.set_chunking(Chunking::Asked);
-    hub.begin(None);
     let first = hub.poll_chunk(now).unwrap().unwrap();
     assert_eq!(first.body.len(), UNASKED_CHUNK_BYTES);
     assert_eq!(hub.poll_chunk(now).unwrap(), None, "one at a time");
@@ -261,12 +265,8 @@ fn a_peer_that_pays_is_sent_little_unasked_and_then_what_it_asks_for() {
 
 #[test]
 fn a_peer_that_asks_again_is_sent_it_again() {
-    let big = vec![7; 20_000];
-    let (mut hub, mut node) =
-        (publisher(1, content(&[("a", &big)])), MapReceiver::new(MapName::Desired));
+    let (mut hub, mut node) = to_who_pays();
     let now = MonotonicMs(0);
-    hub.set_chunking(Chunking::Asked);
-    hub.begin(None);
     let ack = partial(&mut node, &hub.poll_chunk(now).unwrap().unwrap());
     hub.handle_ack(&ack(1), now);
     let lost = hub.poll_chunk(now).unwrap().unwrap();
@@ -277,12 +277,8 @@ fn a_peer_that_asks_again_is_sent_it_again() {
 
 #[test]
 fn a_peer_that_asks_and_falls_silent_is_asked_with_the_first_chunk_ever_more_rarely() {
-    let big = vec![7; 20_000];
-    let (mut hub, mut node) =
-        (publisher(1, content(&[("a", &big)])), MapReceiver::new(MapName::Desired));
+    let (mut hub, mut node) = to_who_pays();
     let mut now = MonotonicMs(0);
-    hub.set_chunking(Chunking::Asked);
-    hub.begin(None);
     let first = hub.poll_chunk(now).unwrap().unwrap();
     let ack = partial(&mut node, &first);
     hub.handle_ack(&ack(1), now);
