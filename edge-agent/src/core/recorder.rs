@@ -1,7 +1,7 @@
 //! Samples become batches, batches become records of the outbox.
 //!
-//! Samples of up to a minute are in memory only: a power cut may take them. Once a batch is in the
-//! outbox it is delivered or counted. Each stream has its own encoder, which goes on only when a
+//! The samples of a batch (a minute, or longer where bytes are scarce) are in memory only until it is
+//! full: a power cut may take them. Once a batch is in the outbox it is delivered or counted. Each stream has its own encoder, which goes on only when a
 //! record was appended, under the number that the outbox gave it.
 
 use super::AgentCore;
@@ -93,6 +93,9 @@ impl AgentCore {
     pub(super) fn record_sample(&mut self, mut sample: Sample, now: Now) {
         if self.recorder.ladder.sheds_series() {
             sample.values.retain(|series, _| is_essential(&series.name));
+        }
+        if let Some(earlier) = self.recorder.pending.last() {
+            sample.share_series(earlier);
         }
         self.recorder.pending.push(sample);
         if self.recorder.pending.len() >= self.recorder.ladder.rung().samples_per_batch {

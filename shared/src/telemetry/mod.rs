@@ -31,6 +31,7 @@ pub use encoder::{BatchEncoder, RUN_RECORDS_MAX, StagedRecord, begins_run};
 use crate::model::{ClockStamp, UnixMs};
 use crate::wire::DecodeError;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use thiserror::Error;
@@ -46,7 +47,7 @@ pub const BATCH_SERIES_MAX: usize = 4096;
 pub const BATCH_VALUES_MAX: usize = 32_768;
 
 /// Names one series: a metric's name and its labels, as Prometheus does. A copy shares both.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Series {
     /// The metric, as in `node_memory_MemAvailable_bytes`; the unit stands last.
     pub name: Arc<str>,
@@ -69,6 +70,22 @@ impl Series {
     }
 }
 
+/// By name, then by labels; those that copies share are not read.
+impl Ord for Series {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name).then_with(|| match Arc::ptr_eq(&self.labels, &other.labels) {
+            true => Ordering::Equal,
+            false => self.labels.cmp(&other.labels),
+        })
+    }
+}
+
+impl PartialOrd for Series {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// What a node measured at one moment.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sample {
@@ -78,6 +95,19 @@ pub struct Sample {
     pub clock: ClockStamp,
     /// Values in the series' own units.
     pub values: BTreeMap<Series, f64>,
+}
+
+impl Sample {
+    /// Holds the series that `earlier` has as well by its copies: samples that wait for their batch then
+    /// hold each name once.
+    pub fn share_series(&mut self, earlier: &Self) {
+        let mut known = earlier.values.keys().peekable();
+        let shared = std::mem::take(&mut self.values).into_iter().map(|(series, value)| {
+            while known.next_if(|known| **known < series).is_some() {}
+            (known.next_if(|known| **known == series).cloned().unwrap_or(series), value)
+        });
+        self.values = shared.collect();
+    }
 }
 
 /// Samples that travel together, oldest first.

@@ -44,11 +44,41 @@ pub(super) struct Model {
     columns: Vec<Column>,
 }
 
-/// Values of one column as integers; nothing where the series was not there.
-type Integers = Vec<Option<i64>>;
+/// Values as integers, column by column; nothing where a series was not there.
+#[derive(Debug)]
+struct Integers {
+    samples: usize,
+    values: Vec<Option<i64>>,
+}
+
+impl Integers {
+    /// So many columns without a value. There is at least one sample.
+    fn new(columns: usize, samples: usize) -> Self {
+        Self { samples, values: vec![None; columns * samples] }
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &[Option<i64>]> {
+        self.values.chunks_exact(self.samples)
+    }
+
+    fn columns_mut(&mut self) -> impl Iterator<Item = &mut [Option<i64>]> {
+        self.values.chunks_exact_mut(self.samples)
+    }
+
+    fn get(&self, column: usize, sample: usize) -> Option<i64> {
+        *self.values.get(column * self.samples + sample)?
+    }
+
+    /// False where there is no such place.
+    fn set(&mut self, column: usize, sample: usize, value: i64) -> bool {
+        let place = self.values.get_mut(column * self.samples + sample);
+        place.map(|place| *place = Some(value)).is_some()
+    }
+}
 
 /// What series may stand on: those before them, with their last values at each sample.
 struct Footing {
+    /// Empty for a series on which nothing stands.
     of_series: Vec<Vec<i64>>,
     none: Vec<i64>,
 }

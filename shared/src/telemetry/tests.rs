@@ -133,6 +133,25 @@ proptest! {
     }
 
     #[test]
+    fn samples_say_the_same_and_hold_the_series_once_that_both_have(
+        earlier in any_sample(),
+        later in any_sample(),
+    ) {
+        let told = |sample: &Sample| -> Vec<(Series, u64)> {
+            sample.values.iter().map(|(series, value)| (series.clone(), value.to_bits())).collect()
+        };
+        let mut sharing = later.clone();
+        sharing.share_series(&earlier);
+        prop_assert_eq!(told(&sharing), told(&later));
+        for series in sharing.values.keys() {
+            if let Some((same, _)) = earlier.values.get_key_value(series) {
+                prop_assert!(Arc::ptr_eq(&series.name, &same.name));
+                prop_assert!(Arc::ptr_eq(&series.labels, &same.labels));
+            }
+        }
+    }
+
+    #[test]
     fn no_damage_of_a_record_is_more_than_an_error(
         number in 0..3_u64,
         at in any::<prop::sample::Index>(),

@@ -16,8 +16,8 @@ use std::sync::Arc;
 struct Written {
     /// In a keyframe.
     start: Option<Start>,
-    /// Each with the low bits of its code.
-    codes: Vec<(u64, u32)>,
+    /// How many codes are its own.
+    codes: usize,
     is_exact: bool,
     was_quiet: bool,
     was_often_exact: bool,
@@ -45,20 +45,21 @@ impl Model {
             Some(integers) => (self.clone(), integers),
             None => self.begin(samples)?,
         };
-        let record = after.write(&integers, samples.len(), begins);
+        let record = after.write(&integers, begins);
         let fits = record.len() <= LOG_RECORD_BYTES_MAX;
         if fits { Ok((record, after)) } else { Err(CodecError::TooLarge("bytes")) }
     }
 
     /// A model whose dictionary is that of these samples, with what is known of their columns.
-    fn begin(&self, samples: &[Sample]) -> Result<(Self, Vec<Integers>), CodecError> {
+    fn begin(&self, samples: &[Sample]) -> Result<(Self, Integers), CodecError> {
         let dictionary = Dictionary::of(samples, &self.dictionary)?;
         if samples.len() * dictionary.entries.len() > BATCH_VALUES_MAX {
             return Err(CodecError::TooLarge("values"));
         }
         let integers = integers(samples, &dictionary);
         let integers = integers.ok_or(CodecError::Malformed("a value has no form"))?;
-        let columns = (0..integers.len()).map(|column| self.known(column, &dictionary));
+        let columns = CLOCK_COLUMNS + dictionary.entries.len();
+        let columns = (0..columns).map(|column| self.known(column, &dictionary));
         let columns = columns.map(Option::unwrap_or_default).collect();
         Ok((Self { dictionary: Arc::new(dictionary), columns }, integers))
     }
@@ -76,63 +77,84 @@ impl Model {
         column.filter(|_| is_alike)
     }
 
-    fn write(&mut self, integers: &[Integers], samples: usize, begins: bool) -> Vec<u8> {
+    fn write(&mut self, integers: &Integers, begins: bool) -> Vec<u8> {
         let mut bits = BitWriter::after(vec![CODEC_NUMBER]);
         bits.flag(begins);
-        bits.write(samples.saturating_sub(1) as u64, SAMPLES_BITS);
+        bits.write(integers.samples.saturating_sub(1) as u64, SAMPLES_BITS);
         if begins {
             let bytes = &self.dictionary.bytes;
             bits.write(bytes.len() as u64, DICTIONARY_SIZE_BITS);
             bytes.iter().for_each(|byte| bits.write(u64::from(*byte), 8));
         }
-        write_presence(&mut bits, integers.get(CLOCK_COLUMNS..).unwrap_or_default());
-        let written = self.advance(integers, samples, begins);
+        write_presence(&mut bits, integers);
+        let (written, codes) = self.advance(integers, begins);
         let quiet = written.iter().filter(|written| written.was_quiet);
         write_exceptions(&mut bits, &quiet.map(|written| !written.is_exact).collect::<Vec<_>>());
-        written.iter().for_each(|written| written.write(&mut bits));
+        let mut codes = codes.as_slice();
+        for written in written {
+            let (own, others) = codes.split_at(written.codes.min(codes.len()));
+            written.write(&mut bits, own);
+            codes = others;
+        }
         bits.finish()
     }
 
-    /// Takes the values of every column; what is to be written for each.
-    fn advance(&mut self, integers: &[Integers], samples: usize, begins: bool) -> Vec<Written> {
+    /// Takes the values of every column; what is to be written for each, and the codes of all.
+    fn advance(&mut self, integers: &Integers, begins: bool) -> (Vec<Written>, Vec<Code>) {
         let dictionary = Arc::clone(&self.dictionary);
-        let mut footing = Footing::new(samples);
-        let mut all = Vec::with_capacity(integers.len());
+        let mut footing = Footing::new(integers.samples);
+        let mut all = Vec::with_capacity(self.columns.len());
+        let mut codes = Vec::with_capacity(integers.values.len());
+        let mut own = Vec::with_capacity(integers.samples);
         let entries = [None; CLOCK_COLUMNS].into_iter();
         let entries = entries.chain(dictionary.entries.iter().map(Some));
-        for ((column, values), entry) in self.columns.iter_mut().zip(integers).zip(entries) {
+        for ((column, values), entry) in
+            self.columns.iter_mut().zip(integers.columns()).zip(entries)
+        {
             let above = |(value, below): (&Option<i64>, &i64)| Some((*value)?.wrapping_sub(*below));
-            let own: Integers = values.iter().zip(footing.below(entry)).map(above).collect();
+            own.clear();
+            own.extend(values.iter().zip(footing.below(entry)).map(above));
             let before = if begins { 0 } else { column.last };
-            all.push(Written::of(column, &own, begins));
+            all.push(Written::of(column, &own, begins, &mut codes));
             footing.add(entry, &own, before);
         }
-        all
+        (all, codes)
     }
 }
 
+/// What is written for a value, and the low bits of its Rice code.
+type Code = (u64, u32);
+
 impl Written {
-    /// Takes the values into the column.
-    fn of(column: &mut Column, values: &[Option<i64>], begins: bool) -> Self {
-        let present: Vec<i64> = values.iter().flatten().copied().collect();
-        let start = if begins { column.start(&present) } else { None };
+    /// Takes the values into the column; their codes are put behind the others.
+    fn of(
+        column: &mut Column,
+        values: &[Option<i64>],
+        begins: bool,
+        codes: &mut Vec<Code>,
+    ) -> Self {
+        let mut start = None;
+        if begins {
+            let present: Vec<i64> = values.iter().flatten().copied().collect();
+            start = column.start(&present);
+        }
         if let Some(start) = start {
             *column = start.column();
         }
         let was_quiet = column.quiet >= QUIET_BATCHES;
         let was_often_exact = column.is_often_exact();
-        let code = |value: &i64| {
+        let (first, mut is_exact) = (codes.len(), true);
+        for value in values.iter().flatten().skip(usize::from(begins)) {
             let low_bits = column.low_bits();
-            (column.encode(*value), low_bits)
-        };
-        let rest = present.get(usize::from(begins)..).unwrap_or_default();
-        let codes: Vec<(u64, u32)> = rest.iter().map(code).collect();
-        let is_exact = codes.iter().all(|(code, _)| *code == 0);
+            let code = column.encode(*value);
+            is_exact &= code == 0;
+            codes.push((code, low_bits));
+        }
         column.end_batch(is_exact);
-        Self { start, codes, is_exact, was_quiet, was_often_exact }
+        Self { start, codes: codes.len() - first, is_exact, was_quiet, was_often_exact }
     }
 
-    fn write(&self, bits: &mut BitWriter) {
+    fn write(&self, bits: &mut BitWriter, codes: &[Code]) {
         if let Some(start) = self.start {
             start.write(bits);
         }
@@ -140,35 +162,37 @@ impl Written {
             bits.flag(self.is_exact);
         }
         if !self.is_exact || !(self.was_quiet || self.was_often_exact) {
-            self.codes.iter().for_each(|(code, low_bits)| bits.rice(*code, *low_bits));
+            codes.iter().for_each(|(code, low_bits)| bits.rice(*code, *low_bits));
         }
     }
 }
 
 /// All columns of a batch; `None` when it has a series or a value that the dictionary can't say.
-fn integers(samples: &[Sample], dictionary: &Dictionary) -> Option<Vec<Integers>> {
+fn integers(samples: &[Sample], dictionary: &Dictionary) -> Option<Integers> {
     let series = dictionary.entries.len();
     if samples.len() * series > BATCH_VALUES_MAX {
         return None;
     }
-    let mut columns = vec![vec![None; samples.len()]; CLOCK_COLUMNS + series];
+    let mut integers = Integers::new(CLOCK_COLUMNS + series, samples.len());
     for (index, sample) in samples.iter().enumerate() {
-        for (column, integer) in columns.iter_mut().zip(clock_integers(sample)) {
-            *column.get_mut(index)? = Some(integer);
+        for (column, integer) in clock_integers(sample).into_iter().enumerate() {
+            integers.set(column, index, integer);
         }
         // Both are in the order of the series.
-        let mut known = dictionary.positions.iter();
+        let mut known = dictionary.positions.iter().peekable();
         for (series, value) in &sample.values {
-            if !is_written(series, *value) {
+            // What is in the dictionary is not over any limit: that is asked of the others alone.
+            let is_next =
+                value.is_finite() && known.peek().is_some_and(|(next, _)| *next == series);
+            if !is_next && !is_written(series, *value) {
                 continue;
             }
-            let (_, position) = known.find(|(known, _)| *known >= series)?;
-            let entry = dictionary.entries.get(*position).filter(|e| e.series == *series)?;
-            let column = columns.get_mut(CLOCK_COLUMNS + position)?;
-            *column.get_mut(index)? = Some(entry.form.integer(*value)?);
+            let (_, position) = known.find(|(known, _)| *known == series)?;
+            let integer = dictionary.entries.get(*position)?.form.integer(*value)?;
+            integers.set(CLOCK_COLUMNS + position, index, integer);
         }
     }
-    Some(columns)
+    Some(integers)
 }
 
 fn clock_integers(sample: &Sample) -> [i64; CLOCK_COLUMNS] {
@@ -182,11 +206,11 @@ fn clock_integers(sample: &Sample) -> [i64; CLOCK_COLUMNS] {
 
 /// A bit when everything is there; else a bit a series that is always there, and one a value of
 /// the others.
-fn write_presence(bits: &mut BitWriter, series: &[Integers]) {
-    let is_whole = |values: &Integers| values.iter().all(Option::is_some);
-    let all = series.iter().all(is_whole);
+fn write_presence(bits: &mut BitWriter, integers: &Integers) {
+    let is_whole = |values: &[Option<i64>]| values.iter().all(Option::is_some);
+    let all = integers.columns().skip(CLOCK_COLUMNS).all(is_whole);
     bits.flag(all);
-    for values in series.iter().filter(|_| !all) {
+    for values in integers.columns().skip(CLOCK_COLUMNS).filter(|_| !all) {
         bits.flag(is_whole(values));
         if !is_whole(values) {
             values.iter().for_each(|value| bits.flag(value.is_some()));
