@@ -9,6 +9,7 @@ use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use shared::io::tcp::acknowledge_late;
 use shared::model::NodeId;
 use shared::trust::certificate::{node_of_certificate, serial_of_certificate};
 use socket2::SockRef;
@@ -147,17 +148,9 @@ pub(super) struct SparingStream {
 impl SparingStream {
     fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        acknowledge_late(&stream);
         let (has_written, holds, established, released) = (false, false, false, false);
-        let stream = Self { stream, has_written, holds, established, released };
-        stream.acknowledge_late();
-        Ok(stream)
-    }
-
-    /// The kernel falls back to its own habit, so it is told again and again.
-    fn acknowledge_late(&self) {
-        if let Err(error) = SockRef::from(&self.stream).set_tcp_quickack(false) {
-            debug!(%error, "acknowledgements can't be delayed");
-        }
+        Ok(Self { stream, has_written, holds, established, released })
     }
 
     fn release(&mut self) {
@@ -170,7 +163,7 @@ impl SparingStream {
     }
 
     fn note_read(&mut self) {
-        self.acknowledge_late();
+        acknowledge_late(&self.stream);
         if self.has_written && !self.holds && !self.released {
             self.holds = SockRef::from(&self.stream).set_tcp_cork(true).is_ok();
         }

@@ -7,4 +7,5 @@ pub mod keys;
 pub mod ledger;
 pub mod mqtt;
 pub mod store;
+pub mod tcp;
 pub mod tls;

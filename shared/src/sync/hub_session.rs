@@ -46,7 +46,8 @@ impl HubSession {
     /// A payload from the node's topic. `hub_key` is the hub's own; `seed` is fresh entropy.
     ///
     /// # Errors
-    /// When it is not genuine or not decodable; nothing has changed then.
+    /// When it is not genuine, which changes nothing, or not decodable; one that is genuine and not
+    /// decodable still shows that the node has its session.
     pub fn handle_payload(
         &mut self,
         payload: &[u8],

@@ -6,6 +6,7 @@
 //! It refuses to speak: TLS and MQTT are above it.
 
 use super::meter::{StreamCounts, StreamEnd, WireMeter};
+use crate::io::tcp::acknowledge_late;
 use rustix::io::Errno;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, IoSlice};
@@ -16,7 +17,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tracing::debug;
 
 /// One payload must fit; what is unsent is bounded by [`UNSENT_BYTES_MAX`] already.
 const SEND_BUFFER_BYTES: usize = 16 * 1024;
@@ -102,7 +102,7 @@ fn begin(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    delay_acknowledgements(&socket);
+    acknowledge_late(&socket);
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIME_MAX))?;
@@ -112,21 +112,12 @@ fn begin(address: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// A bare acknowledgement costs 52 bytes; one that travels with data costs nothing. The kernel falls
-/// back to its own habit, so it is told again and again.
-fn delay_acknowledgements(socket: &Socket) {
-    if let Err(error) = socket.set_tcp_quickack(false) {
-        debug!(%error, "acknowledgements can't be delayed");
-    }
-}
-
 impl MeteredStream {
     /// Something has come.
     fn note_answer(&mut self) {
-        let socket = SockRef::from(&self.stream);
-        delay_acknowledgements(&socket);
+        acknowledge_late(&self.stream);
         if self.greeting == Greeting::Opening {
-            let held = socket.set_tcp_cork(true).is_ok();
+            let held = SockRef::from(&self.stream).set_tcp_cork(true).is_ok();
             self.greeting = if held { Greeting::Held { written: false } } else { Greeting::Over };
         }
     }
