@@ -9,6 +9,7 @@
 //! | file | targets |
 //! |---|---|
 //! | `wire` | envelope, message, map, telemetry, names |
+//! | `mqtt` | packets of MQTT, at both ends |
 //! | `records` | what the store holds, each kind of record |
 //! | `trust` | signed documents, sessions, certificates, enrolments, sealed records |
 //! | `machines` | log receiver, map receiver, outbox |
@@ -24,6 +25,7 @@ pub mod hub;
 pub mod input;
 pub mod machines;
 pub mod memory;
+pub mod mqtt;
 pub mod planted;
 pub mod records;
 pub mod seeds;
@@ -55,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     ("map", wire::map),
     ("map_receiver", machines::map_receiver),
     ("message", wire::message),
+    ("mqtt", mqtt::mqtt),
     ("names", wire::names),
     ("outbox", machines::outbox),
     ("records", records::records),

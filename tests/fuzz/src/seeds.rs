@@ -10,9 +10,15 @@ use crate::trust::{
     certificate_der, hub_key, node, node_key, prologue, request_der, sign_header, signing_key,
 };
 use ::hub::core::NodeRecord;
+use bytes::BytesMut;
 use edge_agent::placement::Placement;
 use edge_agent::pods::PodRecord;
 use edge_agent::ports::InstanceId;
+use rumqttc::{
+    ConnAck, Connect, ConnectAuth, ConnectProperties, ConnectReturnCode, Disconnect,
+    DisconnectReasonCode, LastWill, Packet, PubAck, Publish, PublishProperties, QoS, SubAck,
+    Subscribe, SubscribeFilter, SubscribeReasonCode,
+};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
@@ -61,6 +67,7 @@ pub fn write(folder: &Path) {
     let corpus = Corpus(folder.to_owned());
     golden(&corpus);
     envelopes(&corpus);
+    packets(&corpus);
     records(&corpus);
     maps(&corpus);
     logs(&corpus);
@@ -114,6 +121,51 @@ fn envelopes(corpus: &Corpus) {
         corpus.add("session", &Output::default().byte(4).number(1).chunk(&bytes).bytes());
         corpus.add("agent_link", &Output::default().byte(0).chunk(&bytes).bytes());
         corpus.add("hub_link", &Output::default().byte(0).chunk(&bytes).bytes());
+    }
+}
+
+/// What node and broker say to each other from the first packet to the last.
+fn packets(corpus: &Corpus) {
+    let filter = SubscribeFilter::new("e/mast-17/d", QoS::AtMostOnce);
+    let mut subscribe = Subscribe::new(filter, None);
+    subscribe.pkid = 1;
+    let properties = PublishProperties { topic_alias: Some(1), ..PublishProperties::default() };
+    let mut first = Publish::new("e/mast-17/u", QoS::AtLeastOnce, vec![7; 20], Some(properties));
+    first.pkid = 3;
+    let granted = vec![SubscribeReasonCode::Success(QoS::AtMostOnce)];
+    let connect = Connect {
+        keep_alive: 600,
+        client_id: "mast-17".to_owned(),
+        clean_start: true,
+        properties: Some(ConnectProperties { topic_alias_max: Some(2), ..Default::default() }),
+    };
+    let will = LastWill::new("e/mast-17/w", Vec::new(), QoS::AtMostOnce, false, None);
+    let (code, session_present) = (ConnectReturnCode::Success, false);
+    let connack = ConnAck { session_present, code, properties: None };
+    let of_node = [
+        Packet::Connect(connect, Some(will), ConnectAuth::None),
+        Packet::Subscribe(subscribe),
+        Packet::Publish(first),
+        Packet::PingReq,
+        Packet::Disconnect(Disconnect::new(DisconnectReasonCode::NormalDisconnection)),
+    ];
+    let of_broker = [
+        Packet::ConnAck(connack),
+        Packet::SubAck(SubAck { pkid: 1, return_codes: granted, properties: None }),
+        Packet::PubAck(PubAck::new(3, None)),
+        Packet::Publish(Publish::new("e/mast-17/d", QoS::AtMostOnce, vec![8; 9], None)),
+        Packet::PingResp,
+        Packet::Disconnect(Disconnect::new(DisconnectReasonCode::SessionTakenOver)),
+    ];
+    for (side, said) in [(0, &of_node[..]), (1, &of_broker[..])] {
+        let mut whole = BytesMut::new();
+        for packet in said {
+            let mut one = BytesMut::new();
+            packet.write(&mut one, None).unwrap();
+            corpus.add("mqtt", &[&[side, 1], &one[..]].concat());
+            whole.extend_from_slice(&one);
+        }
+        corpus.add("mqtt", &[&[side, 13], &whole[..]].concat());
     }
 }
 
