@@ -64,3 +64,9 @@ fn an_impostor_changes_nothing() {
     let outcome = scenarios::impostors();
     assert!(outcome.is_ok(), "{outcome:?}");
 }
+
+#[test]
+fn what_was_signed_for_another_node_changes_nothing() {
+    let outcome = scenarios::what_was_signed_for_another();
+    assert!(outcome.is_ok(), "{outcome:?}");
+}

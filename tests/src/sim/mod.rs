@@ -17,6 +17,7 @@
 //! | `world.rs`, `world/` | time and the order of everything, what runs, who is connected, what breaks |
 //! | `accounts/` | each record that was made, and what became of it |
 //! | `setup.rs`, `runs.rs` | what a world begins with; many worlds, and one that failed |
+//! | `thief.rs` | who hands one node what was signed for another |
 //! | `scenarios.rs` | worlds with a plot |
 //! | `invariants.rs` | what else must hold after every event, and at the end |
 
@@ -32,6 +33,7 @@ mod runtime;
 pub mod scenarios;
 mod scene;
 mod setup;
+mod thief;
 mod world;
 
 pub use runs::{Failure, run_seed, run_seed_with_log, run_seeds};

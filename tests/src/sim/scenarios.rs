@@ -115,6 +115,12 @@ fn even_books(world: &World, index: usize) -> Result<String, String> {
 pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
     (34, "results of a post that the disk refused had an older position than records"),
     (53, "the same at another node"),
+    (135, "an acknowledgement that was lost after one that held records left them at their node"),
+    (221, "the books took an event that was lost for its twin of the same moment"),
+    (240, "what the quota had taken was not announced"),
+    (635, "a hub whose store was put back to an older copy signed one generation twice"),
+    (645, "what connecting had cost was forgotten by a kill"),
+    (905, "the same as 135 at another node"),
 ];
 
 /// Whoever has stolen the hub's key for sessions and not the one for signatures can hear, and can claim
@@ -145,6 +151,39 @@ pub fn impostors() -> Result<String, String> {
         return Err(format!("he was not even heard: {refused:?} updates were refused"));
     }
     Ok(format!("{refused:?} updates were refused"))
+}
+
+/// Whoever has stolen the hub's key for sessions and what the hub signed for one node hands it to
+/// another. It is newer than what that node has, and worth nothing there.
+///
+/// # Errors
+/// What did not hold.
+pub fn what_was_signed_for_another() -> Result<String, String> {
+    let mut world = World::quiet(8, &two_agents(10_000, 3));
+    world.want("detect", "plant");
+    world.run_for(5 * MINUTE_MS)?;
+    world.set_cut(1, true);
+    world.want("detect", "plant");
+    world.run_for(5 * MINUTE_MS)?;
+    let (before, newer) = (world.running(1), world.running(0));
+    if before.is_empty() || before == newer {
+        return Err(format!("no plot: one runs {newer:?} and the other {before:?}"));
+    }
+    world.rob(0, 1).ok_or("nothing to rob")?;
+    world.set_cut(1, false);
+    world.run_for(HOUR_MS)?;
+    let refused = world.status(1).map_or(0, |status| status.sync.refused_updates);
+    let after = world.running(1);
+    if refused == 0 || after != before {
+        return Err(format!("before {before:?}, after {after:?}, {refused} updates refused"));
+    }
+    world.catch_thief();
+    world.run_until_rest(20 * MINUTE_MS)?;
+    world.check_books()?;
+    if world.running(1) != newer {
+        return Err(format!("it runs {:?} and not {newer:?}", world.running(1)));
+    }
+    Ok(format!("{refused} updates were refused, and then the hub's own taken"))
 }
 
 /// The budgets that a week is lived with.

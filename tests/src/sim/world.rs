@@ -19,6 +19,7 @@ use super::invariants::{Witness, at_rest};
 use super::link::{Badness, Link, Way, chance};
 use super::scene;
 use super::setup::{Options, Setup};
+use super::thief::Thief;
 use edge_agent::core::Event as AgentEvent;
 use hub::core::{Event as HubEvent, NodeRecord};
 use rand_chacha::ChaCha20Rng;
@@ -90,6 +91,8 @@ pub struct World {
     stale: Option<(SimHub, MonotonicMs)>,
     /// Somebody between the nodes and the hub, with other keys than the hub's.
     impostor: Option<SimHub>,
+    /// Somebody who talks to one node in the hub's place.
+    thief: Option<(usize, Thief)>,
     /// Somebody with the hub's own key acknowledges what no hub has: the hub hears nothing meanwhile.
     books_are_closed: bool,
     /// Older copies of the stores.
@@ -162,6 +165,7 @@ impl World {
             registry: vec![],
             stale: None,
             impostor: None,
+            thief: None,
             books_are_closed: false,
             backups: (0..count).map(|_| None).collect(),
             hub_backup: None,

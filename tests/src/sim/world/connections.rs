@@ -51,6 +51,9 @@ impl World {
     pub(super) fn deliver(&mut self, way: Way, payload: Vec<u8>) {
         match way {
             Way::Up(index) => {
+                if self.answers_thief(index, &payload) {
+                    return;
+                }
                 let node = scene::node(index);
                 if self.impostor.is_some() {
                     let (node, payload) = (node.clone(), payload.clone());

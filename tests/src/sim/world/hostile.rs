@@ -2,8 +2,11 @@
 
 use super::super::hub::SimHub;
 use super::super::scene;
+use super::super::thief::{Found, Thief};
 use super::{HubEvent, Way, World, chance, key};
+use edge_agent::core::read_stored_state;
 use rand_core::RngCore;
+use shared::trust::session::SessionPrivateKey;
 use shared::wire::Envelope;
 
 impl World {
@@ -64,6 +67,40 @@ impl World {
         self.books_are_closed = true;
         self.let_in_impostor(session, signing);
         (0..self.agents.len()).for_each(|index| self.disconnect(index));
+    }
+
+    /// Somebody who has the hub's key for sessions and what lies at one node takes the hub's place
+    /// towards another, until he is caught.
+    pub(in super::super) fn rob(&mut self, from: usize, to: usize) -> Option<()> {
+        let (robbed, victim) = (self.agents.get(from)?, self.agents.get(to)?);
+        let stored = read_stored_state(&robbed.disk).ok()?;
+        let (node, header) = (robbed.identity.node.clone(), stored.desired_header?);
+        let found = Found { node, items: stored.desired, header };
+        let public = SessionPrivateKey::from_bytes(victim.identity.session_key).public();
+        let signer = victim.identity.hub_signing_key;
+        let victim = (victim.identity.node.clone(), public);
+        let thief = Thief::new(self.hub.session_key(), &signer, found, victim)?;
+        self.thief = Some((to, thief));
+        Some(())
+    }
+
+    /// The thief is caught.
+    pub(in super::super) fn catch_thief(&mut self) {
+        if let Some((index, _)) = self.thief.take() {
+            self.disconnect(index);
+        }
+    }
+
+    /// Whether a thief hears this in the hub's place. He answers.
+    pub(super) fn answers_thief(&mut self, index: usize, payload: &[u8]) -> bool {
+        let Some((_, thief)) = self.thief.as_mut().filter(|(victim, _)| *victim == index) else {
+            return false;
+        };
+        let seed = key(&mut self.random);
+        for answer in thief.handle(payload, seed, self.now) {
+            self.link.send(Way::Down(index), answer, self.now, &mut self.random);
+        }
+        true
     }
 
     /// What an impostor makes of `event` reaches the nodes.
