@@ -69,10 +69,10 @@ impl Integers {
         *self.values.get(column * self.samples + sample)?
     }
 
-    /// False where there is no such place.
-    fn set(&mut self, column: usize, sample: usize, value: i64) -> bool {
-        let place = self.values.get_mut(column * self.samples + sample);
-        place.map(|place| *place = Some(value)).is_some()
+    fn set(&mut self, column: usize, sample: usize, value: i64) {
+        if let Some(place) = self.values.get_mut(column * self.samples + sample) {
+            *place = Some(value);
+        }
     }
 }
 

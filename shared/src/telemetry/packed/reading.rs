@@ -163,7 +163,7 @@ fn batch(
         .values()
         .filter_map(|position| Some((dictionary.entries.get(*position)?, *position)));
     let series: Vec<(&Entry, usize)> = series.collect();
-    // To copy a map costs a tenth of what it costs to build one: nothing is compared.
+    // To copy a map compares no names; to build one does.
     let every: BTreeMap<Series, f64> =
         series.iter().map(|(entry, _)| (entry.series.clone(), 0.0)).collect();
     let samples = (0..samples).map(|index| {
