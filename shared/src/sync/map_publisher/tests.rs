@@ -280,3 +280,19 @@ fn a_peer_that_cannot_take_an_update_is_sent_it_again_when_a_longer_wait_is_over
     hub.handle_timeout(due.plus_ms(20_000));
     assert_eq!(made_as(&mut hub, due.plus_ms(20_000)), "snapshot", "once it was handled");
 }
+
+#[test]
+fn a_peer_that_pays_and_has_nothing_yet_is_sent_again_all_that_it_asked_for() {
+    let mut hub = publisher(1, content(1, 100 * MAP_CHUNK_BYTES_MAX));
+    hub.set_chunking(Chunking::Asked);
+    hub.begin(None);
+    assert_eq!(sent(&mut hub, START), [0]);
+    hub.handle_ack(&partial(1, 0, Some(3)), START);
+    assert_eq!(sent(&mut hub, START), [0, 1, 2]);
+    // All three are lost.
+    let due = hub.poll_timeout().unwrap();
+    hub.handle_timeout(due);
+    assert_eq!(sent(&mut hub, due), [0]);
+    hub.handle_ack(&partial(1, 1, Some(3)), due);
+    assert_eq!(sent(&mut hub, due), [1, 2, 3]);
+}
