@@ -4,6 +4,7 @@
 //! with the handshake's last words, and acknowledgements wait for something to travel with.
 
 use super::embedded::{EmbeddedOptions, SESSIONS_MAX, StartError};
+use super::verifier::Ageless;
 use rustls::ServerConfig;
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::version::TLS13;
@@ -115,7 +116,7 @@ fn server_config(options: &EmbeddedOptions) -> Result<Arc<ServerConfig>, StartEr
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| refused(error.into()))?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(Ageless(verifier)))
         .with_single_cert(certificates(&options.certificate_chain)?, key)
         .map_err(|error| refused(error.into()))?;
     config.session_storage = ServerSessionMemoryCache::new(RESUMABLE_MAX);

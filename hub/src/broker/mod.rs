@@ -12,6 +12,7 @@ mod external;
 mod gate;
 mod session;
 mod sink;
+mod verifier;
 
 pub use embedded::{EmbeddedBroker, EmbeddedOptions, StartError};
 pub use external::{EXTERNAL_CLIENT_ID, ExternalBroker, ExternalOptions};

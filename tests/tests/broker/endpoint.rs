@@ -17,6 +17,21 @@ async fn the_embedded_broker_refuses_other_user_names_and_older_protocols() {
     assert_eq!(case.link().unwrap().counters().refused_connects, 3);
 }
 
+/// A node that was offline for longer than its certificate holds comes back; who was thrown out does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_ran_out_strands_no_node_and_lets_nobody_in_who_is_not_allowed() {
+    let mut case = BrokerCase::start(Kind::Embedded).await.unwrap();
+    let expired = case.pki.client("mast-17", Validity::Expired).unwrap();
+    let tls = case.pki.client_config(Some(&expired)).unwrap();
+    let mut mast = case.node_with("mast-17", Arc::clone(&tls));
+    mast.until_up().await.unwrap();
+    case.expect(&connected("mast-17")).await.unwrap();
+    drop(mast);
+    case.deny(&node_id("mast-17"));
+    let mut raw = RawClient::open(case.address, SERVER_NAME, tls).unwrap();
+    assert_eq!(raw.connect(&introduction("mast-17")).unwrap(), NOT_AUTHORIZED);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kicked_node_is_not_heard_any_more_even_while_it_floods() {
     let mut case = BrokerCase::start(Kind::Embedded).await.unwrap();
