@@ -51,9 +51,11 @@ impl Disk {
         self.inner.borrow_mut().full = full;
     }
 
-    /// What another machine has of it: the same records, from now on apart.
+    /// What another machine has of it: the same records, from now on apart, and nothing of what this
+    /// disk refused.
     pub(super) fn copy(&self) -> Self {
-        Self { inner: Rc::new(RefCell::new(self.inner.borrow().clone())) }
+        let inner = Inner { refused: None, ..self.inner.borrow().clone() };
+        Self { inner: Rc::new(RefCell::new(inner)) }
     }
 
     /// Everything is gone, as after a quarantine.

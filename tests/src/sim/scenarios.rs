@@ -121,6 +121,9 @@ pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
     (635, "a hub whose store was put back to an older copy signed one generation twice"),
     (645, "what connecting had cost was forgotten by a kill"),
     (905, "the same as 135 at another node"),
+    (9080, "the books forgot a log before they counted what its node's disk had lost at its end"),
+    (12187, "the same at another node"),
+    (13031, "another replica's disk brought back what the leader's had refused"),
 ];
 
 /// Whoever has stolen the hub's key for sessions and not the one for signatures can hear, and can claim

@@ -197,6 +197,9 @@ impl NodeAccount {
             checked.map_err(|problem| format!("{id:?}: {problem}"))?;
             log.settle_in_limbo(record, *id, &mut seen);
         }
+        for log in self.logs.values_mut().filter(|log| log.forgotten) {
+            log.count_before_forgetting(&mut seen);
+        }
         if !seen.events.is_empty() {
             return Err(format!("events were counted that were not made: {:?}", seen.events));
         }
@@ -351,6 +354,19 @@ impl LogAccount {
             self.watermark = number;
             self.handed.remove(&number);
             self.count_taken(number, seen);
+        }
+    }
+
+    /// What the node's disk has lost at the end of a log is counted in the moment in which the log is
+    /// forgotten: its watermark never shows it.
+    fn count_before_forgetting(&mut self, seen: &mut Seen) {
+        let end: Vec<SequenceNumber> = self.holes.range(self.watermark + 1..).copied().collect();
+        for number in end.into_iter().filter(|number| !self.present.contains(number)) {
+            if seen.lost > 0 && self.lost.insert(number) {
+                seen.lost -= 1;
+                seen.counted.lost += 1;
+                self.watermark = number;
+            }
         }
     }
 
