@@ -82,7 +82,7 @@ impl Accounts {
                 }
             }
             account.told = record.as_ref().map(Totals::of).unwrap_or_default();
-            account.counted = account.totals();
+            account.undo_in_limbo();
             if account.counted != account.told {
                 let (told, own) = (account.told, account.counted);
                 return Err(format!("{node}: stored totals {told:?} are not {own:?}"));
@@ -179,6 +179,19 @@ impl Seen {
 }
 
 impl NodeAccount {
+    /// Undoes what was counted last of forgotten logs, as far as the hub's store does not have it.
+    fn undo_in_limbo(&mut self) {
+        self.counted = self.totals();
+        while self.counted != self.told {
+            let Some((id, numbers)) = self.in_limbo.pop() else { return };
+            let log = self.logs.entry(id).or_default();
+            log.taken.retain(|number| !numbers.contains(number));
+            log.lost.retain(|number| !numbers.contains(number));
+            self.counted = self.totals();
+        }
+        self.in_limbo.clear();
+    }
+
     fn look(
         &mut self,
         record: &NodeRecord,
@@ -195,7 +208,8 @@ impl NodeAccount {
                 Ordering::Greater => log.advance(id.stream, watermark, &mut seen),
             };
             checked.map_err(|problem| format!("{id:?}: {problem}"))?;
-            log.settle_in_limbo(record, *id, &mut seen);
+            let settled = log.settle_in_limbo(record, *id, &mut seen);
+            self.in_limbo.extend(settled.into_iter().map(|numbers| (*id, numbers)));
         }
         for log in self.logs.values_mut().filter(|log| log.forgotten) {
             log.count_before_forgetting(&mut seen);
@@ -332,16 +346,22 @@ impl LogAccount {
 
     /// A node that lost its store says that nothing is left of its old logs, and the hub forgets them.
     /// What of them waits at a sink is taken all the same.
-    fn settle_in_limbo(&mut self, record: &NodeRecord, id: LogId, seen: &mut Seen) {
+    fn settle_in_limbo(
+        &mut self,
+        record: &NodeRecord,
+        id: LogId,
+        seen: &mut Seen,
+    ) -> Vec<Vec<SequenceNumber>> {
+        let mut settled = Vec::new();
         let in_limbo = !self.handed.is_empty()
             && self.store_was_lost
             && durable_watermark(record, id) == SequenceNumber::MAX;
         if !in_limbo {
-            return;
+            return settled;
         }
         let of_samples = !matches!(id.stream, Stream::Results(_));
         if of_samples && !self.handed.is_subset(&self.sunk) {
-            return;
+            return settled;
         }
         while let Some(number) = self.handed.first().copied().filter(|n| self.sunk.contains(n)) {
             // What the quota had taken before it was counted with it.
@@ -350,11 +370,16 @@ impl LogAccount {
             seen.lost -= lost;
             seen.counted.lost += lost;
             let count = usize::try_from(lost).unwrap_or(usize::MAX);
-            self.lost.extend((self.watermark + 1..number).rev().take(count));
+            let mut counted: Vec<SequenceNumber> =
+                (self.watermark + 1..number).rev().take(count).collect();
+            self.lost.extend(&counted);
             self.watermark = number;
             self.handed.remove(&number);
             self.count_taken(number, seen);
+            counted.push(number);
+            settled.push(counted);
         }
+        settled
     }
 
     /// What the node's disk has lost at the end of a log is counted in the moment in which the log is

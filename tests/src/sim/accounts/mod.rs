@@ -45,6 +45,9 @@ struct NodeAccount {
     told: Totals,
     /// What it should have said: the sum over all logs.
     counted: Totals,
+    /// Records that were counted of logs that were forgotten already, in that order: no watermark says
+    /// whether that was durable when the hub ended.
+    in_limbo: Vec<(LogId, Vec<SequenceNumber>)>,
     /// Bodies of the results that were ever durable.
     result_bodies: BTreeSet<Vec<u8>>,
 }
