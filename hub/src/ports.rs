@@ -1,11 +1,12 @@
 //! What the hub's effects need of the world, and how one effect is performed. The simulation
 //! compiles this same function, with ports in memory.
 
-use crate::core::{Delivery, Effect, Event};
+use crate::core::{Delivery, Effect, Event, Settlement};
 use shared::in_words;
 use shared::model::NodeId;
 use shared::ports::{StoreError, WriteBatch};
 use shared::sync::CallEnded;
+use shared::wire::LogId;
 
 /// What the hub's effects need of the world.
 pub trait HubPorts {
@@ -27,6 +28,8 @@ pub trait HubPorts {
     /// # Errors
     /// A sentence when nothing will follow.
     fn deliver(&mut self, ticket: u64, delivery: Delivery) -> Result<(), String>;
+    /// Records are done with: people hear which were lost.
+    fn settled(&mut self, node: &NodeId, log: LogId, settlement: &Settlement);
 }
 
 /// Performs `effect`; what must be told to the core before the next one.
@@ -42,6 +45,7 @@ pub fn perform(effect: Effect, ports: &mut impl HubPorts) -> Option<Event> {
         Effect::Admit { node, certificate_serial } => ports.admit(&node, &certificate_serial),
         Effect::Expel { node } => ports.expel(&node),
         Effect::EndCall(ended) => ports.end_call(ended),
+        Effect::Settled { node, log, settlement } => ports.settled(&node, log, &settlement),
         Effect::Deliver { ticket, delivery } => {
             let taken = ports.deliver(ticket, delivery);
             return taken.err().map(|error| Event::DeliveryFailed { ticket, error });

@@ -1,11 +1,11 @@
 //! What goes into the hub's core and what comes out.
 
-use super::{Delivery, NodeRecord};
+use super::{Delivery, NodeRecord, Settlement};
 use crate::manifests::Manifests;
 use shared::model::NodeId;
 use shared::ports::WriteBatch;
 use shared::sync::CallEnded;
-use shared::wire::CallMethod;
+use shared::wire::{CallMethod, LogId};
 
 /// Something that happened outside the core.
 #[derive(Debug, Clone)]
@@ -126,5 +126,14 @@ pub enum Effect {
         ticket: u64,
         /// The records.
         delivery: Delivery,
+    },
+    /// Records are done with and counted; the next [`Effect::Persist`] makes that durable.
+    Settled {
+        /// Whose.
+        node: NodeId,
+        /// Of which log.
+        log: LogId,
+        /// What became of them.
+        settlement: Settlement,
     },
 }

@@ -5,6 +5,7 @@
 //! records: those are with the sink.
 
 use super::acknowledgements::Weight;
+use super::settlement::Settlement;
 use shared::model::MonotonicMs;
 use shared::wire::{LogHold, LogId, SequenceNumber};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,37 +20,14 @@ const LOG_BYTES_MAX: u64 = 64 * 1024;
 /// As [`LOG_BYTES_MAX`], for records of a few bytes, of which a sender has more on its way.
 const LOG_RECORDS_MAX: u64 = 8_192;
 
-/// What records add to the totals of their node once they are done with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Gains {
-    pub(super) samples: u64,
-    pub(super) events: u64,
-    pub(super) results: u64,
-    pub(super) lost: u64,
-    pub(super) undecodable: u64,
-}
-
-impl Gains {
-    pub(super) fn plus(self, other: Self) -> Self {
-        Self {
-            samples: self.samples + other.samples,
-            events: self.events + other.events,
-            results: self.results + other.results,
-            lost: self.lost + other.lost,
-            undecodable: self.undecodable + other.undecodable,
-        }
-    }
-}
-
 /// A batch that has arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HeldBatch {
     /// The delivery that must end before it is done with; `None` when nothing of it is delivered.
     pub(super) ticket: Option<u64>,
-    /// Its last record.
-    pub(super) until: SequenceNumber,
     pub(super) weight: Weight,
-    pub(super) gains: Gains,
+    /// What is counted once it is done with.
+    pub(super) settlement: Settlement,
 }
 
 #[derive(Debug, Default)]
@@ -166,7 +144,7 @@ impl HeldLogs {
 
     /// The last record of what waits in `log`.
     pub(super) fn last(&self, log: &LogId) -> Option<SequenceNumber> {
-        self.logs.get(log)?.batches.back().map(|batch| batch.until)
+        self.logs.get(log)?.batches.back().map(|batch| batch.settlement.last)
     }
 
     /// Nothing waits any more: the node begins anew.
@@ -183,7 +161,7 @@ impl HeldLogs {
     pub(super) fn take_due(&mut self, now: MonotonicMs) -> Vec<LogHold> {
         let said = |(log, held): (&LogId, &mut HeldLog)| {
             held.hold_due.take_if(|due| *due <= now)?;
-            Some(LogHold { log: *log, received: held.batches.back()?.until })
+            Some(LogHold { log: *log, received: held.batches.back()?.settlement.last })
         };
         self.logs.iter_mut().filter_map(said).collect()
     }
@@ -220,11 +198,12 @@ mod tests {
 
     fn batch(ticket: u64, until: u64) -> HeldBatch {
         let weight = Weight { records: 1, bytes: 100, urgent: false };
-        HeldBatch { ticket: Some(ticket), until, weight, gains: Gains::default() }
+        let settlement = Settlement { last: until, ..Settlement::default() };
+        HeldBatch { ticket: Some(ticket), weight, settlement }
     }
 
     fn untils(batches: &[HeldBatch]) -> Vec<u64> {
-        batches.iter().map(|batch| batch.until).collect()
+        batches.iter().map(|batch| batch.settlement.last).collect()
     }
 
     #[test]

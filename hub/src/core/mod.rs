@@ -9,6 +9,7 @@
 //! | manifests to desired state, signed | `desired.rs` |
 //! | what nodes send | `uplink.rs` |
 //! | their records: taken, delivered, held | `records.rs`, `held.rs`, `deliveries.rs`, `columns.rs` |
+//! | what became of each | `settlement.rs` |
 //! | when a watermark is told | `acknowledgements.rs` |
 //! | times of wrong clocks | `clock.rs` |
 //! | writes that become durable together | `commit.rs` |
@@ -41,6 +42,7 @@ mod event;
 mod held;
 mod node;
 mod records;
+mod settlement;
 #[cfg(test)]
 mod tests;
 mod uplink;
@@ -53,6 +55,8 @@ pub(crate) use deliveries::SINK_DELIVERIES_MAX;
 pub use deliveries::{ConfiguredSinks, Content, Delivery, SinkKey};
 pub use event::{Effect, Event};
 pub use node::NodeRecord;
+pub use settlement::Settlement;
+pub(crate) use settlement::in_ranges;
 pub use view::{HubView, MissingSink, NodeSummary, NodeView, PodView, WaitingLog, WorkloadView};
 
 use crate::fleet::Assignment;

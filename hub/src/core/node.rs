@@ -3,7 +3,8 @@
 use super::acknowledgements::Acknowledgements;
 use super::clock::BootClocks;
 use super::decoders::Decoders;
-use super::held::{Gains, HeldLogs};
+use super::held::HeldLogs;
+use super::settlement::Settlement;
 use serde::{Deserialize, Serialize};
 use shared::model::{MonotonicMs, NodeEvent, NodeId, NodeStatus, PodStatus, SinkId, UnixMs};
 use shared::sync::{
@@ -90,13 +91,13 @@ impl NodeRecord {
     }
 
     /// Records are done with.
-    pub(super) fn add(&mut self, gains: Gains) {
-        self.samples_received += gains.samples;
-        self.events_received += gains.events;
-        self.results_received += gains.results;
+    pub(super) fn add(&mut self, settlement: &Settlement) {
+        self.samples_received += settlement.samples;
+        self.events_received += settlement.events;
+        self.results_received += settlement.results;
         // A node that jumps to the last number, in two logs, claims more than can be counted.
-        self.records_lost = self.records_lost.saturating_add(gains.lost);
-        self.records_undecodable += gains.undecodable;
+        self.records_lost = self.records_lost.saturating_add(settlement.lost_records());
+        self.records_undecodable += settlement.undecodable_records();
     }
 }
 

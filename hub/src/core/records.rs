@@ -7,11 +7,12 @@
 
 use super::acknowledgements::Weight;
 use super::deliveries::{Content, Delivery, Route, SinkKey};
-use super::held::{Gains, HeldBatch};
-use super::uplink::take_result;
+use super::held::HeldBatch;
+use super::settlement::Settlement;
+use super::uplink::is_result;
 use super::{Effect, HubCore, NodeState};
 use shared::model::{NodeId, Now, SinkId};
-use shared::sync::ReceivedRecords;
+use shared::sync::{ReceivedRecords, push_number};
 use shared::wire::{LogAck, LogBatch, LogHold, LogId, Message, SequenceNumber, Stream};
 use std::sync::Arc;
 use tracing::warn;
@@ -42,11 +43,12 @@ impl HubCore {
             return self.acknowledge_again(node, ack);
         }
         let weight = weight_of(&received);
-        let (_, gains) = state.look_at(ack.log, received);
+        let (_, settlement) = state.look_at(ack, received);
         if is_telemetry(ack.log) {
             state.decoders.put(ack.log, node, &mut self.commit);
         }
-        state.record.add(gains);
+        state.record.add(&settlement);
+        self.effects.push_back(settled(node, ack.log, settlement));
         self.commit.acknowledge_log(node.clone(), ack, weight);
         self.store_record(node, now);
     }
@@ -99,7 +101,7 @@ impl HubCore {
         if is_telemetry(log) {
             state.decoders.hold(log);
         }
-        let (content, gains) = state.look_at(log, received);
+        let (content, settlement) = state.look_at(reached, received);
         let clocks = Arc::clone(&state.clocks);
         let ticket = content.map(|content| {
             let delivery = Delivery { node: node.clone(), log, sink, content, clocks };
@@ -107,7 +109,7 @@ impl HubCore {
             self.effects.push_back(Effect::Deliver { ticket, delivery });
             ticket
         });
-        let batch = HeldBatch { ticket, until: reached.watermark, weight, gains };
+        let batch = HeldBatch { ticket, weight, settlement };
         state.held.push(log, batch, now.monotonic);
     }
 
@@ -123,10 +125,13 @@ impl HubCore {
         if is_telemetry(log) {
             state.decoders.put(log, node, &mut self.commit);
         }
-        let ack = LogAck { log, watermark: last.until };
-        done.iter().for_each(|batch| state.record.add(batch.gains));
-        state.record.logs.settle(ack);
+        let ack = LogAck { log, watermark: last.settlement.last };
         self.commit.acknowledge_log(node.clone(), ack, Weight::of(&done));
+        for HeldBatch { settlement, .. } in done {
+            state.record.add(&settlement);
+            self.effects.push_back(settled(node, log, settlement));
+        }
+        state.record.logs.settle(ack);
         self.store_record(node, now);
     }
 
@@ -215,31 +220,45 @@ impl HubCore {
 impl NodeState {
     /// Looks at new records: what a sink must have of them, and what all of them add. One bad record
     /// must not stand in the way of those behind it.
-    fn look_at(&mut self, log: LogId, received: ReceivedRecords) -> (Option<Content>, Gains) {
-        let mut gains = Gains { lost: received.lost_records, ..Gains::default() };
+    fn look_at(
+        &mut self,
+        reached: LogAck,
+        mut received: ReceivedRecords,
+    ) -> (Option<Content>, Settlement) {
+        let mut settlement = Settlement::begin(&mut received, reached.watermark);
+        let log = reached.log;
         let (mut samples, mut results) = (Vec::new(), Vec::new());
         for (sequence, record) in received.records {
-            let more = match log.stream {
-                Stream::Alarms | Stream::Events => self.take_event(&record),
+            let taken = match log.stream {
+                Stream::Alarms | Stream::Events => {
+                    self.take_event(&record).map(|()| settlement.events += 1)
+                }
                 Stream::Telemetry | Stream::Backfill => {
-                    self.take_telemetry(log, sequence, &record).map(|(gains, columns)| {
+                    self.take_telemetry(log, sequence, &record).map(|columns| {
+                        settlement.samples += columns.moments.len() as u64;
                         samples.push(columns);
-                        gains
                     })
                 }
-                Stream::Results(_) => {
-                    take_result(&record).inspect(|_| results.push((sequence, record)))
-                }
+                Stream::Results(_) => is_result(&record).then(|| {
+                    settlement.results += 1;
+                    results.push((sequence, record));
+                }),
             };
-            gains = gains.plus(more.unwrap_or(Gains { undecodable: 1, ..Gains::default() }));
+            if taken.is_none() {
+                push_number(&mut settlement.undecodable, sequence);
+            }
         }
         let content = match (samples.is_empty(), results.is_empty()) {
             (false, _) => Some(Content::Samples(samples)),
             (_, false) => Some(Content::Results(results)),
             _ => None,
         };
-        (content, gains)
+        (content, settlement)
     }
+}
+
+fn settled(node: &NodeId, log: LogId, settlement: Settlement) -> Effect {
+    Effect::Settled { node: node.clone(), log, settlement }
 }
 
 fn is_telemetry(log: LogId) -> bool {

@@ -76,6 +76,8 @@ struct World {
     now: Now,
     /// Deliveries that no test has answered yet.
     tickets: Vec<u64>,
+    /// What became of records, since the world began.
+    settled: Vec<Settlement>,
     sinks: ConfiguredSinks,
 }
 
@@ -111,8 +113,8 @@ impl World {
     fn without_manifests_with(sinks: ConfiguredSinks) -> Self {
         let (store, now) = (Memory::default(), Now::default());
         let hub = hub_on(&store, now).with_sinks(sinks.clone());
-        let (session, tickets) = (new_session(), vec![]);
-        let mut world = Self { hub, store, session, now, tickets, sinks };
+        let (session, tickets, settled) = (new_session(), vec![], vec![]);
+        let mut world = Self { hub, store, session, now, tickets, settled, sinks };
         world.run();
         world.handle(Event::Enrolled { node: node(), record: record("1") });
         world
@@ -167,6 +169,7 @@ impl World {
                 }
                 Effect::Expel { .. } => steps.push(Step::Expelled),
                 Effect::EndCall(ended) => steps.push(Step::CallEnded(ended)),
+                Effect::Settled { settlement, .. } => self.settled.push(settlement),
                 Effect::Deliver { ticket, delivery } => {
                     self.tickets.push(ticket);
                     steps.push(Step::Delivered(delivery));

@@ -2,7 +2,6 @@
 
 use super::columns::Columns;
 use super::commit::GroupCommit;
-use super::held::Gains;
 use super::node::{Greeting, reported_key};
 use super::{Effect, HubCore, NodeRecord, NodeState};
 use serde_bytes::ByteBuf;
@@ -324,10 +323,10 @@ fn delete_reported(commit: &mut GroupCommit, node: &NodeId, state: &NodeState) {
 }
 
 impl NodeState {
-    pub(super) fn take_event(&mut self, record: &[u8]) -> Option<Gains> {
+    pub(super) fn take_event(&mut self, record: &[u8]) -> Option<()> {
         let event = decode::<NodeEvent>("event", record, EVENT_BYTES_MAX).ok()?;
         self.add_event(event);
-        Some(Gains { events: 1, ..Gains::default() })
+        Some(())
     }
 
     pub(super) fn take_telemetry(
@@ -335,22 +334,20 @@ impl NodeState {
         log: LogId,
         sequence: SequenceNumber,
         record: &[u8],
-    ) -> Option<(Gains, Columns)> {
+    ) -> Option<Columns> {
         let batch = self.decoders.decode(log, sequence, record).ok()?;
         let columns = Columns::of(&batch);
-        let samples = batch.samples.len() as u64;
         let newest = batch.samples.into_iter().max_by_key(|sample| sample.at);
         let newer = newest
             .filter(|sample| self.latest.as_ref().is_none_or(|latest| latest.at <= sample.at));
         if newer.is_some() {
             self.latest = newer;
         }
-        Some((Gains { samples, ..Gains::default() }, columns))
+        Some(columns)
     }
 }
 
 /// Results are delivered as they arrived: this only looks whether they can be.
-pub(super) fn take_result(record: &[u8]) -> Option<Gains> {
-    decode::<PodResult>("result", record, LOG_RECORD_BYTES_MAX).ok()?;
-    Some(Gains { results: 1, ..Gains::default() })
+pub(super) fn is_result(record: &[u8]) -> bool {
+    decode::<PodResult>("result", record, LOG_RECORD_BYTES_MAX).is_ok()
 }

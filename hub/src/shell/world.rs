@@ -3,16 +3,16 @@
 use super::admission::Admissions;
 use super::sinks::Sinks;
 use crate::broker::BrokerLink;
-use crate::core::Delivery;
+use crate::core::{Delivery, Settlement, in_ranges};
 use crate::ports::HubPorts;
 use shared::io::store::SealedStore;
 use shared::model::NodeId;
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::CallEnded;
-use shared::wire::CallOutcome;
+use shared::wire::{CallOutcome, LogId};
 use std::collections::HashMap;
 use tokio::sync::oneshot;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// A store that can say that it needs a new process.
 pub(super) trait HubStore: Store {
@@ -83,5 +83,19 @@ impl<S: HubStore> HubPorts for World<S> {
 
     fn deliver(&mut self, ticket: u64, delivery: Delivery) -> Result<(), String> {
         self.sinks.deliver(ticket, delivery)
+    }
+
+    fn settled(&mut self, node: &NodeId, log: LogId, settlement: &Settlement) {
+        let Settlement { lost, undecodable, .. } = settlement;
+        if !lost.is_empty() {
+            let records = settlement.lost_records();
+            warn!(node = %node, log = ?log, records, numbers = in_ranges(lost),
+                "records are lost: their node no longer has them");
+        }
+        if !undecodable.is_empty() {
+            let records = settlement.undecodable_records();
+            warn!(node = %node, log = ?log, records, numbers = in_ranges(undecodable),
+                "records can't be read");
+        }
     }
 }

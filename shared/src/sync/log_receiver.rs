@@ -11,6 +11,7 @@
 use crate::wire::{Incarnation, LogAck, LogBatch, LogId, SequenceNumber};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// Logs of one node that are remembered; older incarnations go first. A node that restarts more
 /// often than this without ever reaching the hub has its oldest watermarks forgotten only after it
@@ -40,8 +41,10 @@ pub struct LogReceiver {
 pub struct ReceivedRecords {
     /// Records that were not there before, with their numbers; empty ones are left out.
     pub records: Vec<(SequenceNumber, Vec<u8>)>,
-    /// Records that the sender no longer had.
-    pub lost_records: u64,
+    /// The number behind what had arrived before: the first that the batch speaks of anew.
+    pub first: SequenceNumber,
+    /// Records that the sender no longer had, in order.
+    pub lost: Vec<RangeInclusive<SequenceNumber>>,
     /// Whether anything is new, so that a watermark must be committed now or later.
     pub advanced: bool,
     /// Whether the batch begins behind a record that has not arrived: it was not taken, and the sender
@@ -52,6 +55,31 @@ pub struct ReceivedRecords {
     /// How far the log has arrived: the acknowledgement to send once everything up to there is done
     /// with and committed. `None` for a batch over its limits.
     pub ack: Option<LogAck>,
+}
+
+impl ReceivedRecords {
+    /// How many records the sender no longer had.
+    #[must_use]
+    pub fn lost_records(&self) -> u64 {
+        count_in(&self.lost)
+    }
+}
+
+/// How many numbers there are in ranges that do not overlap.
+#[must_use]
+pub fn count_in(ranges: &[RangeInclusive<SequenceNumber>]) -> u64 {
+    let lengths = ranges.iter().map(|range| (range.end() - range.start()).saturating_add(1));
+    lengths.fold(0, u64::saturating_add)
+}
+
+/// Adds `number`, which is behind all that are there.
+pub fn push_number(ranges: &mut Vec<RangeInclusive<SequenceNumber>>, number: SequenceNumber) {
+    match ranges.last_mut() {
+        Some(last) if last.end().checked_add(1) == Some(number) => {
+            *last = *last.start()..=number;
+        }
+        _ => ranges.push(number..=number),
+    }
 }
 
 impl LogReceiver {
@@ -82,19 +110,22 @@ impl LogReceiver {
         // Nothing before `first` is here: the records between would be skipped.
         let hole = batch.first > begin.saturating_add(1);
         let repeated = batch.first <= position && !batch.records.is_empty();
-        let mut received = ReceivedRecords { hole, repeated, ..ReceivedRecords::default() };
+        let first = position.saturating_add(1);
+        let mut received = ReceivedRecords { first, hole, repeated, ..ReceivedRecords::default() };
+        if begin > position {
+            received.lost.push(first..=begin);
+        }
         let mut reached = begin;
         // The numbers second: they are not asked for one more than there are records.
         let numbered = batch.records.into_iter().zip(batch.first..);
         for (record, sequence) in numbered.filter(|(_, sequence)| !hole && *sequence > begin) {
             reached = sequence;
             if record.is_empty() {
-                received.lost_records += 1;
+                push_number(&mut received.lost, sequence);
             } else {
                 received.records.push((sequence, record.into_vec()));
             }
         }
-        received.lost_records += begin - position;
         received.advanced = reached > position;
         if received.advanced {
             self.arrived.insert(batch.log, reached);
@@ -191,7 +222,8 @@ mod tests {
         let mut receiver = LogReceiver::default();
         receiver.handle_batch(batch(1, 1, 1, &["a"]));
         let received = receiver.handle_batch(batch(1, 5, 5, &["e", ""]));
-        assert_eq!(received.lost_records, 4, "2, 3 and 4 by the quota, 6 by the disk");
+        assert_eq!((received.first, received.lost_records()), (2, 4));
+        assert_eq!(received.lost, [2..=4, 6..=6], "2, 3 and 4 by the quota, 6 by the disk");
         assert_eq!(received.records, vec![(5, b"e".to_vec())]);
     }
 
@@ -201,7 +233,7 @@ mod tests {
         receiver.handle_batch(batch(1, 1, 1, &["a"]));
         assert!(receiver.forget_before(2));
         let late = receiver.handle_batch(batch(1, 1, 1, &["a"]));
-        assert!(late.records.is_empty() && late.lost_records == 0 && !late.advanced);
+        assert!(late.records.is_empty() && late.lost.is_empty() && !late.advanced);
         assert_eq!(late.ack.unwrap().watermark, 1);
         assert_eq!(receiver.handle_batch(batch(2, 1, 1, &["x"])).records.len(), 1);
     }
@@ -293,7 +325,7 @@ mod tests {
         let received = receiver.handle_batch(batch(1, u64::MAX, u64::MAX, &["a", "b"]));
         assert_eq!(received, ReceivedRecords::default());
         let received = receiver.handle_batch(batch(1, u64::MAX, u64::MAX, &[]));
-        assert_eq!((received.lost_records, received.advanced), (u64::MAX - 1, true));
+        assert_eq!((received.lost_records(), received.advanced), (u64::MAX - 1, true));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use agent_session::{AgentSession, Outgoing, SessionFault};
 pub use budget::{Budget, LinkClass, SpentByClass, StoredBudget, message_bytes};
 pub use call::{CallEnded, Calls, TooManyCalls};
 pub use hub_session::{HubSession, Opened};
-pub use log_receiver::{LOGS_MAX, LogReceiver, ReceivedRecords};
+pub use log_receiver::{LOGS_MAX, LogReceiver, ReceivedRecords, count_in, push_number};
 pub use map_content::MapContent;
 pub use map_publisher::{Chunking, FRUGAL_CHUNK_BYTES, MapPublisher, UNASKED_CHUNK_BYTES};
 pub use map_receiver::{MapReceiver, PreparedUpdate, Received};

@@ -150,7 +150,12 @@ impl Bench {
                 Some(Effect::Deliver { ticket, .. }) => {
                     self.core.handle_event(Event::Delivered { ticket }, now(self.now));
                 }
-                Some(Effect::Admit { .. } | Effect::Expel { .. } | Effect::EndCall(_)) => {}
+                Some(
+                    Effect::Admit { .. }
+                    | Effect::Expel { .. }
+                    | Effect::EndCall(_)
+                    | Effect::Settled { .. },
+                ) => {}
             }
         }
         panic!("one event causes effects without end");

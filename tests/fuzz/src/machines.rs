@@ -62,7 +62,7 @@ pub fn log_receiver(data: &[u8]) {
             assert!(*sequence > last && *sequence <= after, "record {sequence} after {last}");
             last = *sequence;
         }
-        let moved = received.lost_records.checked_add(received.records.len() as u64);
+        let moved = received.lost_records().checked_add(received.records.len() as u64);
         assert_eq!(moved, Some(after - before), "every record is taken or counted as lost");
     }
     let stored = encode("watermarks", &receiver).expect("they can be stored");

@@ -1,9 +1,9 @@
 //! The hub of the simulated world: the production core and `perform`, on ports in memory.
 
-use super::accounts::{Durable, SinkEvent};
+use super::accounts::{Deed, Durable};
 use super::disk::Disk;
 use hub::core::{
-    ConfiguredSinks, Delivery, Effect, Event, HubCore, HubKeys, NodeRecord, SinkKey,
+    ConfiguredSinks, Delivery, Effect, Event, HubCore, HubKeys, NodeRecord, Settlement, SinkKey,
     read_stored_state,
 };
 use hub::ports::{HubPorts, perform};
@@ -12,6 +12,7 @@ use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::CallEnded;
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
+use shared::wire::LogId;
 use std::collections::{BTreeSet, VecDeque};
 
 /// Sinks of results: what workloads name.
@@ -39,10 +40,10 @@ pub(super) struct SimHub {
 pub(super) struct Outcome {
     /// Payloads for nodes.
     pub(super) sent: Vec<(NodeId, Vec<u8>)>,
-    /// The process that was killed in the middle.
-    pub(super) crashed: Option<HubCore>,
-    /// What happened at sinks.
-    pub(super) sink_events: Vec<SinkEvent>,
+    /// It was killed in the middle.
+    pub(super) crashed: bool,
+    /// What it did with records, in order.
+    pub(super) deeds: Vec<Deed>,
     /// Calls that came to their end.
     pub(super) ended_calls: Vec<CallEnded>,
 }
@@ -56,7 +57,9 @@ struct Ports<'a> {
 
 impl HubPorts for Ports<'_> {
     fn persist(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
-        self.disk.commit(batch)
+        let done = self.disk.commit(batch);
+        self.outcome.deeds.push(if done.is_ok() { Deed::Stored } else { Deed::Unstored });
+        done
     }
 
     fn send(&mut self, node: &NodeId, payload: Vec<u8>) {
@@ -73,13 +76,17 @@ impl HubPorts for Ports<'_> {
 
     fn deliver(&mut self, ticket: u64, delivery: Delivery) -> Result<(), String> {
         let sink = delivery.sink;
-        self.outcome.sink_events.push(SinkEvent::Handed(ticket, delivery));
+        self.outcome.deeds.push(Deed::Handed(ticket, delivery));
         if std::mem::take(self.refuses_next) {
-            self.outcome.sink_events.push(SinkEvent::Refused(ticket));
+            self.outcome.deeds.push(Deed::Refused(ticket));
             return Err("its queue is gone".to_owned());
         }
         self.at_the_sinks.push_back((ticket, sink));
         Ok(())
+    }
+
+    fn settled(&mut self, node: &NodeId, log: LogId, settlement: &Settlement) {
+        self.outcome.deeds.push(Deed::Settled(node.clone(), log, settlement.clone()));
     }
 }
 
@@ -162,7 +169,7 @@ impl SimHub {
             let Some(core) = self.core.as_mut() else { return outcome };
             while let Some(effect) = core.poll_effect() {
                 if dies(&effect) {
-                    outcome.crashed = self.core.take();
+                    outcome.crashed = true;
                     self.kill();
                     return outcome;
                 }
@@ -178,7 +185,7 @@ impl SimHub {
             }
             let event = queue.pop_front().or_else(|| {
                 let ticket = self.poll_sinks()?;
-                outcome.sink_events.push(SinkEvent::Took(ticket));
+                outcome.deeds.push(Deed::Took(ticket));
                 Some(Event::Delivered { ticket })
             });
             let Some(event) = event else { return outcome };

@@ -133,6 +133,13 @@ pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
     (9080, "the books forgot a log before they counted what its node's disk had lost at its end"),
     (12187, "the same at another node"),
     (13031, "another replica's disk brought back what the leader's had refused"),
+    (2396, "the books guessed from totals which records of a forgotten log were lost"),
+    (9456, "the same as 2396"),
+    (14304, "the same as 2396"),
+    (12131, "the books guessed from totals which records could not be read and which were lost"),
+    (12545, "the same as 12131"),
+    (13755, "the same as 12131"),
+    (19891, "the same as 12131"),
 ];
 
 /// Whoever has stolen the hub's key for sessions and not the one for signatures can hear, and can claim

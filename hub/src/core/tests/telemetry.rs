@@ -57,6 +57,11 @@ fn what_builds_on_a_lost_record_is_counted_until_the_next_keyframe() {
         world.tell(&telemetry(1, number * 20 + 1, some));
     }
     assert_eq!(counts(&world), (12, 229, 1), "1 to 10, 241 and 242; 12 to 240; 11");
+    let runs: Vec<(u64, u64)> = world.settled.iter().map(|of| (of.first, of.last)).collect();
+    let batches = (1..=241).step_by(20).map(|first| (first, 242.min(first + 19)));
+    assert_eq!(runs, batches.collect::<Vec<_>>());
+    let first = &world.settled[0];
+    assert_eq!((&first.lost[..], &first.undecodable[..]), (&[11..=11][..], &[12..=20][..]));
 }
 
 #[test]

@@ -88,6 +88,7 @@ impl Fleet {
                 Effect::Admit { .. }
                 | Effect::Expel { .. }
                 | Effect::EndCall(_)
+                | Effect::Settled { .. }
                 | Effect::Deliver { .. } => {}
             }
         }

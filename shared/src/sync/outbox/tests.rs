@@ -187,7 +187,7 @@ fn a_full_quota_takes_whole_runs_of_the_oldest_and_the_receiver_counts_them() {
     let read = next_read(&outbox).unwrap();
     let records = store.read(&read);
     let received = hub.handle_batch(outbox.handle_read(&read, records, NOW).unwrap());
-    assert_eq!(received.lost_records, outbox.dropped_records());
+    assert_eq!(received.lost_records(), outbox.dropped_records());
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_record_that_the_store_lost_is_counted_and_the_rest_arrives() {
     let batch = outbox.handle_read(&read, records, NOW).unwrap();
     let received = LogReceiver::default().handle_batch(batch);
     assert_eq!(received.records, [(1, b"1".to_vec()), (3, b"3".to_vec())]);
-    assert_eq!(received.lost_records, 1);
+    assert_eq!(received.lost_records(), 1);
 }
 
 /// Found by fuzzing: the number after the last was asked for.
@@ -282,7 +282,7 @@ proptest! {
             let log = batch.log;
             let received = hub.handle_batch(batch);
             arrived.extend(received.records.iter().map(|(sequence, _)| (log, *sequence)));
-            lost += received.lost_records;
+            lost += received.lost_records();
             acks.extend(received.ack);
         };
         for (kind, byte) in steps {

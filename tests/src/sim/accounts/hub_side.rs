@@ -1,35 +1,36 @@
-//! What the hub takes, read off its totals, its watermarks and what it hands to sinks.
+//! What the hub does with records, as it tells it, held against what was made.
+//!
+//! The hub says of each record, by number, what became of it; its totals, its watermarks, what it
+//! shows to people and what it hands to sinks must all agree with that, and none of it may be what
+//! can't be: a number that was counted, one that nobody made, a loss of what is there.
 
-use super::{Accounts, LogAccount, Made, NodeAccount, Totals};
-use hub::core::{Columns, Content, Delivery, NodeRecord};
+use super::{Accounts, HubSide, LogAccount, Made, NodeAccount, Totals};
+use hub::core::{Columns, Content, Delivery, NodeRecord, Settlement};
 use shared::model::{NodeEvent, NodeId};
 use shared::telemetry::{Series, begins_run};
 use shared::wire::{LogBatch, LogId, SequenceNumber, Stream, encode};
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-/// What happened at the hub's sinks, in order.
+/// Something that the hub or a sink did, in order.
 #[derive(Debug, Clone)]
-pub(in super::super) enum SinkEvent {
+pub(in super::super) enum Deed {
     /// Records were handed to a sink.
     Handed(u64, Delivery),
     /// The sink will not take it.
     Refused(u64),
     /// The sink has it.
     Took(u64),
+    /// Records are done with.
+    Settled(NodeId, LogId, Settlement),
+    /// All that was settled is durable.
+    Stored,
+    /// The disk refused it.
+    Unstored,
 }
 
-/// What is in the books of a hub.
-#[derive(Debug)]
-pub(in super::super) struct HubBooks(BTreeMap<NodeId, BTreeMap<LogId, HubSide>>);
-
-#[derive(Debug, Clone, Default)]
-struct HubSide {
-    watermark: SequenceNumber,
-    taken: BTreeSet<SequenceNumber>,
-    lost: BTreeSet<SequenceNumber>,
-    undecodable: BTreeSet<SequenceNumber>,
-}
+/// What is in the books of a hub's store.
+#[derive(Debug, Default)]
+pub(in super::super) struct HubBooks(BTreeMap<(NodeId, LogId), HubSide>);
 
 /// What a hub's store holds of the nodes' logs.
 pub(in super::super) type Durable = BTreeMap<NodeId, NodeRecord>;
@@ -45,71 +46,100 @@ impl Accounts {
         }
     }
 
-    /// What is in the books of the hub, to be put back with an older copy of its store.
+    /// What is in the books of the hub's store, to be put back with a copy of it.
     pub(in super::super) fn hub_books(&self) -> HubBooks {
-        let of = |(node, account): (&NodeId, &NodeAccount)| {
-            let logs = account.logs.iter().map(|(id, log)| (*id, log.hub_side()));
-            (node.clone(), logs.collect())
-        };
-        HubBooks(self.nodes.iter().map(of).collect())
+        let logs = self.nodes.iter().flat_map(|(node, account)| {
+            account.logs.iter().map(|(id, log)| ((node.clone(), *id), log.hub.clone()))
+        });
+        let mut books = HubBooks(logs.collect());
+        for (node, id, first) in &self.not_durable {
+            if let Some(side) = books.0.get_mut(&(node.clone(), *id)) {
+                side.undo_from(*first);
+            }
+        }
+        books
     }
 
-    /// An older copy of the hub's store takes the place of the one that [`Self::hub_ended`].
+    /// Another store takes the place of the one that [`Self::hub_ended`].
     pub(in super::super) fn put_back_hub_books(&mut self, books: &HubBooks) {
         for (node, account) in &mut self.nodes {
             for (id, log) in &mut account.logs {
-                let older = books.0.get(node).and_then(|logs| logs.get(id));
-                log.set_hub_side(older.cloned().unwrap_or_default());
+                log.hub = books.0.get(&(node.clone(), *id)).cloned().unwrap_or_default();
             }
         }
     }
 
-    /// A hub starts with what its store holds: what was not durable is undone.
-    ///
-    /// # Errors
-    /// Where its totals and its watermarks contradict each other.
-    pub(in super::super) fn hub_started(&mut self, durable: &Durable) -> Result<(), String> {
+    /// The hub's process is gone, and what it had not made durable; what its disk had refused last may
+    /// be there after all.
+    pub(in super::super) fn hub_died(&mut self, refused_is_there: bool) {
+        let kept = if refused_is_there { self.refused } else { 0 };
+        self.refused = 0;
+        for (node, id, first) in std::mem::take(&mut self.not_durable).split_off(kept) {
+            self.node(&node).logs.entry(id).or_default().hub.undo_from(first);
+        }
         self.at_sinks.clear();
-        for (node, account) in &mut self.nodes {
-            let record = durable.get(node).cloned();
-            for (id, log) in &mut account.logs {
+        for account in self.nodes.values_mut() {
+            account.new_events.clear();
+            for log in account.logs.values_mut() {
                 log.handed.clear();
                 log.sunk.clear();
-                let watermark = record.as_ref().map_or(0, |record| durable_watermark(record, *id));
+            }
+        }
+    }
+
+    /// A hub starts with what its store holds.
+    ///
+    /// # Errors
+    /// Where that is not what is in its books.
+    pub(in super::super) fn hub_started(&mut self, durable: &Durable) -> Result<(), String> {
+        for (node, account) in &mut self.nodes {
+            let record = durable.get(node);
+            for (id, log) in &mut account.logs {
+                let watermark = record.map_or(0, |record| durable_watermark(record, *id));
                 log.forgotten = watermark == SequenceNumber::MAX;
-                if !log.forgotten {
-                    log.undo_after(watermark);
+                if !log.forgotten && watermark != log.hub.position {
+                    let log = log.summary();
+                    return Err(format!(
+                        "{node}: {id:?}: the stored watermark is {watermark}: {log}"
+                    ));
                 }
             }
-            account.told = record.as_ref().map(Totals::of).unwrap_or_default();
-            account.undo_in_limbo();
-            if account.counted != account.told {
-                let (told, own) = (account.told, account.counted);
-                return Err(format!("{node}: stored totals {told:?} are not {own:?}"));
-            }
+            account.counted = account.totals();
+            account.told = record.map(Totals::of).unwrap_or_default();
+            account.compare().map_err(|problem| format!("{node}: at a start {problem}"))?;
         }
         Ok(())
     }
 
-    /// Something happened at a sink.
+    /// The hub or a sink did something.
     ///
     /// # Errors
-    /// A delivery of what was never made.
-    pub(in super::super) fn sink_event(&mut self, event: SinkEvent) -> Result<(), String> {
-        match event {
-            SinkEvent::Handed(ticket, delivery) => {
+    /// What can't be: see the module.
+    pub(in super::super) fn enter(&mut self, deed: Deed) -> Result<(), String> {
+        match deed {
+            Deed::Handed(ticket, delivery) => {
                 let Delivery { node, log: id, content, .. } = delivery;
                 let log = self.node(&node).logs.entry(id).or_default();
                 let numbers = log.handed(&content);
                 let numbers = numbers.map_err(|problem| format!("{node}: {id:?}: {problem}"))?;
                 self.at_sinks.insert(ticket, (node, id, numbers));
             }
-            SinkEvent::Refused(ticket) => self.refused(ticket),
-            SinkEvent::Took(ticket) => {
+            Deed::Refused(ticket) => self.refused(ticket),
+            Deed::Took(ticket) => {
                 if let Some((node, id, numbers)) = self.at_sinks.remove(&ticket) {
                     self.node(&node).logs.entry(id).or_default().sunk.extend(numbers);
                 }
             }
+            Deed::Settled(node, id, settlement) => {
+                let settled = self.node(&node).settle(id, &settlement);
+                settled.map_err(|problem| format!("{node}: {id:?}: {problem}"))?;
+                self.not_durable.push((node, id, settlement.first));
+            }
+            Deed::Stored => {
+                self.not_durable.clear();
+                self.refused = 0;
+            }
+            Deed::Unstored => self.refused = self.not_durable.len(),
         }
         Ok(())
     }
@@ -133,129 +163,119 @@ impl Accounts {
     /// first.
     ///
     /// # Errors
-    /// A count or a record that is not as it was made.
+    /// A count, a watermark or an event that is not as in the books.
     pub(in super::super) fn look(
         &mut self,
         node: &NodeId,
         record: &NodeRecord,
         newest_events: impl FnOnce() -> Vec<NodeEvent>,
     ) -> Result<(), String> {
-        let account = self.nodes.entry(node.clone()).or_default();
-        let told = Totals::of(record);
-        if told == account.told {
-            return Ok(());
-        }
-        account.look(record, told, newest_events).map_err(|problem| format!("{node}: {problem}"))
-    }
-}
-
-/// What a look at the hub has shown and is yet to be explained.
-struct Seen {
-    /// Events that were taken, as far as the hub keeps them for people; oldest first.
-    events: Vec<NodeEvent>,
-    /// Events before these.
-    unseen_events: usize,
-    undecodable: u64,
-    lost: u64,
-    /// What is explained.
-    counted: Totals,
-}
-
-impl Seen {
-    fn between(
-        counted: Totals,
-        told: Totals,
-        newest_events: impl FnOnce() -> Vec<NodeEvent>,
-    ) -> Self {
-        let count = usize::try_from(told.events.saturating_sub(counted.events)).unwrap_or(0);
-        let mut events = if count > 0 { newest_events() } else { vec![] };
-        let known = events.len().saturating_sub(count);
-        events.drain(..known);
-        let unseen_events = count - events.len();
-        let undecodable = told.undecodable.saturating_sub(counted.undecodable);
-        let lost = told.lost.saturating_sub(counted.lost);
-        Self { events, unseen_events, undecodable, lost, counted }
+        let account = self.node(node);
+        account.look(record, newest_events).map_err(|problem| format!("{node}: {problem}"))
     }
 }
 
 impl NodeAccount {
-    /// Undoes what was counted last of forgotten logs, as far as the hub's store does not have it.
-    fn undo_in_limbo(&mut self) {
-        self.counted = self.totals();
-        while self.counted != self.told {
-            let Some((id, numbers)) = self.in_limbo.pop() else { return };
-            let log = self.logs.entry(id).or_default();
-            log.taken.retain(|number| !numbers.contains(number));
-            log.lost.retain(|number| !numbers.contains(number));
-            self.counted = self.totals();
+    fn settle(&mut self, id: LogId, settlement: &Settlement) -> Result<(), String> {
+        let log = self.logs.entry(id).or_default();
+        let Settlement { first, last, lost, undecodable, .. } = settlement;
+        let position = log.hub.position;
+        if *first != position + 1 || *last < *first {
+            return Err(format!("{first} to {last} are counted, and {position} was the last"));
         }
-        self.in_limbo.clear();
+        if *last > log.last {
+            return Err(format!("{last} is counted, and {} were made", log.last));
+        }
+        for number in *first..=*last {
+            let is_in = |ranges: &[std::ops::RangeInclusive<SequenceNumber>]| {
+                ranges.iter().any(|range| range.contains(&number))
+            };
+            if is_in(lost) {
+                log.may_be_lost(number)?;
+                log.hub.lost.insert(number);
+                self.counted.lost += 1;
+            } else if is_in(undecodable) {
+                log.may_be_undecodable(number)?;
+                log.hub.undecodable.insert(number);
+                self.counted.undecodable += 1;
+            } else {
+                let made = log.take(id.stream, number)?;
+                self.counted.add(made);
+                if let Made::Event(event) = made {
+                    self.new_events.push(event.clone());
+                }
+                log.hub.taken.insert(number);
+            }
+        }
+        log.hub.position = *last;
+        Ok(())
     }
 
     fn look(
         &mut self,
         record: &NodeRecord,
-        told: Totals,
         newest_events: impl FnOnce() -> Vec<NodeEvent>,
     ) -> Result<(), String> {
+        let told = Totals::of(record);
+        if told == self.told && told == self.counted {
+            return Ok(());
+        }
         self.told = told;
-        let mut seen = Seen::between(self.counted, told, newest_events);
-        for (id, log) in self.logs.iter_mut().filter(|(_, log)| log.can_change()) {
+        for (id, log) in self.logs.iter_mut().filter(|(_, log)| !log.forgotten) {
             let watermark = record.logs.watermark(id);
-            let checked = match watermark.cmp(&log.watermark) {
-                Ordering::Less => log.forget(),
-                Ordering::Equal => Ok(()),
-                Ordering::Greater => log.advance(id.stream, watermark, &mut seen),
+            let checked = match watermark {
+                _ if watermark == log.hub.position => Ok(()),
+                0 => log.forget(),
+                _ => Err(format!("the watermark is {watermark}: {}", log.summary())),
             };
             checked.map_err(|problem| format!("{id:?}: {problem}"))?;
-            let settled = log.settle_in_limbo(record, *id, &mut seen);
-            self.in_limbo.extend(settled.into_iter().map(|numbers| (*id, numbers)));
         }
-        for log in self.logs.values_mut().filter(|log| log.forgotten) {
-            log.count_before_forgetting(&mut seen);
+        self.look_at_events(newest_events)?;
+        self.compare()
+    }
+
+    /// What was taken since the last look are the newest events, in that order.
+    fn look_at_events(
+        &mut self,
+        newest_events: impl FnOnce() -> Vec<NodeEvent>,
+    ) -> Result<(), String> {
+        let taken = std::mem::take(&mut self.new_events);
+        if taken.is_empty() {
+            return Ok(());
         }
-        if !seen.events.is_empty() {
-            return Err(format!("events were counted that were not made: {:?}", seen.events));
+        let events = newest_events();
+        let pairs = events.iter().rev().zip(taken.iter().rev());
+        let other = |(event, taken): &(&NodeEvent, &Vec<u8>)| {
+            encode("event", event).ok().as_ref() != Some(taken)
+        };
+        match pairs.clone().find(other) {
+            _ if events.is_empty() => Err("events were taken, and none is shown".to_owned()),
+            Some((event, _)) => Err(format!("an event is shown that was not taken: {event:?}")),
+            None => Ok(()),
         }
-        self.counted = seen.counted;
-        if self.counted != told {
-            let log = |(id, log): (&LogId, &LogAccount)| format!("{id:?}: {}", log.summary());
-            let logs: Vec<String> = self.logs.iter().map(log).collect();
-            let own = self.counted;
-            return Err(format!("the hub counts {told:?}, and the world {own:?}: {logs:?}"));
+    }
+
+    fn compare(&self) -> Result<(), String> {
+        let (told, own) = (self.told, self.counted);
+        if own == told {
+            return Ok(());
         }
-        Ok(())
+        let log = |(id, log): (&LogId, &LogAccount)| format!("{id:?}: {}", log.summary());
+        let logs: Vec<String> = self.logs.iter().map(log).collect();
+        Err(format!("the hub counts {told:?}, and the world {own:?}: {logs:?}"))
+    }
+}
+
+impl HubSide {
+    fn undo_from(&mut self, first: SequenceNumber) {
+        self.position = self.position.min(first.saturating_sub(1));
+        for numbers in [&mut self.taken, &mut self.lost, &mut self.undecodable] {
+            drop(numbers.split_off(&first));
+        }
     }
 }
 
 impl LogAccount {
-    fn hub_side(&self) -> HubSide {
-        HubSide {
-            watermark: self.watermark,
-            taken: self.taken.clone(),
-            lost: self.lost.clone(),
-            undecodable: self.undecodable.clone(),
-        }
-    }
-
-    fn set_hub_side(&mut self, side: HubSide) {
-        let HubSide { watermark, taken, lost, undecodable } = side;
-        (self.watermark, self.taken, self.lost) = (watermark, taken, lost);
-        self.undecodable = undecodable;
-    }
-
-    /// Whether the hub may still count anything of it.
-    fn can_change(&self) -> bool {
-        !self.forgotten || !self.handed.is_empty()
-    }
-
-    fn undo_after(&mut self, watermark: SequenceNumber) {
-        self.watermark = watermark;
-        for numbers in [&mut self.taken, &mut self.lost, &mut self.undecodable] {
-            drop(numbers.split_off(&(watermark + 1)));
-        }
-    }
-
     /// The numbers of what was handed to a sink, which must be as it was made, in order.
     fn handed(&mut self, content: &Content) -> Result<Vec<SequenceNumber>, String> {
         let mut numbers = Vec::new();
@@ -270,7 +290,7 @@ impl LogAccount {
             }
             Content::Samples(batches) => {
                 let last = self.handed.last().copied().unwrap_or_default();
-                let mut from = last.max(self.watermark) + 1;
+                let mut from = last.max(self.hub.position) + 1;
                 for columns in batches {
                     let is_it = |made: &Made| match made {
                         Made::Samples(_, Some(own)) => are_same(own, columns),
@@ -290,165 +310,25 @@ impl LogAccount {
         Ok(numbers)
     }
 
-    /// The hub's watermark has moved: what became of each record up to there.
-    fn advance(
-        &mut self,
-        stream: Stream,
-        watermark: SequenceNumber,
-        seen: &mut Seen,
-    ) -> Result<(), String> {
-        if watermark > self.last {
-            return Err(format!("the watermark is {watermark}, and {} were made", self.last));
+    /// Record `number` is taken: it was made, and where it goes to a sink, that has it.
+    fn take(&mut self, stream: Stream, number: SequenceNumber) -> Result<&Made, String> {
+        let is_sunk = !matches!(stream, Stream::Alarms | Stream::Events);
+        if is_sunk && !(self.handed.remove(&number) && self.sunk.contains(&number)) {
+            return Err(format!("record {number} is done with, and its sink has it not"));
         }
-        match stream {
-            Stream::Alarms | Stream::Events => self.advance_events(watermark, seen),
-            _ => self.advance_sunk(watermark, seen),
-        }
+        self.made.get(&number).ok_or_else(|| format!("record {number} is taken, and none was made"))
     }
 
-    /// The hub's watermark of a log of events has moved: each record up to there was taken or counted
-    /// as lost. Newest first, since the newest events are known.
-    fn advance_events(&mut self, watermark: SequenceNumber, seen: &mut Seen) -> Result<(), String> {
-        for number in (self.watermark + 1..=watermark).rev() {
-            if self.takes_event(number, seen) {
-                self.count_taken(number, seen);
-            } else {
-                self.count_lost(number, seen)?;
-            }
-        }
-        self.watermark = watermark;
-        Ok(())
-    }
-
-    /// As [`Self::advance_events`], for what goes to sinks. A batch of samples that builds on one that
-    /// this hub does not have can't be read.
-    fn advance_sunk(&mut self, watermark: SequenceNumber, seen: &mut Seen) -> Result<(), String> {
-        for number in self.watermark + 1..=watermark {
-            if self.handed.remove(&number) {
-                if !self.sunk.contains(&number) {
-                    return Err(format!("record {number} is done with, and its sink has it not"));
-                }
-                self.count_taken(number, seen);
-            } else if seen.undecodable > 0
-                && !self.can_be_read(number)
-                && (seen.lost == 0 || self.present.contains(&number))
-            {
-                seen.undecodable -= 1;
-                seen.counted.undecodable += 1;
-                self.undecodable.insert(number);
-            } else {
-                self.count_lost(number, seen)?;
-            }
-        }
-        self.watermark = watermark;
-        Ok(())
-    }
-
-    /// A node that lost its store says that nothing is left of its old logs, and the hub forgets them.
-    /// What of them waits at a sink is taken all the same.
-    fn settle_in_limbo(
-        &mut self,
-        record: &NodeRecord,
-        id: LogId,
-        seen: &mut Seen,
-    ) -> Vec<Vec<SequenceNumber>> {
-        let mut settled = Vec::new();
-        let in_limbo = !self.handed.is_empty()
-            && self.store_was_lost
-            && durable_watermark(record, id) == SequenceNumber::MAX;
-        if !in_limbo {
-            return settled;
-        }
-        let of_samples = !matches!(id.stream, Stream::Results(_));
-        if of_samples && !self.handed.is_subset(&self.sunk) {
-            return settled;
-        }
-        while let Some(number) = self.handed.first().copied().filter(|n| self.sunk.contains(n)) {
-            // What the quota had taken before it was counted with it.
-            let lost = (self.watermark + 1..number).filter(|n| !self.present.contains(n)).count();
-            let lost = (lost as u64).min(seen.lost);
-            seen.lost -= lost;
-            seen.counted.lost += lost;
-            let count = usize::try_from(lost).unwrap_or(usize::MAX);
-            let mut counted: Vec<SequenceNumber> =
-                (self.watermark + 1..number).rev().take(count).collect();
-            self.lost.extend(&counted);
-            self.watermark = number;
-            self.handed.remove(&number);
-            self.count_taken(number, seen);
-            counted.push(number);
-            settled.push(counted);
-        }
-        settled
-    }
-
-    /// What the node's disk has lost at the end of a log is counted in the moment in which the log is
-    /// forgotten: its watermark never shows it.
-    fn count_before_forgetting(&mut self, seen: &mut Seen) {
-        let end: Vec<SequenceNumber> = self.holes.range(self.watermark + 1..).copied().collect();
-        for number in end.into_iter().filter(|number| !self.present.contains(number)) {
-            if seen.lost > 0 && self.lost.insert(number) {
-                seen.lost -= 1;
-                seen.counted.lost += 1;
-                self.watermark = number;
-            }
-        }
-    }
-
-    fn count_taken(&mut self, number: SequenceNumber, seen: &mut Seen) {
-        self.made.get(&number).into_iter().for_each(|made| seen.counted.add(made));
-        self.taken.insert(number);
-    }
-
-    fn count_lost(&mut self, number: SequenceNumber, seen: &mut Seen) -> Result<(), String> {
-        self.may_be_lost(number)?;
-        seen.lost = seen.lost.saturating_sub(1);
-        seen.counted.lost += 1;
-        self.lost.insert(number);
-        Ok(())
-    }
-
-    /// Whether record `number` is the last of the events, which it then leaves. Events beyond those
-    /// that a hub keeps for people are not seen: each record that is there is taken for one.
-    fn takes_event(&self, number: SequenceNumber, seen: &mut Seen) -> bool {
-        let Some(made) = self.made.get(&number) else { return false };
-        match seen.events.last() {
-            Some(event) => {
-                let is_it =
-                    |event: &NodeEvent| encode("event", event).is_ok_and(|b| b == made.bytes());
-                let same = is_it(event)
-                    && !self.is_one_of_its_like(number, || {
-                        seen.events.iter().filter(|event| is_it(event)).count()
-                    });
-                same && seen.events.pop().is_some()
-            }
-            None => {
-                let is_one = seen.unseen_events > 0;
-                seen.unseen_events = seen.unseen_events.saturating_sub(1);
-                is_one
-            }
-        }
-    }
-
-    /// Whether an event that looks like record `number`, which is not at its node any more, is an earlier
-    /// record that looks the same and is there: two that were made at one moment do.
-    fn is_one_of_its_like(&self, number: SequenceNumber, events: impl Fn() -> usize) -> bool {
-        let bytes = self.made.get(&number).map(Made::bytes);
-        let earlier = || self.made.range(self.watermark + 1..number);
-        let alike = || {
-            earlier().filter(|(n, made)| self.present.contains(n) && Some(made.bytes()) == bytes)
+    /// Only what builds on a record that this hub has not taken can't be read.
+    fn may_be_undecodable(&self, number: SequenceNumber) -> Result<(), String> {
+        let builds_on_another = match self.made.get(&number) {
+            Some(Made::Samples(..)) => !begins_run(number),
+            _ => false,
         };
-        !self.present.contains(&number) && alike().count() >= events()
-    }
-
-    /// Whether a hub that has what this one took can read a record.
-    fn can_be_read(&self, number: SequenceNumber) -> bool {
-        match self.made.get(&number) {
-            Some(Made::Samples(..)) => {
-                begins_run(number) || self.taken.contains(&number.saturating_sub(1))
-            }
-            _ => true,
+        if builds_on_another && !self.hub.taken.contains(&number.saturating_sub(1)) {
+            return Ok(());
         }
+        Err(format!("record {number} is said to be undecodable, and is as it was made"))
     }
 
     /// A record is counted as lost: it must have left the node, and no hub may have had it.

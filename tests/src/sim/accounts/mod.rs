@@ -1,8 +1,8 @@
 //! The world's own books: each record that a node made, and what became of it at the hub.
 //!
-//! What a node made is read off the commits of its store, what a hub took off its totals, its
-//! watermarks and what it hands to sinks, after every event. So it is known record by record, by
-//! node, start of the agent and stream, and the hub's own counts must be equal to these at any time:
+//! What a node made is read off the commits of its store. What became of it the hub says, by number,
+//! and its totals, its watermarks, its events and what it hands to sinks must agree with that at any
+//! time. So it is known record by record, by node, start of the agent and stream:
 //!
 //! - a record reaches the hub byte for byte as it was made, and counts once;
 //! - a watermark never goes beyond what was made;
@@ -22,7 +22,7 @@
 mod hub_side;
 mod node_side;
 
-pub(super) use hub_side::{Durable, HubBooks, SinkEvent, durable_watermark};
+pub(super) use hub_side::{Deed, Durable, HubBooks, durable_watermark};
 
 use hub::core::{Columns, NodeRecord};
 use shared::model::NodeId;
@@ -36,6 +36,10 @@ pub(super) struct Accounts {
     nodes: BTreeMap<NodeId, NodeAccount>,
     /// What waits at sinks, by ticket.
     at_sinks: BTreeMap<u64, (NodeId, LogId, Vec<SequenceNumber>)>,
+    /// What the hub has counted and not made durable, in order: whose, of which log, from where.
+    not_durable: Vec<(NodeId, LogId, SequenceNumber)>,
+    /// How many of these were in what its disk refused last.
+    refused: usize,
 }
 
 #[derive(Debug, Default)]
@@ -45,9 +49,8 @@ struct NodeAccount {
     told: Totals,
     /// What it should have said: the sum over all logs.
     counted: Totals,
-    /// Records that were counted of logs that were forgotten already, in that order: no watermark says
-    /// whether that was durable when the hub ended.
-    in_limbo: Vec<(LogId, Vec<SequenceNumber>)>,
+    /// Events that were taken since the last look, as encoded.
+    new_events: Vec<Vec<u8>>,
     /// Bodies of the results that were ever durable.
     result_bodies: BTreeSet<Vec<u8>>,
 }
@@ -72,15 +75,22 @@ struct LogAccount {
     /// The greatest one that a hub had durably whose memory the one that leads does not have.
     elder: SequenceNumber,
     /// As the hub that leads has it.
-    watermark: SequenceNumber,
+    hub: HubSide,
     forgotten: bool,
-    taken: BTreeSet<SequenceNumber>,
-    lost: BTreeSet<SequenceNumber>,
-    undecodable: BTreeSet<SequenceNumber>,
     /// Handed to a sink since the hub started.
     handed: BTreeSet<SequenceNumber>,
     /// Taken by the sink since the hub started.
     sunk: BTreeSet<SequenceNumber>,
+}
+
+/// What a hub has counted of one log.
+#[derive(Debug, Clone, Default)]
+struct HubSide {
+    /// The last record that it is done with.
+    position: SequenceNumber,
+    taken: BTreeSet<SequenceNumber>,
+    lost: BTreeSet<SequenceNumber>,
+    undecodable: BTreeSet<SequenceNumber>,
 }
 
 /// What a record holds.
@@ -145,10 +155,10 @@ impl NodeAccount {
     fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for log in self.logs.values() {
-            let taken = log.taken.iter().filter_map(|number| log.made.get(number));
+            let taken = log.hub.taken.iter().filter_map(|number| log.made.get(number));
             taken.for_each(|made| totals.add(made));
-            totals.lost += log.lost.len() as u64;
-            totals.undecodable += log.undecodable.len() as u64;
+            totals.lost += log.hub.lost.len() as u64;
+            totals.undecodable += log.hub.undecodable.len() as u64;
         }
         totals
     }
@@ -202,7 +212,7 @@ impl LogAccount {
     /// Whether each record that was made is accounted for at the hub, or was at an earlier one.
     fn is_complete(&self) -> bool {
         let counted = |number: &SequenceNumber| {
-            let sets = [&self.taken, &self.lost, &self.undecodable];
+            let sets = [&self.hub.taken, &self.hub.lost, &self.hub.undecodable];
             sets.iter().any(|numbers| numbers.contains(number))
         };
         (self.elder + 1..=self.last).all(|number| counted(&number))
@@ -210,15 +220,15 @@ impl LogAccount {
 
     fn summary(&self) -> String {
         format!(
-            "{} made, watermark {} (ever durable {}, at an earlier hub {}), {} taken, {} lost, {} undecodable; \
+            "{} made, counted up to {} (ever durable {}, at an earlier hub {}), {} taken, {} lost, {} undecodable; \
              {} left the node unheard, {} were lost on disk, {} are there",
             self.last,
-            self.watermark,
+            self.hub.position,
             self.ever_durable,
             self.elder,
-            self.taken.len(),
-            self.lost.len(),
-            self.undecodable.len(),
+            self.hub.taken.len(),
+            self.hub.lost.len(),
+            self.hub.undecodable.len(),
             self.dropped.len(),
             self.holes.len(),
             self.present.len(),

@@ -219,6 +219,7 @@ impl World {
         self.note("another hub takes the lead; the one that led goes on".to_owned());
         self.end_stale();
         let stale = self.hub.fail_over();
+        self.accounts.hub_died(false);
         self.forget_calls();
         let until = self.now.plus_ms(5_000 + u64::from(self.random.next_u32() % 60_000));
         self.stale = Some((stale, until));

@@ -1,10 +1,9 @@
 //! The processes of the world: how they start, what they are told, how they die.
 
-use super::super::accounts::{SinkEvent, durable_watermark};
+use super::super::accounts::{Deed, durable_watermark};
 use super::super::hub::SimHub;
 use super::super::scene;
 use super::{AgentEvent, HubEvent, NodeRecord, Now, SessionPrivateKey, Way, World, chance, key};
-use hub::core::HubCore;
 use rand_core::RngCore;
 use shared::wire::LogId;
 
@@ -138,13 +137,13 @@ impl World {
         }
     }
 
-    /// Enters in the books what the hub has taken.
-    fn account_for_records(&mut self, sink_events: Vec<SinkEvent>, dead: Option<&HubCore>) {
-        for event in sink_events {
-            let checked = self.accounts.sink_event(event);
+    /// Enters in the books what the hub has done with records.
+    fn account_for_records(&mut self, deeds: Vec<Deed>) {
+        for deed in deeds {
+            let checked = self.accounts.enter(deed);
             self.complain(checked);
         }
-        let Some(core) = self.hub.core.as_ref().or(dead) else { return };
+        let Some(core) = self.hub.core.as_ref() else { return };
         let mut checked = Ok(());
         for agent in &self.agents {
             let node = &agent.identity.node;
@@ -169,14 +168,14 @@ impl World {
         let random = &mut self.random;
         let outcome =
             self.hub.step(events, now, &mut |_| faults && random.next_u32().is_multiple_of(2_000));
-        self.account_for_records(outcome.sink_events, outcome.crashed.as_ref());
+        self.account_for_records(outcome.deeds);
         self.end_calls(outcome.ended_calls);
         for (node, payload) in outcome.sent {
             if let Some(index) = scene::index_of(&node) {
                 self.link.send(Way::Down(index), payload, now.monotonic, &mut self.random);
             }
         }
-        if outcome.crashed.is_some() {
+        if outcome.crashed {
             self.hub_died("between two effects");
         }
     }
@@ -207,7 +206,9 @@ impl World {
         self.hub.kill();
         self.forget_calls();
         let refused_is_there = chance(&mut self.random, 500);
-        if self.hub.disk.process_died(refused_is_there) {
+        let is_there = self.hub.disk.process_died(refused_is_there);
+        self.accounts.hub_died(is_there);
+        if is_there {
             self.note("what the hub's disk refused last is there after all".to_owned());
         }
         for index in 0..self.agents.len() {

@@ -1,5 +1,6 @@
 //! What becomes of stores: lost, damaged, replaced by older ones.
 
+use super::super::accounts::HubBooks;
 use super::World;
 use rand_core::RngCore;
 use shared::ports::Tree;
@@ -21,6 +22,7 @@ impl World {
     pub(super) fn lose_hub_store(&mut self) {
         self.hub_died("and its store is lost");
         self.accounts.hub_ended(&self.hub.durable());
+        self.accounts.put_back_hub_books(&HubBooks::default());
         self.hub.disk.wipe();
     }
 

@@ -126,7 +126,7 @@ fn the_receiver_hears_what_the_quota_took_of_a_start_that_has_ended() {
     let read = next_read(&third).unwrap();
     assert_eq!((read.log.incarnation, read.first, read.count_max), (1, 11, 0));
     let received = hub.handle_batch(third.handle_read(&read, vec![], NOW).unwrap());
-    assert_eq!(received.lost_records, 10);
+    assert_eq!(received.lost_records(), 10);
     let mut writes = WriteBatch::new();
     third.handle_ack(received.ack.unwrap(), NOW, &mut writes);
     store.commit(writes);

@@ -117,7 +117,7 @@ fn where_the_store_has_nothing_any_more_everything_that_was_asked_for_is_a_hole(
     outbox.begin(&[], NOW, &mut WriteBatch::new());
     let read = next_read(&outbox).unwrap();
     let batch = outbox.handle_read(&read, vec![], NOW).unwrap();
-    assert_eq!(LogReceiver::default().handle_batch(batch).lost_records, 3);
+    assert_eq!(LogReceiver::default().handle_batch(batch).lost_records(), 3);
     assert_eq!(next_read(&outbox), None);
 }
 
