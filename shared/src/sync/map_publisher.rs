@@ -95,6 +95,8 @@ struct Transfer {
     chunking: Chunking,
     /// The first chunk goes once more, to hear how far the peer is.
     probes: bool,
+    /// It went, and the peer has not answered.
+    probed: bool,
 }
 
 impl Transfer {
@@ -283,6 +285,7 @@ impl MapPublisher {
             sent_at: VecDeque::new(),
             chunking: self.chunking,
             probes: false,
+            probed: false,
         })
     }
 
@@ -298,6 +301,7 @@ impl MapPublisher {
             count: u32::try_from(transfer.chunks.len()).ok()?,
             body: ByteBuf::from(body.clone()),
         };
+        transfer.probed |= probes;
         if !probes {
             transfer.next += 1;
             transfer.sent_at.push_back(now);
@@ -328,15 +332,19 @@ impl MapPublisher {
         // Beyond what was sent: the peer kept parts from before the link was lost.
         let plausible = transfer.position.version == version && next < count;
         let moved = next > transfer.acknowledged;
-        if !plausible || next < transfer.acknowledged || (!moved && window.is_none()) {
+        let says_nothing = !moved && window.is_none() && !transfer.probed;
+        if !plausible || next < transfer.acknowledged || says_nothing {
             return;
         }
         transfer.pace(next, now);
+        transfer.probed = false;
+        // Without a window it does not know, or no longer, that it pays: it takes what comes.
+        if !moved {
+            transfer.repeat();
+            transfer.window = transfer.window_min;
+        }
         if let Some(told) = window {
             transfer.window = told.min(WINDOW_CHUNKS_MAX);
-            if !moved {
-                transfer.repeat();
-            }
         }
         self.retry.clear();
         // A peer that can afford no more now says when it can; nothing is overdue until then.

@@ -140,9 +140,12 @@ pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
     (12545, "the same as 12131"),
     (13755, "the same as 12131"),
     (19891, "the same as 12131"),
+    (4557, "a node that pays and had lost on disk that it does was never sent a lost chunk again"),
+    (14357, "the same as 4557"),
+    (15405, "the same as 4557"),
 ];
 
-/// Whoever has stolen the hub's key for sessions and not the one for signatures can hear, and can claim
+/// Whoever has stolen the hub's key for sessions and not the one for signatures can hear, and ask, and claim
 /// to have taken what nodes send; he can't make any of them run, stop or accept anything.
 ///
 /// # Errors
@@ -160,6 +163,11 @@ pub fn impostors() -> Result<String, String> {
     let before = look(&world);
     world.steal_session_key();
     world.run_for(HOUR_MS)?;
+    for index in 0..2 {
+        if !world.impostor_calls(index)? {
+            return Err(format!("node {index} did not hear his call"));
+        }
+    }
     let after = look(&world);
     if before != after {
         return Err(format!("before him it was {before:?}, and after him {after:?}"));

@@ -91,6 +91,8 @@ pub struct World {
     stale: Option<(SimHub, MonotonicMs)>,
     /// Somebody between the nodes and the hub, with other keys than the hub's.
     impostor: Option<SimHub>,
+    /// Calls of his that came to their end, since the last one began.
+    impostor_was_answered: usize,
     /// Somebody who talks to one node in the hub's place.
     thief: Option<(usize, Thief)>,
     /// Somebody with the hub's own key acknowledges what no hub has: the hub hears nothing meanwhile.
@@ -165,6 +167,7 @@ impl World {
             registry: vec![],
             stale: None,
             impostor: None,
+            impostor_was_answered: 0,
             thief: None,
             books_are_closed: false,
             backups: (0..count).map(|_| None).collect(),

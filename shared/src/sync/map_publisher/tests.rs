@@ -296,3 +296,26 @@ fn a_peer_that_pays_and_has_nothing_yet_is_sent_again_all_that_it_asked_for() {
     hub.handle_ack(&partial(1, 1, Some(3)), due);
     assert_eq!(sent(&mut hub, due), [1, 2, 3]);
 }
+
+/// Its record of what its link may carry was lost on disk with the rest.
+#[test]
+fn a_peer_that_does_not_know_that_it_pays_is_sent_what_was_lost_once_it_has_answered() {
+    let mut hub = publisher(1, content(1, 100 * MAP_CHUNK_BYTES_MAX));
+    hub.set_chunking(Chunking::Asked);
+    hub.begin(None);
+    assert_eq!(sent(&mut hub, START), [0]);
+    hub.handle_ack(&partial(1, 1, None), START);
+    let lost = sent(&mut hub, START);
+    assert_eq!(lost.first(), Some(&1));
+    hub.handle_ack(&partial(1, 1, None), START);
+    assert_eq!(sent(&mut hub, START), [0; 0], "an answer that is repeated says nothing");
+    for _ in 0..2 {
+        let due = hub.poll_timeout().unwrap();
+        hub.handle_timeout(due);
+        assert_eq!(sent(&mut hub, due), [0]);
+        hub.handle_ack(&partial(1, 1, None), due);
+        assert_eq!(sent(&mut hub, due), [1], "and is lost again");
+    }
+    hub.handle_ack(&partial(1, 2, None), START);
+    assert_eq!(sent(&mut hub, START).first(), Some(&2));
+}

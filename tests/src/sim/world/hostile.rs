@@ -7,7 +7,7 @@ use super::{HubEvent, Way, World, chance, key};
 use edge_agent::core::read_stored_state;
 use rand_core::RngCore;
 use shared::trust::session::SessionPrivateKey;
-use shared::wire::Envelope;
+use shared::wire::{CallMethod, Envelope};
 
 impl World {
     /// The broker's owner makes something up.
@@ -69,6 +69,17 @@ impl World {
         (0..self.agents.len()).for_each(|index| self.disconnect(index));
     }
 
+    /// He asks a node for a log; whether it answered.
+    pub(in super::super) fn impostor_calls(&mut self, index: usize) -> Result<bool, String> {
+        let (ticket, timeout_ms) = (u64::MAX, 60_000);
+        let pod = "default/ocr-0".parse().map_err(|error| format!("{error}"))?;
+        let (node, method) = (scene::node(index), CallMethod::TailLog { pod, lines: 10 });
+        self.impostor_was_answered = 0;
+        self.step_impostor(HubEvent::Call { ticket, node, method, timeout_ms });
+        self.run_for(u64::from(timeout_ms) / 2)?;
+        Ok(self.impostor_was_answered > 0)
+    }
+
     /// Somebody who has the hub's key for sessions and what lies at one node takes the hub's place
     /// towards another, until he is caught.
     pub(in super::super) fn rob(&mut self, from: usize, to: usize) -> Option<()> {
@@ -113,6 +124,7 @@ impl World {
             core.handle_timeout(now);
         }
         outcome.sent.extend(impostor.step([], now, &mut |_| false).sent);
+        self.impostor_was_answered += outcome.ended_calls.len();
         for (node, payload) in outcome.sent {
             if let Some(index) = scene::index_of(&node) {
                 self.link.send(Way::Down(index), payload, now.monotonic, &mut self.random);
