@@ -38,9 +38,14 @@ impl Clocks {
         Self { boot, synchronised }
     }
 
+    /// The stamp of what happens now.
+    pub(super) fn stamp(&self, now: Now) -> ClockStamp {
+        ClockStamp::of(now, self.boot)
+    }
+
     /// The present boot's clock.
     pub(super) fn present(&self, now: Now) -> BootClock {
-        let ClockStamp { quality, boot, offset_ms } = ClockStamp::of(now, self.boot);
+        let ClockStamp { quality, boot, offset_ms } = self.stamp(now);
         BootClock { boot, since_boot_ms: now.monotonic.0, offset_ms, quality }
     }
 

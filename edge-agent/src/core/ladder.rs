@@ -161,13 +161,14 @@ impl Ladder {
 /// Whether a series is kept when most are left out: what tells a node that works from one that does
 /// not.
 pub(super) fn is_essential(name: &str) -> bool {
-    const ESSENTIAL: [&str; 9] = [
+    const ESSENTIAL: [&str; 10] = [
         "DCGM_FI_DEV_FB_USED",
         "DCGM_FI_DEV_GPU_TEMP",
         "DCGM_FI_DEV_GPU_UTIL",
         "container_memory_working_set_bytes",
         "kube_pod_container_status_restarts_total",
         "node_filesystem_avail_bytes",
+        "node_hwmon_temp_celsius",
         "node_load1",
         "node_memory_MemAvailable_bytes",
         "node_thermal_zone_temp",

@@ -47,6 +47,7 @@ use crate::pods::Pods;
 use attempts::Attempts;
 use clocks::Clocks;
 use link_budget::DesiredPace;
+use pod_effects::Told;
 use recorder::Recorder;
 use results::Results;
 use shared::model::{GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, Workload, WorkloadKey};
@@ -74,8 +75,8 @@ pub struct AgentCore {
     /// The store was asked for these records.
     reading: Option<LogRead>,
     pods: Pods,
-    /// The reason last told in an event, by pod.
-    told: BTreeMap<shared::model::PodId, String>,
+    /// What was last told in an event, by pod.
+    told: BTreeMap<shared::model::PodId, Told>,
     capacity: NodeCapacity,
     /// Whether the driver has said which GPUs there are.
     gpus_known: bool,
@@ -91,6 +92,8 @@ pub struct AgentCore {
     session_waits: bool,
     /// The day's bytes are spent, but for those that are kept for alarms.
     budget_exhausted: bool,
+    /// The disk with the store fills up.
+    disk_pressure: bool,
     /// Bytes of the last 24 hours, as they were counted last.
     spent_in_day: u64,
     desired_pace: Option<DesiredPace>,
@@ -111,7 +114,10 @@ impl AgentCore {
             Event::Payload(payload) => self.handle_payload(&payload, now),
             Event::Runtime(event) => self.pods.handle_runtime(event, now),
             Event::Inventory(gpus) => self.handle_inventory(gpus, now),
-            Event::Sampled(sample) => self.record_sample(self.with_pods(sample), now),
+            Event::Sampled(sample) => {
+                self.watch_disk(&sample, now);
+                self.record_sample(self.with_pods(sample), now);
+            }
             Event::Posted { posts, clock } => self.handle_posts(posts, clock, now),
             Event::RecordsRead { read, records } => self.handle_records(&read, records, now),
             Event::CallAnswered(response) => self.answer(Message::CallResponse(response)),
@@ -132,9 +138,11 @@ impl AgentCore {
         self.budget.handle_timeout(at);
         self.attempts.handle_timeout(at);
         self.pods.handle_timeout(now);
+        if self.recorder.scrape_is_due(at) {
+            self.scrape();
+        }
         if self.recorder.sample_is_due(at) {
             self.effects.push_back(Effect::Sample);
-            self.scrape();
         }
         self.send_held_results(now);
         self.retry_storage(at);
@@ -153,7 +161,7 @@ impl AgentCore {
             self.pace_timeout(),
             self.pods.poll_timeout(),
             self.report_due,
-            Some(self.recorder.next_sample()),
+            Some(self.recorder.poll_timeout()),
             self.storage.retry_at(),
             self.results_due(),
         ];

@@ -4,11 +4,23 @@ use super::storage::After;
 use super::{AgentCore, Effect};
 use crate::placement::NodeResources;
 use crate::pods::{PodAction, PodRecord};
-use shared::model::{GpuDevice, GpuHealth, GpuInventory, NodeEvent, Now, PodId};
+use shared::model::{
+    BootOffset, GpuDevice, GpuHealth, GpuInventory, NodeEvent, Now, PodId, PodPhase, PodStatus,
+};
 use shared::ports::{Tree, WriteBatch};
+use shared::telemetry::{Sample, Series};
 use shared::wire::{Stream, encode};
 use std::collections::BTreeMap;
 use tracing::{info, warn};
+
+/// What people were last told of a pod.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Its phase, reason and restarts.
+    state: String,
+    /// The reason of the alarm that was raised since it was last ready.
+    alarm: String,
+}
 
 impl AgentCore {
     /// What pods may have: the capacity less the reserved share.
@@ -87,18 +99,29 @@ impl AgentCore {
             return;
         };
         let ready = if status.ready { "Ready" } else { "" };
-        let told = format!("{:?}{ready}/{}/{}", status.phase, status.reason, status.restarts);
+        let state = format!("{:?}{ready}/{}/{}", status.phase, status.reason, status.restarts);
         let reason = match status.reason.as_str() {
             "" if status.ready => "Ready".to_owned(),
             "" => format!("{:?}", status.phase),
             reason => reason.to_owned(),
         };
         let message = status.message.clone();
-        if self.told.get(pod) != Some(&told) {
-            self.told.insert(pod.clone(), told);
-            info!(node = %self.node, pod = %pod, reason, message, "pod changed");
-            self.record_event(&pod.to_string(), &reason, &message, now);
+        let told = self.told.entry(pod.clone()).or_default();
+        if told.state == state {
+            return;
         }
+        told.state = state;
+        if status.ready {
+            told.alarm.clear();
+        }
+        // What fails again and again is one alarm until it was well in between.
+        let raises = has_failed(status) && told.alarm != reason;
+        if raises {
+            told.alarm.clone_from(&reason);
+        }
+        let stream = if raises { Stream::Alarms } else { Stream::Events };
+        info!(node = %self.node, pod = %pod, reason, message, "pod changed");
+        self.record(stream, &pod.to_string(), &reason, &message, now);
     }
 
     /// An alarm for each GPU that is gone or has become unhealthy, an event for each that is back.
@@ -131,18 +154,42 @@ impl AgentCore {
         }
     }
 
-    /// Puts an event into its log. While the store can't be written it is only counted.
+    /// An alarm when the disk fills up, an event when it has room again.
+    pub(super) fn watch_disk(&mut self, sample: &Sample, now: Now) {
+        let value = |name| sample.values.get(&Series::new(name)).copied();
+        let sizes = (value("node_filesystem_avail_bytes"), value("node_filesystem_size_bytes"));
+        let (Some(free), Some(size)) = sizes else { return };
+        let room = free / size.max(1.0);
+        let fills = if self.disk_pressure { room < DISK_ROOM_AGAIN } else { room < DISK_ROOM_MIN };
+        if fills == self.disk_pressure {
+            return;
+        }
+        self.disk_pressure = fills;
+        self.schedule_report(now.monotonic);
+        let (reason, message) = match fills {
+            true => ("NodeHasDiskPressure", format!("{free:.0} of {size:.0} bytes are free")),
+            false => ("NodeHasNoDiskPressure", "the disk has room again".to_owned()),
+        };
+        self.record_event("node", reason, &message, now);
+    }
+
+    /// Puts an event about the node into its log. While the store can't be written it is only counted.
     pub(super) fn record_event(&mut self, object: &str, reason: &str, message: &str, now: Now) {
+        let stream = if ALARMS.contains(&reason) { Stream::Alarms } else { Stream::Events };
+        self.record(stream, object, reason, message, now);
+    }
+
+    fn record(&mut self, stream: Stream, object: &str, reason: &str, message: &str, now: Now) {
         let event = NodeEvent {
             at: now.wall,
             quality: now.quality,
             object: object.to_owned(),
             reason: reason.to_owned(),
             message: message.chars().take(EVENT_MESSAGE_CHARACTERS_MAX).collect(),
+            boot: BootOffset::needed(self.clocks.stamp(now)),
         };
         match encode("event", &event) {
             Ok(record) => {
-                let stream = if is_alarm(reason) { Stream::Alarms } else { Stream::Events };
                 self.append(stream, record, WriteBatch::new());
             }
             Err(error) => warn!(node = %self.node, error = %error, "an event was not recorded"),
@@ -157,24 +204,31 @@ fn unhealthy_reason(gpu: &GpuDevice) -> Option<String> {
     }
 }
 
-/// Whether somebody must act on it: then it goes before everything else, and from bytes that are kept
-/// for it.
-fn is_alarm(reason: &str) -> bool {
-    const ALARMS: [&str; 11] = [
-        "BudgetExhausted",
-        "CrashLoopBackOff",
-        "DesiredStateDamaged",
-        "Error",
-        "GpuLost",
-        "GpuUnhealthy",
-        "InvalidTemplate",
-        "LedgerDamaged",
-        "StoreDamaged",
-        "StoreQuarantined",
-        "UnhealthyGpus",
-    ];
-    ALARMS.contains(&reason)
+/// Whether somebody must act on what became of a pod. One that was well and ended is only started again.
+fn has_failed(status: &PodStatus) -> bool {
+    match status.phase {
+        PodPhase::BackingOff => status.reason != "Restarting",
+        PodPhase::Failed => true,
+        _ => ["InvalidTemplate", "UnhealthyGpus"].contains(&status.reason.as_str()),
+    }
 }
+
+/// What of the node somebody must act on: it goes before everything else, and from bytes that are kept
+/// for it.
+const ALARMS: [&str; 8] = [
+    "BudgetExhausted",
+    "DesiredStateDamaged",
+    "GpuLost",
+    "GpuUnhealthy",
+    "LedgerDamaged",
+    "NodeHasDiskPressure",
+    "StoreDamaged",
+    "StoreQuarantined",
+];
+
+/// Parts of the disk that must be free: below the first it fills up, above the second it has room again.
+const DISK_ROOM_MIN: f64 = 0.05;
+const DISK_ROOM_AGAIN: f64 = 0.08;
 
 /// A sentence; the whole of it is in the node's own log.
 const EVENT_MESSAGE_CHARACTERS_MAX: usize = 512;

@@ -1,8 +1,9 @@
 //! Samples become batches, batches become records of the outbox.
 //!
 //! The samples of a batch (a minute, or longer where bytes are scarce) are in memory only until it is
-//! full: a power cut may take them. Once a batch is in the outbox it is delivered or counted. Each stream has its own encoder, which goes on only when a
-//! record was appended, under the number that the outbox gave it.
+//! full: a power cut may take them. Once a batch is in the outbox it is delivered or counted. Each
+//! stream has its own encoder, which goes on only when a record was appended, under the number that
+//! the outbox gave it.
 
 use super::AgentCore;
 use super::ladder::{Ladder, is_essential};
@@ -15,6 +16,10 @@ use tracing::warn;
 
 /// Under this key of [`Tree::Meta`] lies the number of samples ever put into the outbox.
 pub(super) const SAMPLES_KEY: &[u8] = b"telemetry/samples";
+
+/// Pods are asked for their metrics so long before the sample that they stand in: what they say is of
+/// its time, and a slow one has answered.
+const SCRAPE_LEAD_MS_MAX: u64 = 2_000;
 
 /// How often is sampled, and how many samples make a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +42,8 @@ impl Default for RecorderOptions {
 pub(super) struct Recorder {
     pub(super) ladder: Ladder,
     next_sample: MonotonicMs,
+    /// What pods say for the next sample was asked for.
+    scraped: bool,
     pending: Vec<Sample>,
     /// Of the batches that were taken while the hub listened, and of the others.
     live: BatchEncoder,
@@ -53,6 +60,7 @@ impl Recorder {
         Self {
             ladder: Ladder::new(options),
             next_sample,
+            scraped: false,
             pending: vec![],
             live: BatchEncoder::default(),
             backfill: BatchEncoder::default(),
@@ -66,12 +74,26 @@ impl Recorder {
         let due = self.next_sample <= now;
         if due {
             self.next_sample = now.plus_ms(self.ladder.rung().sample_interval_ms);
+            self.scraped = false;
         }
         due
     }
 
-    pub(super) fn next_sample(&self) -> MonotonicMs {
-        self.next_sample
+    /// Whether pods must be asked for what is to stand in the next sample; once a sample.
+    pub(super) fn scrape_is_due(&mut self, now: MonotonicMs) -> bool {
+        let due = !self.scraped && self.next_scrape() <= now;
+        self.scraped |= due;
+        due
+    }
+
+    fn next_scrape(&self) -> MonotonicMs {
+        let interval_ms = self.ladder.rung().sample_interval_ms;
+        MonotonicMs(self.next_sample.0.saturating_sub(SCRAPE_LEAD_MS_MAX.min(interval_ms / 5)))
+    }
+
+    /// When the next sample is due, or what must come before it.
+    pub(super) fn poll_timeout(&self) -> MonotonicMs {
+        if self.scraped { self.next_sample } else { self.next_scrape() }
     }
 
     pub(super) fn pending_samples(&self) -> usize {

@@ -179,6 +179,7 @@ impl AgentCore {
             attempts: Attempts::default(),
             session_waits: false,
             budget_exhausted: false,
+            disk_pressure: false,
             spent_in_day: 0,
             desired_pace: None,
             desired_stalled_told: false,

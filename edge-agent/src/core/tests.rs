@@ -1,5 +1,6 @@
 //! The core against a hub made of the shared machines, one event at a time.
 
+mod alarms;
 mod telemetry;
 
 use super::{

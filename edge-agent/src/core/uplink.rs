@@ -116,6 +116,14 @@ impl AgentCore {
                 "the day's bytes are spent: only alarms are sent until some are free again",
             ));
         }
+        if self.disk_pressure {
+            conditions.push(condition(
+                "DiskPressure",
+                ConditionStatus::True,
+                "DiskFillsUp",
+                "less than a twentieth of the disk with the store is free",
+            ));
+        }
         if self.recorder.ladder.sheds_series() {
             conditions.push(condition(
                 "TelemetryComplete",

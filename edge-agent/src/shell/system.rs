@@ -25,8 +25,11 @@ const VIRTUAL_DISKS: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "sr"];
 /// admin-guide/iostats).
 const SECTOR_BYTES: f64 = 512.0;
 
-/// Thermal zones that are sampled.
-const THERMAL_ZONES_MAX: usize = 4;
+/// Temperatures that are sampled.
+const TEMPERATURES_MAX: usize = 4;
+
+/// Chips with sensors that are looked at.
+const HWMON_CHIPS_MAX: usize = 8;
 
 /// `USER_HZ`, the unit of `/proc/stat`: 100 on every Linux that is in use (proc(5)).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -62,7 +65,7 @@ pub(super) fn sample(state_dir: &Path) -> Values {
     add_network(&mut values, &read("/proc/net/dev"));
     add_disks(&mut values, &read("/proc/diskstats"), is_whole_disk);
     add_file_system(&mut values, state_dir);
-    add_temperatures(&mut values);
+    add_temperatures(&mut values, Path::new("/sys/class"));
     values
 }
 
@@ -164,15 +167,30 @@ fn add_file_system(values: &mut Values, state_dir: &Path) {
     values.insert(Series::new("node_filesystem_avail_bytes"), bytes(stat.f_bavail));
 }
 
-fn add_temperatures(values: &mut Values) {
-    for zone in 0..THERMAL_ZONES_MAX {
-        let path = format!("/sys/class/thermal/thermal_zone{zone}/temp");
-        let Ok(text) = fs::read_to_string(path) else { return };
-        if let Ok(millidegrees) = text.trim().parse::<i32>() {
-            let series = Series::new("node_thermal_zone_temp").with("zone", &zone.to_string());
-            values.insert(series, f64::from(millidegrees) / 1000.0);
-        }
+/// Those of the thermal zones; where there are none, as on many x86 machines, those of the sensors.
+fn add_temperatures(values: &mut Values, class: &Path) {
+    let celsius = |(file, series): (String, Series)| {
+        let text = fs::read_to_string(class.join(file)).ok()?;
+        let millidegrees: i32 = text.trim().parse().ok()?;
+        Some((series, f64::from(millidegrees) / 1000.0))
+    };
+    let zones = (0..TEMPERATURES_MAX).map(|zone| {
+        let series = Series::new("node_thermal_zone_temp").with("zone", &zone.to_string());
+        (format!("thermal/thermal_zone{zone}/temp"), series)
+    });
+    let mut found: Vec<(Series, f64)> = zones.filter_map(celsius).collect();
+    if found.is_empty() {
+        let places = (0..HWMON_CHIPS_MAX)
+            .flat_map(|chip| (1..=TEMPERATURES_MAX).map(move |sensor| (chip, sensor)));
+        let sensors = places.map(|(chip, sensor)| {
+            let series = Series::new("node_hwmon_temp_celsius")
+                .with("chip", &format!("hwmon{chip}"))
+                .with("sensor", &format!("temp{sensor}"));
+            (format!("hwmon/hwmon{chip}/temp{sensor}_input"), series)
+        });
+        found.extend(sensors.filter_map(celsius).take(TEMPERATURES_MAX));
     }
+    values.extend(found);
 }
 
 #[cfg(test)]
@@ -230,5 +248,26 @@ mod tests {
         assert!(cpu_millicores() >= 1000);
         assert!(memory_bytes() > 1 << 20);
         assert!(sample(Path::new("/")).len() > 5);
+    }
+
+    #[test]
+    fn temperatures_are_those_of_thermal_zones_or_else_of_sensors() {
+        let class = tempfile::tempdir().unwrap();
+        let temperatures = || {
+            let mut values = Values::new();
+            add_temperatures(&mut values, class.path());
+            values.into_iter().map(|(series, value)| (series.name, value)).collect::<Vec<_>>()
+        };
+        let write = |file: &str, text: &str| {
+            let path = class.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(temperatures(), []);
+        write("hwmon/hwmon3/temp1_input", "45000\n");
+        write("hwmon/hwmon3/temp2_input", "no number");
+        assert_eq!(temperatures(), [("node_hwmon_temp_celsius".into(), 45.0)]);
+        write("thermal/thermal_zone1/temp", "-500\n");
+        assert_eq!(temperatures(), [("node_thermal_zone_temp".into(), -0.5)]);
     }
 }

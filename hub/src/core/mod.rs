@@ -68,7 +68,7 @@ use deliveries::Deliveries;
 use node::NodeState;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-use shared::model::{MonotonicMs, NodeId, Now};
+use shared::model::{MonotonicMs, NodeEvent, NodeId, Now};
 use shared::ports::{Store, StoreError, Tree};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::{SigningKey, VerifyingKey};
@@ -347,6 +347,11 @@ impl HubCore {
     #[must_use]
     pub fn record(&self, node: &NodeId) -> Option<&NodeRecord> {
         self.nodes.get(node).map(|state| &state.record)
+    }
+
+    /// The newest events of a node, as it told them.
+    pub fn events(&self, node: &NodeId) -> impl Iterator<Item = &NodeEvent> {
+        self.nodes.get(node).into_iter().flat_map(|state| &state.events)
     }
 
     fn seed(&mut self) -> [u8; 32] {

@@ -1,6 +1,6 @@
 //! What the HTTP API and the commands over it show.
 
-use super::{HubCore, NodeState};
+use super::{HubCore, NodeState, corrected_time};
 use serde::{Deserialize, Serialize};
 use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, SinkId, UnixMs, WorkloadKey};
 use shared::telemetry::Sample;
@@ -74,7 +74,7 @@ pub struct NodeView {
     pub pods: Vec<PodStatus>,
     /// Workloads that are assigned to it.
     pub workloads: Vec<String>,
-    /// The newest events.
+    /// The newest events, with their true times as far as these are known.
     pub events: Vec<NodeEvent>,
     /// Samples of telemetry that were taken over.
     pub samples_received: u64,
@@ -205,7 +205,7 @@ impl HubCore {
             in_sync: node.desired.is_in_sync(),
             pods: node.pods.values().cloned().collect(),
             workloads: node.desired.content().items().keys().cloned().collect(),
-            events: node.events.iter().cloned().collect(),
+            events: node.events.iter().map(|event| at_its_time(event, node)).collect(),
             samples_received: node.record.samples_received,
             events_received: node.record.events_received,
             records_lost: node.record.records_lost,
@@ -318,6 +318,11 @@ fn summary_of(id: &NodeId, node: &NodeState) -> NodeSummary {
         pods: node.pods.len() as u64,
         pods_ready: node.pods.values().filter(|pod| pod.ready).count() as u64,
     }
+}
+
+fn at_its_time(event: &NodeEvent, node: &NodeState) -> NodeEvent {
+    let at = corrected_time(event.at, event.stamp(), &node.clocks).at;
+    NodeEvent { at, ..event.clone() }
 }
 
 fn state_word(node: &NodeState) -> &'static str {

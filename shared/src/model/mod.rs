@@ -13,7 +13,7 @@ mod status;
 mod time;
 mod workload;
 
-pub use event::NodeEvent;
+pub use event::{BootOffset, NodeEvent};
 pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
 pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
 pub use pod::{

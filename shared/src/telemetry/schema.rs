@@ -82,7 +82,7 @@ const METRICS: &[Metric] = &[
     metric("kube_pod_container_status_restarts_total", Counter, ONE, "restarts"),
     metric("container_cpu_usage_seconds_total", Counter, CENTI, "seconds"),
     metric("container_memory_working_set_bytes", Gauge, MIB, "bytes"),
-    metric("container_gpu_memory_used_bytes", Gauge, MIB, "bytes"),
+    metric("container_accelerator_memory_used_bytes", Gauge, MIB, "bytes"),
     metric("node_cpu_seconds_total", Counter, CENTI, "seconds"),
     metric("node_load1", Gauge, (1, 20), "runnable threads"),
     metric("node_load5", Gauge, (1, 20), "runnable threads"),

@@ -266,7 +266,7 @@ fn pod_series(owner: &str, name: &str) -> Option<(Series, f64)> {
         "restarts" => ("kube_pod_container_status_restarts_total".to_owned(), 1.0),
         "cpu_usec" => ("container_cpu_usage_seconds_total".to_owned(), 1e6),
         "mem_ws_bytes" => ("container_memory_working_set_bytes".to_owned(), 1.0),
-        "gpu_mem_bytes" => ("container_gpu_memory_used_bytes".to_owned(), 1.0),
+        "gpu_mem_bytes" => ("container_accelerator_memory_used_bytes".to_owned(), 1.0),
         "lat_count" => (format!("{LATENCY}_count"), 1.0),
         "lat_sum_us" => (format!("{LATENCY}_sum"), 1e6),
         _ => return None,

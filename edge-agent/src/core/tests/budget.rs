@@ -133,7 +133,7 @@ fn a_day_is_never_over_its_bytes_and_used_when_there_is_a_backlog() {
 fn an_alarm_goes_at_once_however_much_waits() {
     let (mut bench, _) = days_with_a_backlog(60_000, 1);
     bench.received.clear();
-    bench.core.record_event("default/ocr-0", "CrashLoopBackOff", "ends with 1", at(bench.now));
+    bench.core.record_event("node", "GpuLost", "the driver no longer lists it", at(bench.now));
     bench.tell(Event::Flush);
     bench.answer_reads();
     let alarm = bench.received.iter().any(

@@ -5,7 +5,7 @@ use shared::telemetry::BatchDecoder;
 use shared::wire::{LogAck, LogId, SequenceNumber, Stream};
 
 /// What the core made durable of a stream, in order.
-fn stored(bench: &Bench, stream: Stream) -> Vec<(SequenceNumber, Vec<u8>)> {
+pub(super) fn stored(bench: &Bench, stream: Stream) -> Vec<(SequenceNumber, Vec<u8>)> {
     let key = shared::sync::outbox_key(LogId { incarnation: 1, stream }, 0);
     let prefix = &key[..key.len() - 8];
     let record = |write: &Write| match write {

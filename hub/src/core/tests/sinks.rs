@@ -2,7 +2,9 @@
 //! another's sink.
 
 use super::*;
-use shared::model::{BootClock, ClockQuality, PodResult, ResultFormat, SinkId};
+use shared::model::{
+    BootClock, BootOffset, ClockQuality, NodeEvent, PodResult, ResultFormat, SinkId,
+};
 use shared::telemetry::{Batch, BatchEncoder, Sample};
 use shared::wire::LogHold;
 
@@ -258,4 +260,29 @@ fn a_boot_that_was_mapped_by_the_hubs_clock_lies_there_after_a_restart_of_the_hu
     world.tell(&greeting);
     let steps = world.tell(&batch(Stream::Telemetry, 1, &[sample(1)]));
     assert_eq!(offset(&steps), Some(1_799_999_940_000), "the same sample, another time");
+}
+
+/// Also an event that came before the hub knew where the boot lies.
+#[test]
+fn an_event_of_a_wrong_clock_is_shown_at_its_true_time_and_kept_as_it_was_told() {
+    let mut world = world();
+    world.now.wall = UnixMs(1_800_000_000_000);
+    let event = NodeEvent {
+        at: UnixMs(20_000),
+        quality: ClockQuality::Unsynchronised,
+        object: "node".to_owned(),
+        reason: "GpuLost".to_owned(),
+        message: String::new(),
+        boot: Some(BootOffset { boot: 9, offset_ms: 0 }),
+    };
+    world.tell(&batch(Stream::Alarms, 1, &[encode("event", &event).unwrap()]));
+    let shown = |world: &World| world.hub.node_view(&node()).unwrap().events[0].at;
+    assert_eq!(shown(&world), UnixMs(20_000));
+    let (boot, since_boot_ms, offset_ms) = (9, 60_000, 0);
+    let quality = ClockQuality::Unsynchronised;
+    let clock = BootClock { boot, since_boot_ms, offset_ms, quality };
+    let Message::Hello(greeting) = hello(None) else { panic!("not a greeting") };
+    world.tell(&Message::Hello(Hello { clock: Some(clock), ..greeting }));
+    assert_eq!(shown(&world), UnixMs(1_799_999_960_000));
+    assert_eq!(world.hub.events(&node()).collect::<Vec<_>>(), [&event]);
 }

@@ -148,7 +148,7 @@ impl World {
         for agent in &self.agents {
             let node = &agent.identity.node;
             let Some(record) = core.record(node) else { continue };
-            let newest = || core.node_view(node).map(|view| view.events).unwrap_or_default();
+            let newest = || core.events(node).cloned().collect();
             checked = checked.and_then(|()| self.accounts.look(node, record, newest));
         }
         self.complain(checked);

@@ -1,0 +1,114 @@
+//! What is told at once, as an alarm, and what in its turn; and when pods are asked for their metrics.
+
+use super::telemetry::stored;
+use super::*;
+use shared::model::{BootOffset, NodeEvent};
+use shared::wire::{Stream, decode};
+
+fn told(bench: &Bench, stream: Stream) -> Vec<NodeEvent> {
+    let records = stored(bench, stream);
+    records.iter().map(|(_, record)| decode("event", record, 4096).unwrap()).collect()
+}
+
+fn reasons(bench: &Bench, stream: Stream) -> Vec<String> {
+    told(bench, stream).into_iter().map(|event| event.reason).collect()
+}
+
+/// The next start of the only pod fails.
+fn fail_to_start(bench: &mut Bench) {
+    while bench.started().is_empty() {
+        bench.wait(SECOND_MS);
+    }
+    let StartRequest { pod, instance, .. } = bench.the_only_start();
+    bench.others.clear();
+    let (reason, message) = ("ProgramNotFound".to_owned(), "no server".to_owned());
+    bench.tell(Event::Runtime(RuntimeEvent::StartFailed { pod, instance, reason, message }));
+}
+
+#[test]
+fn a_pod_that_cannot_start_is_one_alarm_until_it_was_ready() {
+    let mut bench = Bench::new();
+    bench.join();
+    bench.desire(&[workload("ocr", 1)], version(1, 2));
+    let times = |bench: &Bench, stream| {
+        reasons(bench, stream).iter().filter(|reason| *reason == "ProgramNotFound").count()
+    };
+    for tries in 1..=3 {
+        fail_to_start(&mut bench);
+        assert_eq!((times(&bench, Stream::Alarms), times(&bench, Stream::Events)), (1, tries - 1));
+    }
+    while bench.started().is_empty() {
+        bench.wait(SECOND_MS);
+    }
+    let StartRequest { pod, instance, .. } = bench.the_only_start();
+    bench.run_the_only_pod();
+    bench.others.clear();
+    bench.tell(Event::Runtime(RuntimeEvent::Exited { pod, instance, code: 1 }));
+    fail_to_start(&mut bench);
+    assert_eq!(times(&bench, Stream::Alarms), 2, "{:?}", told(&bench, Stream::Alarms));
+}
+
+#[test]
+fn a_disk_that_fills_up_is_an_alarm_and_a_condition_until_it_has_room_again() {
+    let mut bench = Bench::new();
+    let free = |percent: f64| {
+        let values =
+            [("node_filesystem_avail_bytes", percent), ("node_filesystem_size_bytes", 100.0)];
+        let values = values.map(|(name, value)| (Series::new(name), value)).into();
+        Event::Sampled(Sample { values, ..Sample::default() })
+    };
+    let has_condition = |bench: &Bench| {
+        bench.core.node_status().conditions.iter().any(|c| c.kind == "DiskPressure")
+    };
+    bench.tell(free(5.0));
+    assert!(reasons(&bench, Stream::Alarms).is_empty() && !has_condition(&bench));
+    bench.tell(free(4.9));
+    bench.tell(free(3.0));
+    bench.tell(free(7.9));
+    assert_eq!(reasons(&bench, Stream::Alarms), ["NodeHasDiskPressure"]);
+    assert!(has_condition(&bench));
+    bench.tell(free(8.0));
+    assert!(!has_condition(&bench));
+    assert_eq!(reasons(&bench, Stream::Events).last().unwrap(), "NodeHasNoDiskPressure");
+}
+
+#[test]
+fn what_happened_while_nothing_vouched_for_the_clock_names_its_boot() {
+    let mut bench = Bench::new();
+    bench.core.record_event("node", "Tried", "", at(MonotonicMs(70)));
+    let vouched = Now { quality: shared::model::ClockQuality::Synchronised, ..at(MonotonicMs(80)) };
+    bench.core.record_event("node", "Tried", "", vouched);
+    bench.settle();
+    let boots: Vec<_> = told(&bench, Stream::Events).iter().map(|event| event.boot).collect();
+    assert_eq!(boots[boots.len() - 2..], [Some(BootOffset { boot: 1, offset_ms: 0 }), None]);
+}
+
+#[test]
+fn pods_are_asked_for_their_metrics_just_before_the_sample_that_these_stand_in() {
+    let mut bench = Bench::new();
+    bench.join();
+    let mut served = workload("ocr", 1);
+    let annotations = [("prometheus.io/scrape", "true"), ("prometheus.io/port", "80")];
+    let owned = annotations.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    served.template.metadata.annotations = owned.into();
+    bench.desire(&[served], version(1, 2));
+    bench.run_the_only_pod();
+    bench.others.clear();
+    let asked = |bench: &Bench| {
+        let of = |effect: &Effect| match effect {
+            Effect::Scrape(_) => Some("pods"),
+            Effect::Sample => Some("sample"),
+            _ => None,
+        };
+        bench.others.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let begin = bench.now;
+    bench.wait(7_999 - begin.0);
+    assert_eq!(asked(&bench), [""; 0]);
+    bench.wait(2);
+    assert_eq!(asked(&bench), ["pods"]);
+    bench.wait(2_000);
+    assert_eq!(asked(&bench), ["pods", "sample"]);
+    bench.wait(10_000);
+    assert_eq!(asked(&bench), ["pods", "sample", "pods", "sample"]);
+}
