@@ -14,7 +14,7 @@ use std::time::Duration;
 use tests::real::agent::Agent;
 use tests::real::hub::Hub;
 use tests::real::process::wait_until;
-use tests::story::in_session;
+use tests::story::{in_session, number};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,6 +43,13 @@ fn zero(path: &Path) {
     fs::write(path, vec![0; usize::try_from(length).unwrap()]).unwrap();
 }
 
+/// One bit in each page.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes.iter_mut().skip(777).step_by(4096).for_each(|byte| *byte ^= 0x10);
+    fs::write(path, bytes).unwrap();
+}
+
 fn copy(from: &Path, to: &Path, names: &[&str]) {
     fs::create_dir_all(to).unwrap();
     for name in names {
@@ -54,10 +61,11 @@ fn copy(from: &Path, to: &Path, names: &[&str]) {
 }
 
 /// What is done, what it is, and words of which one must be in the agent's log.
-const AGENT: [(&str, Damage, &[&str]); 13] = [
+const AGENT: [(&str, Damage, &[&str]); 15] = [
     ("the database is cut", |state, _| cut(&state.join("store/db"), 8_000), SAID),
     ("the database is empty", |state, _| cut(&state.join("store/db"), 0), SAID),
     ("the database is zeros", |state, _| zero(&state.join("store/db")), SAID),
+    ("the database has flipped bits", |state, _| flip(&state.join("store/db")), SAID),
     ("the database is gone", |state, _| fs::remove_file(state.join("store/db")).unwrap(), SAID),
     ("the keyring is gone", |state, _| fs::remove_file(state.join("store/keyring")).unwrap(), SAID),
     ("the keyring is zeros", |state, _| zero(&state.join("store/keyring")), SAID),
@@ -66,6 +74,11 @@ const AGENT: [(&str, Damage, &[&str]); 13] = [
     (
         "store and witness are older",
         |state, old| copy(old, state, &["store", "store.lock"]),
+        FENCED,
+    ),
+    (
+        "store, witness and ledger are older",
+        |state, old| copy(old, state, &["store", "store.lock", "ledger"]),
         FENCED,
     ),
     ("the ledger is older", |state, old| copy(old, state, &["ledger"]), LEDGER),
@@ -87,6 +100,8 @@ struct Node<'a> {
     hub: &'a Hub,
     agent: Agent,
     old: PathBuf,
+    /// Of its last start.
+    incarnation: u64,
 }
 
 impl<'a> Node<'a> {
@@ -97,7 +112,7 @@ impl<'a> Node<'a> {
         agent.enroll(hub)?;
         let old = folder.join(format!("{name}-old"));
         hub.apply("changes.yaml", &manifest(version))?;
-        let mut node = Self { hub, agent, old };
+        let mut node = Self { hub, agent, old, incarnation: 0 };
         node.agent.start()?;
         node.runs(version)?;
         node.agent.terminate()?;
@@ -108,6 +123,7 @@ impl<'a> Node<'a> {
         let before = samples(&node.agent.status()?);
         // More commits than the witness may miss.
         node.agent.wait_for("it has lived", PATIENCE, |status| samples(status) > before + 30)?;
+        node.incarnation = number(&node.agent.status()?, "/incarnation");
         node.agent.kill();
         Ok(node)
     }
@@ -122,6 +138,15 @@ impl<'a> Node<'a> {
                 && self.sleepers(&wanted).len() == 1
                 && self.sleepers("90000").len() == 1)
         })
+    }
+
+    /// What it records from now on reaches the hub, under numbers that are new there.
+    fn is_heard(&self) -> Result<()> {
+        let received = || -> Result<u64> {
+            Ok(number(&self.hub.node(&self.agent.node)?, "/samples_received"))
+        };
+        let before = received()?;
+        wait_until("its samples arrive", PATIENCE, || Ok(received()? > before + 8))
     }
 
     fn sleepers(&self, seconds: &str) -> Vec<u32> {
@@ -141,6 +166,9 @@ impl<'a> Node<'a> {
         self.agent.start()?;
         self.runs(version)?;
         ensure!(self.sleepers("100000") == pod, "the pod was started anew");
+        let incarnation = number(&self.agent.status()?, "/incarnation");
+        ensure!(incarnation > self.incarnation, "{incarnation} was an incarnation before");
+        self.is_heard()?;
         let said = self.said(from);
         ensure!(!said.contains("panicked at") || said.contains("quarantined"), "a panic: {said}");
         let is_said = words.is_empty() || words.iter().any(|words| said.contains(words));
@@ -227,10 +255,11 @@ fn an_agent_without_the_right_keys_names_the_file_and_changes_nothing() {
 }
 
 /// What is done to the hub's store.
-const HUB: [(&str, Damage); 7] = [
+const HUB: [(&str, Damage); 8] = [
     ("the database is cut", |state, _| cut(&state.join("store/db"), 3_000)),
     ("the database is empty", |state, _| cut(&state.join("store/db"), 0)),
     ("the database is zeros", |state, _| zero(&state.join("store/db"))),
+    ("the database has flipped bits", |state, _| flip(&state.join("store/db"))),
     ("the database is gone", |state, _| fs::remove_file(state.join("store/db")).unwrap()),
     ("the keyring is gone", |state, _| fs::remove_file(state.join("store/keyring")).unwrap()),
     ("the store is older", |state, old| copy(old, state, &["store"])),

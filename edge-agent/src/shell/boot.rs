@@ -11,7 +11,7 @@ use crate::gpu::{Gpus, SimulationError};
 use crate::ports::{Runtime, RuntimeError, RuntimeEvent};
 use crate::results::{Desk, Doors, TokenKey, Waiting};
 use crate::runtime::process::{ProcessOptions, ProcessRuntime};
-use shared::io::clock::{SystemClock, TrustedTime};
+use shared::io::clock::{RELEASE, SystemClock, TrustedTime};
 use shared::io::keys::{KeyError, fresh_seed, load_store_key, read_secret};
 use shared::io::ledger::{Ledger, LedgerError};
 use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions};
@@ -149,6 +149,14 @@ fn tls_config(
     Ok(client_config(&enrollment.authority_pem, &enrollment.certificate_pem, &key, time)?)
 }
 
+/// Seconds since 1970, unless the clock can't be right. An incarnation is at least that: whoever puts the
+/// whole state back to an older copy brings back no number that was used since.
+fn seconds_now(clock: &SystemClock) -> u64 {
+    let seconds = clock.now().wall.0 / 1_000;
+    let can_be_right = RELEASE.0 / 1_000..=u64::from(u32::MAX);
+    if can_be_right.contains(&seconds) { seconds } else { 0 }
+}
+
 /// Everything up to the first effect. Pods are not started yet, and nothing was sent.
 pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let (places, clock) = (config.places(), SystemClock::new());
@@ -165,7 +173,8 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let stored = read_stored_state(&store)?;
     let newest = newest_incarnation(&stored.meta);
     let notices = notices(&opening, &ledger, &store, newest);
-    let incarnation = ledger.begin_incarnation(newest + 1)?;
+    let incarnation =
+        ledger.begin_incarnation(newest.saturating_add(1).max(seconds_now(&clock)))?;
     let (events, runtime_events) = mpsc::unbounded_channel();
     let (doors, posts) = Doors::new(token_key(&places), config.results);
     let runtime = ProcessRuntime::new(process_options(config), events)?;
