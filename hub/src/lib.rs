@@ -20,6 +20,8 @@ pub mod config;
 pub mod core;
 mod export;
 pub mod fleet;
+#[cfg(fuzzing)]
+pub mod hostile;
 pub mod manifests;
 pub mod ports;
 pub mod shell;

@@ -23,6 +23,9 @@ mod run;
 mod scrape;
 mod system;
 
+#[cfg(fuzzing)]
+pub use scrape::series_of_page;
+
 pub use admin::Query;
 pub use boot::{BootError, open_store_to_verify, read_session_key};
 pub use perform::{AgentPorts, perform};

@@ -128,6 +128,13 @@ async fn fetch(target: &ScrapeTarget) -> Result<Bytes, String> {
     }
 }
 
+/// How many series are wanted of a page of metrics; for fuzzing.
+#[cfg(fuzzing)]
+#[must_use]
+pub fn series_of_page(page: &str, names: &[String]) -> usize {
+    text::select(page, names).len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,3 +28,9 @@ pub use boot::{BootError, run};
 pub use keys::KeysError;
 pub use signing::SignError;
 pub use sinks::SinkError;
+
+/// Whether `bytes` are a file of the registry of enrolments.
+#[cfg(fuzzing)]
+pub(crate) fn is_enrolment(bytes: &[u8]) -> bool {
+    registry::is_entry(bytes)
+}

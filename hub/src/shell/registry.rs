@@ -152,6 +152,12 @@ fn read_entry(path: &Path) -> io::Result<Entry> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
+/// Whether `bytes` are a file of it.
+#[cfg(fuzzing)]
+pub(super) fn is_entry(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Entry>(bytes).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,6 +74,16 @@ pub fn ledger(data: &[u8]) {
     let _ = (ledger.state(), ledger.was_damaged());
 }
 
+/// An enrolment as the hub notes it beside its store.
+#[cfg(fuzzing)]
+pub fn registry(data: &[u8]) {
+    let _ = hub::hostile::enrolment(data);
+}
+
+/// Nothing: see below.
+#[cfg(not(fuzzing))]
+pub fn registry(_: &[u8]) {}
+
 /// What shim and agent leave for each other, what a probe is answered, what `/proc` says.
 #[cfg(fuzzing)]
 pub fn shim(data: &[u8]) {

@@ -6,10 +6,12 @@ use crate::input::Input;
 use crate::machines::{header, log_batch, map_chunks, map_update};
 use crate::store::Memory;
 use crate::trust::{hub_key, node, node_key, prologue, signing_key};
-use ::hub::core::{Effect, Event, HubCore, HubKeys, NodeRecord, read_stored_state};
+use ::hub::core::{
+    ConfiguredSinks, Effect, Event, HubCore, HubKeys, NodeRecord, read_stored_state,
+};
 use ::hub::manifests::{Manifests, parse_documents};
 use serde_bytes::ByteBuf;
-use shared::model::{ClockQuality, MonotonicMs, Now, UnixMs};
+use shared::model::{ClockQuality, DEFAULT_SINK, MonotonicMs, Now, SinkId, UnixMs};
 use shared::ports::Store;
 use shared::sync::MapContent;
 use shared::trust::session::{Initiator, SealedSession};
@@ -148,7 +150,12 @@ impl Bench {
                 }
                 Some(Effect::Send { payload, .. }) => self.node_receives(&payload),
                 Some(Effect::Deliver { ticket, .. }) => {
-                    self.core.handle_event(Event::Delivered { ticket }, now(self.now));
+                    let error = "its queue is gone".to_owned();
+                    let event = match ticket % 4 {
+                        3 => Event::DeliveryFailed { ticket, error },
+                        _ => Event::Delivered { ticket },
+                    };
+                    self.core.handle_event(event, now(self.now));
                 }
                 Some(
                     Effect::Admit { .. }
@@ -307,5 +314,6 @@ fn now(monotonic: MonotonicMs) -> Now {
 fn start(store: &Memory, at: MonotonicMs) -> HubCore {
     let keys = HubKeys { session: hub_key(), signing: signing_key() };
     let stored = read_stored_state(store).expect("memory can be read");
-    HubCore::new(keys, [9; 32], stored, now(at))
+    let sinks = ConfiguredSinks { telemetry: true, results: vec![SinkId::of(DEFAULT_SINK)] };
+    HubCore::new(keys, [9; 32], stored, now(at)).with_sinks(sinks)
 }

@@ -15,7 +15,8 @@
 //! | `machines` | log receiver, map receiver, outbox |
 //! | `budget` | the link's budget |
 //! | `agent`, `hub` | the cores on a hostile store and against a hostile peer |
-//! | `files` | configurations, manifests, the ledger, what agent and shim leave for each other |
+//! | `files` | configurations, manifests, the ledger, the registry, what agent and shim leave for each other |
+//! | `pods` | results that pods post, as the agent takes and the hub shows them; pages of metrics |
 //! | `planted` | faults that must be found: the proof that fuzzing works here |
 
 pub mod agent;
@@ -27,6 +28,7 @@ pub mod machines;
 pub mod memory;
 pub mod mqtt;
 pub mod planted;
+pub mod pods;
 pub mod records;
 pub mod seeds;
 mod stack;
@@ -57,10 +59,14 @@ pub const TARGETS: &[Target] = &[
     ("map", wire::map),
     ("map_receiver", machines::map_receiver),
     ("message", wire::message),
+    ("metrics_page", pods::metrics_page),
     ("mqtt", mqtt::mqtt),
     ("names", wire::names),
     ("outbox", machines::outbox),
+    ("post", pods::post),
     ("records", records::records),
+    ("registry", files::registry),
+    ("result_body", pods::result_body),
     ("sealed", trust::sealed),
     ("session", trust::session),
     ("shim", files::shim),

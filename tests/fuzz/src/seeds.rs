@@ -76,6 +76,9 @@ pub fn write(folder: &Path) {
     trust(&corpus);
     certificates(&corpus);
     files(&corpus);
+    for (target, seed) in crate::pods::seeds() {
+        corpus.add(target, &seed);
+    }
 }
 
 fn encoded(value: &impl Serialize) -> Vec<u8> {
@@ -253,6 +256,7 @@ fn event() -> NodeEvent {
         object: pod().to_string(),
         reason: "Started".to_owned(),
         message: "it runs".to_owned(),
+        boot: None,
     }
 }
 

@@ -180,6 +180,21 @@ fn ndjson(part: &[Line]) -> String {
     })
 }
 
+/// What sinks that write JSON make of a body.
+///
+/// # Panics
+/// When that is not JSON on one line.
+#[cfg(fuzzing)]
+#[allow(clippy::panic, reason = "a failure is what fuzzing looks for")]
+pub(crate) fn show_as_json(body: &[u8]) {
+    for shown in [json::embedded(body), json::from_cbor(body)].into_iter().flatten() {
+        let value: Result<serde_json::Value, _> = serde_json::from_str(&shown);
+        if value.is_err() || shown.contains('\n') {
+            panic!("not JSON on one line: {shown}");
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
