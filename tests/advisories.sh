@@ -9,7 +9,8 @@ version=0.20.2
 
 if ! "$cargo" deny --version 2>/dev/null | grep -q "$version"; then
     echo "installing cargo-deny $version"
-    "$cargo" install --quiet --locked cargo-deny --version "$version"
+    # Its release profile links everything anew for speed that one check a change does not need.
+    CARGO_PROFILE_DEV_DEBUG=0 "$cargo" install --quiet --locked --debug cargo-deny --version "$version"
 fi
 
 "$cargo" deny --log-level error check bans licenses sources
