@@ -50,9 +50,15 @@ fn scene() -> (tempfile::TempDir, Prometheus, Hub) {
     (folder, prometheus, hub)
 }
 
-/// What a node measures at a moment: a gauge without a declared resolution, a counter, one of two GPUs.
+/// Series in each sample.
+const SERIES: usize = 7;
+
+/// What a node measures at a moment: a gauge without a declared resolution, a counter, one of two GPUs,
+/// a pod's histogram.
 fn sample(at: u64) -> Sample {
     let step = at / INTERVAL_MS;
+    let requests = f64::from(u32::try_from(step % 100_000).unwrap());
+    let histogram = |part: &str| Series::new(&format!("app_request_duration_seconds_{part}"));
     let values = [
         (Series::new("site_level_meters"), f64::from(u32::try_from(step % 97).unwrap()) / 8.0),
         (
@@ -64,6 +70,10 @@ fn sample(at: u64) -> Sample {
             Series::new("DCGM_FI_DEV_GPU_TEMP").with("gpu", "0"),
             f64::from(u32::try_from(step % 40).unwrap()),
         ),
+        (histogram("bucket").with("le", "0.1"), requests * 2.0),
+        (histogram("bucket").with("le", "+Inf"), requests * 3.0),
+        (histogram("sum"), requests / 8.0),
+        (histogram("count"), requests * 3.0),
     ];
     let clock = ClockStamp { quality: ClockQuality::Synchronised, ..ClockStamp::default() };
     Sample { at: UnixMs(at), clock, values: values.into() }
@@ -74,10 +84,14 @@ fn moments(from: u64, to: u64) -> Vec<u64> {
     (from / INTERVAL_MS..to / INTERVAL_MS).map(|step| step * INTERVAL_MS).collect()
 }
 
+/// As an agent does after a start: a keyframe, and what builds on it.
 fn append(node: &mut RawNode, stream: Stream, moments: &[u64]) {
+    let mut encoder = BatchEncoder::default();
     for run in moments.chunks(SAMPLES_PER_RECORD) {
         let batch = Batch { samples: run.iter().map(|at| sample(*at)).collect() };
-        node.append(stream, record(&batch));
+        let staged = encoder.encode(&batch, node.next_number(stream)).unwrap();
+        node.append(stream, staged.record().to_vec());
+        encoder.commit(staged);
     }
 }
 
@@ -91,8 +105,11 @@ fn expected(node: &str, moments: &[u64]) -> Samples {
     let mut expected = Samples::new();
     for at in moments {
         for (series, value) in sample(*at).values {
-            let gpu = series.labels.get("gpu").map(|gpu| format!("gpu={gpu},")).unwrap_or_default();
-            let name = format!("{}{{{gpu}node={node}}}", series.name);
+            let mut labels = BTreeMap::clone(&series.labels);
+            labels.insert("node".to_owned(), node.to_owned());
+            let labels: Vec<String> =
+                labels.iter().map(|(name, of)| format!("{name}={of}")).collect();
+            let name = format!("{}{{{}}}", series.name, labels.join(","));
             expected.entry(name).or_default().push((*at, value));
         }
     }
@@ -124,12 +141,12 @@ async fn a_day_offline_leaves_no_gap_and_no_duplicate() {
     // The live stream goes first, as from an agent: all of the backlog is out of order then.
     append(&mut node, Stream::Telemetry, &live);
     node.talk_until("the live stream arrived", PATIENCE, |_| {
-        remote_write_of(&hub)["taken"] == live.len() * 3
+        remote_write_of(&hub)["taken"] == live.len() * SERIES
     })
     .await
     .unwrap();
     append(&mut node, Stream::Backfill, &day);
-    let all = (day.len() + live.len()) * 3;
+    let all = (day.len() + live.len()) * SERIES;
     node.talk_until("the backlog arrived", PATIENCE, |_| remote_write_of(&hub)["taken"] == all)
         .await
         .unwrap();
@@ -228,7 +245,7 @@ async fn samples_of_a_clock_that_was_wrong_stand_where_they_were_taken() {
     node.clock = Some(BootClock { boot, since_boot_ms, offset_ms: booted, quality });
     node.greet_again();
     node.talk_until("all of it arrived", PATIENCE, |_| {
-        remote_write_of(&hub)["taken"] == hours.len() * 3
+        remote_write_of(&hub)["taken"] == hours.len() * SERIES
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}: {}", remote_write_of(&hub)));
@@ -245,16 +262,18 @@ async fn samples_that_prometheus_will_never_take_stop_nothing_and_take_no_other_
     let future = moments(now + 365 * DAY_MS, now + 365 * DAY_MS + 600_000);
     let mut node = RawNode::enrol(&hub, "mast-17", 1).unwrap();
     append(&mut node, Stream::Telemetry, &good[..12]);
-    node.talk_until("the first arrived", PATIENCE, |_| remote_write_of(&hub)["taken"] == 36)
-        .await
-        .unwrap();
+    node.talk_until("the first arrived", PATIENCE, |_| {
+        remote_write_of(&hub)["taken"] == 12 * SERIES
+    })
+    .await
+    .unwrap();
     append(&mut node, Stream::Backfill, &ancient);
     append(&mut node, Stream::Telemetry, &future);
     append(&mut node, Stream::Telemetry, &good[12..]);
-    let refused = (ancient.len() + future.len()) * 3;
+    let refused = (ancient.len() + future.len()) * SERIES;
     node.talk_until("all others are passed over", PATIENCE, |_| {
         let sink = remote_write_of(&hub);
-        sink["refused"] == refused && sink["taken"] == good.len() * 3
+        sink["refused"] == refused && sink["taken"] == good.len() * SERIES
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}: {}", remote_write_of(&hub)));

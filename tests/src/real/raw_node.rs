@@ -101,6 +101,12 @@ impl RawNode {
         self.logs.entry(stream).or_default().records.push(record);
     }
 
+    /// The number of the record that is appended next.
+    #[must_use]
+    pub fn next_number(&self, stream: Stream) -> SequenceNumber {
+        self.logs.get(&stream).map_or(0, |log| log.records.len() as u64) + 1
+    }
+
     /// Everything up to here is acknowledged.
     #[must_use]
     pub fn watermark(&self, stream: Stream) -> SequenceNumber {

@@ -90,10 +90,7 @@ async fn a_node_and_the_hub_exchange_messages(kind: Kind) {
 async fn a_node_that_leaves_or_dies_is_told_to_the_hub(kind: Kind) {
     let mut case = BrokerCase::start(kind).await.unwrap();
     for leaves in [true, false] {
-        let mut mast = case.node("mast-17").unwrap();
-        mast.until_up().await.unwrap();
-        mast.publish(b"here").unwrap();
-        case.expect(&received("mast-17", b"here")).await.unwrap();
+        let mast = case.node_heard("mast-17").await.unwrap();
         if leaves {
             mast.client.close().await;
         } else {
@@ -136,10 +133,7 @@ async fn after_a_restart_of_the_broker_the_client_comes_back_and_is_subscribed(k
 
 async fn a_publish_to_any_topic_but_its_own_reaches_nobody(kind: Kind) {
     let mut case = BrokerCase::start(kind).await.unwrap();
-    let mut victim = case.node("victim").unwrap();
-    victim.until_up().await.unwrap();
-    victim.publish(b"here").unwrap();
-    case.expect(&received("victim", b"here")).await.unwrap();
+    let mut victim = case.node_heard("victim").await.unwrap();
     let mut raw = case.raw_connected("mallory", None).unwrap();
     assert!(raw.subscribe("e/mallory/d").unwrap() < 0x80);
     let topics =
@@ -159,10 +153,7 @@ async fn a_publish_to_any_topic_but_its_own_reaches_nobody(kind: Kind) {
 
 async fn a_subscription_to_any_topic_but_its_own_brings_nothing(kind: Kind) {
     let mut case = BrokerCase::start(kind).await.unwrap();
-    let mut victim = case.node("victim").unwrap();
-    victim.until_up().await.unwrap();
-    victim.publish(b"here").unwrap();
-    case.expect(&received("victim", b"here")).await.unwrap();
+    let mut victim = case.node_heard("victim").await.unwrap();
     let filters = [
         "e/victim/d",
         "e/victim/u",
@@ -195,10 +186,7 @@ async fn a_subscription_to_any_topic_but_its_own_brings_nothing(kind: Kind) {
 
 async fn a_will_for_the_topic_of_another_node_reaches_nobody(kind: Kind) {
     let mut case = BrokerCase::start(kind).await.unwrap();
-    let mut victim = case.node("victim").unwrap();
-    victim.until_up().await.unwrap();
-    victim.publish(b"here").unwrap();
-    case.expect(&received("victim", b"here")).await.unwrap();
+    let mut victim = case.node_heard("victim").await.unwrap();
     for topic in ["e/victim/w", "e/victim/u", "e/victim/d"] {
         let connected = case.raw_connected("mallory", Some(topic));
         assert_eq!(connected.is_err(), kind == Kind::Embedded, "{topic}");
@@ -278,10 +266,7 @@ async fn an_oversize_message_of_a_raw_client_ends_its_connection(kind: Kind) {
 
 async fn a_client_id_that_is_not_the_certificates_name_gives_no_rights(kind: Kind) {
     let mut case = BrokerCase::start(kind).await.unwrap();
-    let mut victim = case.node("victim").unwrap();
-    victim.until_up().await.unwrap();
-    victim.publish(b"here").unwrap();
-    case.expect(&received("victim", b"here")).await.unwrap();
+    let mut victim = case.node_heard("victim").await.unwrap();
     let mut raw = case.raw("mallory").unwrap();
     let code = raw.connect(&introduction("victim")).unwrap();
     if kind == Kind::Embedded {
@@ -320,10 +305,7 @@ async fn of_two_clients_with_one_name_the_later_one_stays(kind: Kind) {
 
 async fn a_node_that_the_hub_does_not_allow_is_not_heard(kind: Kind) {
     let mut case = BrokerCase::start(kind).await.unwrap();
-    let mut mast = case.node("mast-17").unwrap();
-    mast.until_up().await.unwrap();
-    mast.publish(b"here").unwrap();
-    case.expect(&received("mast-17", b"here")).await.unwrap();
+    let mut mast = case.node_heard("mast-17").await.unwrap();
     case.deny(mast.node());
     case.link().unwrap().kick(mast.node());
     case.expect(&disconnected("mast-17")).await.unwrap();

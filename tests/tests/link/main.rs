@@ -1,4 +1,5 @@
-//! The link as the wire sees it: what it costs, by the judge; when it may connect; what overtakes what.
+//! The link as the wire sees it: what it costs, by the judge; when it may connect; what overtakes what;
+//! whether an agent keeps to its budget.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,20 +11,14 @@
 // The figures of a run must be seen when it fails.
 #![allow(clippy::print_stderr)]
 
+mod agent;
+
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
-use serde_json::Value;
 use shared::io::mqtt::WireBytes;
 use shared::wire_cost::{FULL_CONNECTION_BYTES, RESUMED_CONNECTION_BYTES, message_bytes};
-use std::fs;
-use std::path::Path;
-use std::time::{Duration, Instant};
-use tests::real::agent::Agent;
+use std::time::Duration;
 use tests::real::broker_case::{BrokerCase, Kind, NodeClient};
-use tests::real::hub::Hub;
-use tests::real::process::{signal, wait_until};
 use tests::real::proxy::{Count, Proxy, Shape};
-use tests::story::{in_session, number};
 
 /// What the estimate may be off by.
 const DEVIATION_PERCENT_MAX: u64 = 5;
@@ -31,13 +26,10 @@ const DEVIATION_PERCENT_MAX: u64 = 5;
 /// Longer than any delayed acknowledgement.
 const QUIET: Duration = Duration::from_millis(300);
 
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// A radio.
 const SLOW: Shape = Shape { bytes_per_second: Some(8_000), delay: Duration::from_millis(50) };
-
-/// What somebody who waits for an alarm accepts.
-const ALARM_TIME_MAX: Duration = Duration::from_secs(2);
-
-const PATIENCE: Duration = Duration::from_secs(90);
 
 const KINDS: [Kind; 2] = [Kind::Embedded, Kind::Mosquitto];
 
@@ -262,109 +254,4 @@ async fn what_waits_for_a_slow_link_is_known_and_little_is_ahead_of_it() {
     let passed = scene.proxy.count().unwrap().since(begun).up.payload_bytes;
     assert!(passed + AHEAD_BYTES_MAX >= 8 * 4096, "{passed} bytes have passed");
     scene.agree("slow").unwrap();
-}
-
-/// A pod that is ready at once and does nothing.
-const IDLE: &str = "apiVersion: hinterland.dev/v1alpha1\nkind: InferenceWorkload\nmetadata:\n  \
-    name: idle\nspec:\n  template:\n    spec:\n      containers:\n        - name: idle\n          \
-    command: [sleep, \"100000\"]\n";
-
-/// Pods that no node has room for: each is reported with the reason.
-fn unplaceable(name: &str, replicas: u32, env_bytes: usize) -> String {
-    let value = "x".repeat(env_bytes);
-    format!(
-        "apiVersion: hinterland.dev/v1alpha1\nkind: InferenceWorkload\nmetadata:\n  name: {name}\n\
-         spec:\n  placement:\n    replicasPerNode: {replicas}\n  template:\n    spec:\n      \
-         containers:\n        - name: idle\n          command: [sleep, \"100000\"]\n          \
-         env:\n            - {{name: FILLER, value: \"{value}\"}}\n          resources:\n            \
-         requests: {{cpu: \"10000\"}}\n"
-    )
-}
-
-/// A hub behind a slow link, and a node in session with one pod.
-fn slow_pair(folder: &Path) -> Result<(Hub, Proxy, Agent)> {
-    let mut hub = Hub::new(&folder.join("hub"))?;
-    let proxy = Proxy::start(hub.mqtt, SLOW)?;
-    hub.advertise(proxy.address())?;
-    hub.apply("idle.yaml", IDLE)?;
-    hub.start()?;
-    let mut agent = Agent::new(&folder.join("node"), "mast-17")?;
-    // Telemetry is not what is looked at.
-    agent.configure(60_000, 10)?;
-    agent.enroll(&hub)?;
-    agent.start()?;
-    agent.wait_until_up()?;
-    agent.wait_for("the pod runs and all is told", PATIENCE, |status| {
-        in_session(status)
-            && status["pods"][0]["ready"] == true
-            && status["sync"]["reported_in_sync"] == true
-            && number(status, "/outbox/event_records") == 0
-    })?;
-    Ok((hub, proxy, agent))
-}
-
-/// Kills the idle pod, and says how long it takes until the hub has heard of it.
-fn time_of_an_event(hub: &Hub, agent: &Agent) -> Result<Duration> {
-    let before = number(&hub.node(&agent.node)?, "/events_received");
-    let comm = |id: &u32| fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
-    let pod = agent.processes().into_iter().find(|id| comm(id).trim() == "sleep");
-    let begin = Instant::now();
-    signal(pod.context("the pod does not run")?, Signal::KILL);
-    wait_until("the hub hears of it", PATIENCE, || {
-        Ok(number(&hub.node(&agent.node)?, "/events_received") > before)
-    })?;
-    Ok(begin.elapsed())
-}
-
-fn digest(status: &Value) -> String {
-    status["sync"]["desired_digest"].to_string()
-}
-
-#[test]
-fn at_64_kbit_an_event_overtakes_a_snapshot_of_one_mebibyte_on_its_way_down() {
-    let folder = tempfile::tempdir().unwrap();
-    let (hub, proxy, agent) = slow_pair(folder.path()).unwrap();
-    let (before, begun) = (digest(&agent.status().unwrap()), proxy.count().unwrap());
-    for number in 0..6 {
-        let name = format!("large{number}");
-        hub.apply(&format!("{name}.yaml"), &unplaceable(&name, 1, 180_000)).unwrap();
-    }
-    wait_until("the snapshot flows", PATIENCE, || {
-        Ok(proxy.count()?.since(begun).down.payload_bytes > 60_000)
-    })
-    .unwrap();
-    let took = time_of_an_event(&hub, &agent).unwrap();
-    eprintln!("an event during a snapshot down: {took:?}");
-    assert_eq!(digest(&agent.status().unwrap()), before, "the snapshot was there already");
-    assert!(took <= ALARM_TIME_MAX, "{took:?}");
-}
-
-// Needs a publisher that has less than 8 chunks of 4 KiB on their way: with those it took 3.9 s.
-#[test]
-fn at_64_kbit_an_event_overtakes_a_large_report_on_its_way_up() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut hub, proxy, agent) = slow_pair(folder.path()).unwrap();
-    hub.apply("many.yaml", &unplaceable("many", 250, 10)).unwrap();
-    agent
-        .wait_for("many pods are reported", PATIENCE, |status| {
-            let pods = status["pods"].as_array().map_or(0, Vec::len);
-            let events = number(status, "/outbox/event_records");
-            pods == 251 && status["sync"]["reported_in_sync"] == true && events == 0
-        })
-        .unwrap();
-    // A hub that has lost its store is told everything anew.
-    hub.kill();
-    fs::remove_dir_all(hub.state().join("store")).unwrap();
-    let begun = proxy.count().unwrap();
-    hub.start().unwrap();
-    wait_until("the report flows", PATIENCE, || {
-        Ok(proxy.count()?.since(begun).up.payload_bytes > 6_000)
-    })
-    .unwrap();
-    let took = time_of_an_event(&hub, &agent).unwrap();
-    let status = agent.status().unwrap();
-    let waited = proxy.count_when_quiet(Duration::from_secs(2)).unwrap().since(begun);
-    eprintln!("an event during a report up: {took:?}; {waited:?}");
-    assert_eq!(status["sync"]["reported_in_sync"], false, "the report was there already");
-    assert!(took <= ALARM_TIME_MAX, "{took:?}");
 }

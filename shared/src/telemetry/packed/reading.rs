@@ -177,13 +177,12 @@ fn batch(
             value.is_finite().then_some(value)
         });
         sample.values = every.clone();
-        sample.values.retain(|_, value| match told.next().flatten() {
-            Some(told) => {
-                *value = told;
-                true
-            }
-            None => false,
-        });
+        for value in sample.values.values_mut() {
+            *value = told.next().flatten().unwrap_or(f64::NAN);
+        }
+        if sample.values.values().any(|value| value.is_nan()) {
+            sample.values.retain(|_, value| !value.is_nan());
+        }
         Ok(sample)
     });
     Ok(Batch { samples: samples.collect::<Result<_, _>>()? })

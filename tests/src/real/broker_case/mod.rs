@@ -156,6 +156,19 @@ impl BrokerCase {
         Ok(self.node_with(name, self.tls(name)?))
     }
 
+    /// A node that is connected, and that the hub's side has heard.
+    ///
+    /// # Errors
+    /// When either does not come about in time.
+    pub async fn node_heard(&mut self, name: &str) -> Result<NodeClient> {
+        let mut client = self.node(name)?;
+        client.until_up().await?;
+        client.publish(b"here")?;
+        let (node, payload) = (node_id(name), b"here".to_vec());
+        self.expect(&BrokerEvent::Received { node, payload }).await?;
+        Ok(client)
+    }
+
     /// A node whose client connects to another address than the broker's own.
     ///
     /// # Errors
