@@ -10,8 +10,8 @@ use shared::sync::{
     message_bytes,
 };
 use shared::wire::{
-    EncodeError, Hello, MapHeader, MapPosition, Message, Resume, SequenceNumber, Stream, Version,
-    encode,
+    EncodeError, GREETED_INCARNATION, Hello, MapHeader, MapPosition, Message, Resume,
+    SequenceNumber, Stream, Version, encode,
 };
 use std::collections::BTreeMap;
 use tracing::warn;
@@ -268,11 +268,15 @@ impl AgentCore {
         if self.is_read_only() || !self.session.is_established() {
             return;
         }
-        let Some(batch) = self.outbox.handle_read(read, records, now.monotonic) else { return };
+        let batch = self.outbox.handle_read(read, records, now.monotonic);
+        let Some(mut batch) = batch else { return };
         // What builds on a record that is lost can't be read either.
         let has_hole = batch.records.iter().any(|record| record.is_empty());
         if has_hole && Stream::TELEMETRY.contains(&batch.log.stream) {
             self.recorder.begin_runs();
+        }
+        if batch.log.incarnation == self.incarnation {
+            batch.log.incarnation = GREETED_INCARNATION;
         }
         if let Err(error) = self.send(&Message::LogBatch(batch), now) {
             warn!(node = %self.node, error = %error, "could not seal a batch");

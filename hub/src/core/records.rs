@@ -13,7 +13,9 @@ use super::uplink::is_result;
 use super::{Effect, HubCore, NodeState};
 use shared::model::{NodeId, Now, SinkId};
 use shared::sync::{ReceivedRecords, push_number};
-use shared::wire::{LogAck, LogBatch, LogHold, LogId, Message, SequenceNumber, Stream};
+use shared::wire::{
+    GREETED_INCARNATION, LogAck, LogBatch, LogHold, LogId, Message, SequenceNumber, Stream,
+};
 use std::sync::Arc;
 use tracing::warn;
 
@@ -27,7 +29,14 @@ const RECALL_INTERVAL_MS: u64 = 1_000;
 const RECALLS_MAX: usize = 50;
 
 impl HubCore {
-    pub(super) fn handle_log_batch(&mut self, node: &NodeId, batch: LogBatch, now: Now) {
+    pub(super) fn handle_log_batch(&mut self, node: &NodeId, mut batch: LogBatch, now: Now) {
+        if batch.log.incarnation == GREETED_INCARNATION {
+            let Some(state) = self.nodes.get(node) else { return };
+            if !state.session.is_introduced() {
+                return;
+            }
+            batch.log.incarnation = state.record.incarnation;
+        }
         match self.deliveries.route(batch.log.stream) {
             Route::Hub => self.take_batch(node, batch, now),
             Route::Sink(sink) => self.deliver_batch(node, batch, sink, now),

@@ -113,6 +113,12 @@ impl HubSession {
         }
     }
 
+    /// Whether the node has greeted in full in this session: what it leaves out since is known.
+    #[must_use]
+    pub fn is_introduced(&self) -> bool {
+        self.introduced
+    }
+
     /// Asks the node to greet anew: it speaks, and this hub took it for gone.
     pub fn ask_to_greet(&mut self, now: MonotonicMs) -> Opened {
         if self.last_unknown.is_some_and(|last| now.since_ms(last) < UNKNOWN_INTERVAL_MS) {

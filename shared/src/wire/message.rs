@@ -281,10 +281,14 @@ pub struct LogId {
     pub stream: Stream,
 }
 
+/// In a batch: of the start that greeted in this session. Almost every batch is, and the number itself
+/// has five bytes.
+pub const GREETED_INCARNATION: Incarnation = 0;
+
 /// Records `first`, `first` + 1, … of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogBatch {
-    /// Which log.
+    /// Which log; its incarnation is [`GREETED_INCARNATION`] where that is the one of the greeting.
     pub log: LogId,
     /// The oldest record that the sender still has. What is older and was never received is lost,
     /// and the receiver counts it.

@@ -22,10 +22,10 @@ pub use codec::{DecodeError, EncodeError, decode, encode};
 pub use digest::{Digest, ShortDigest};
 pub use envelope::{ENVELOPE_VERSION, Envelope};
 pub use message::{
-    BOOT_CLOCKS_MAX, CallMethod, CallOutcome, CallRequest, CallResponse, Hello, HelloReply, Hunk,
-    Incarnation, ItemEdit, LogAck, LogBatch, LogHold, LogId, MapAck, MapBody, MapChunk, MapHeader,
-    MapItem, MapName, MapPosition, MapRefusal, Message, RefusalReason, Resume, Resumed,
-    SequenceNumber, Stream, Version, desired_header_context,
+    BOOT_CLOCKS_MAX, CallMethod, CallOutcome, CallRequest, CallResponse, GREETED_INCARNATION,
+    Hello, HelloReply, Hunk, Incarnation, ItemEdit, LogAck, LogBatch, LogHold, LogId, MapAck,
+    MapBody, MapChunk, MapHeader, MapItem, MapName, MapPosition, MapRefusal, Message,
+    RefusalReason, Resume, Resumed, SequenceNumber, Stream, Version, desired_header_context,
 };
 pub use topic::{DownTopic, UpTopic, UpTopicKind};
 

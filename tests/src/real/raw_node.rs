@@ -13,7 +13,8 @@ use shared::trust::certificate::NodeKey;
 use shared::trust::enrollment::Enrollment;
 use shared::trust::session::SessionPrivateKey;
 use shared::wire::{
-    Hello, LogAck, LogBatch, LogHold, LogId, MapPosition, Message, SequenceNumber, Stream, Version,
+    GREETED_INCARNATION, Hello, LogAck, LogBatch, LogHold, LogId, MapPosition, Message,
+    SequenceNumber, Stream, Version,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,8 +31,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Between two greetings for the sake of their replies.
 const GREETING_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The node's one start.
-const INCARNATION: u64 = 1;
+/// The node's one start, as large a number as an agent's: its bytes are counted.
+const INCARNATION: u64 = 1_793_491_200;
 
 /// A node.
 pub struct RawNode {
@@ -290,7 +291,7 @@ impl Log {
         let first = self.sent + 1;
         self.sent += records.len() as u64;
         self.heard = Some(Instant::now());
-        let log = LogId { incarnation: INCARNATION, stream };
+        let log = LogId { incarnation: GREETED_INCARNATION, stream };
         Some(LogBatch { log, oldest: self.watermark + 1, first, records })
     }
 }

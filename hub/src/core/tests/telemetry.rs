@@ -2,6 +2,7 @@
 
 use super::*;
 use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
+use shared::wire::GREETED_INCARNATION;
 
 /// The records of the first `count` batches of a node's telemetry.
 fn records(count: u64) -> Vec<Vec<u8>> {
@@ -90,4 +91,17 @@ fn a_node_that_claims_many_incarnations_does_not_fill_the_hub() {
         world.tell(&telemetry(incarnation, 1, &records(1)));
     }
     assert_eq!(decoders(&world), 16);
+}
+
+#[test]
+fn a_batch_that_names_no_start_is_of_the_one_that_greeted() {
+    let mut world = World::new();
+    world.greet(None);
+    let mut message = telemetry(1, 1, &records(1));
+    if let Message::LogBatch(batch) = &mut message {
+        batch.log.incarnation = GREETED_INCARNATION;
+    }
+    world.tell(&message);
+    let log = LogId { incarnation: 1, stream: Stream::Telemetry };
+    assert_eq!(world.hub.record(&node()).unwrap().logs.watermark(&log), 1);
 }
