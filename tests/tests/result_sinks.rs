@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tests::real::hub::Hub;
 use tests::real::process::wait_until;
-use tests::real::raw_node::RawNode;
+use tests::real::raw_node::{INCARNATION, RawNode};
 use tests::real::site::{Mood, PASSWORD, Receiver, SiteBroker, USER, subscribe};
 
 /// A request that hangs is given up after 30 s.
@@ -64,7 +64,8 @@ fn by_id<T: AsRef<str>>(lines: &[T]) -> BTreeMap<String, Value> {
 
 fn ids(sink: &str, numbers: impl Iterator<Item = u64>) -> BTreeSet<String> {
     let sink = SinkId::of(sink).0;
-    numbers.map(|number| format!("mast-17/0000000000000001/{sink:08x}/{number}")).collect()
+    let start = format!("mast-17/{INCARNATION:016x}");
+    numbers.map(|number| format!("{start}/{sink:08x}/{number}")).collect()
 }
 
 fn ids_of<T: AsRef<str>>(lines: &[T]) -> BTreeSet<String> {

@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_secs(5);
 const GREETING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The node's one start, as large a number as an agent's: its bytes are counted.
-const INCARNATION: u64 = 1_793_491_200;
+pub const INCARNATION: u64 = 1_793_491_200;
 
 /// A node.
 pub struct RawNode {
