@@ -59,7 +59,7 @@ pub(crate) fn in_ranges(ranges: &[RangeInclusive<SequenceNumber>]) -> String {
     let written: Vec<String> = ranges.iter().take(RANGES_WRITTEN_MAX).map(in_words).collect();
     match ranges.len() - written.len() {
         0 => written.join(", "),
-        more => format!("{}, and {more} more ranges", written.join(", ")),
+        more => format!("{}, and {more} more", written.join(", ")),
     }
 }
 
@@ -71,6 +71,6 @@ mod tests {
     fn numbers_are_written_as_ranges_and_not_without_end() {
         assert_eq!(in_ranges(&[3..=5, 9..=9]), "3-5, 9");
         let many: Vec<_> = (0..20).map(|n| n * 2..=n * 2).collect();
-        assert_eq!(in_ranges(&many), "0, 2, 4, 6, 8, 10, 12, 14, and 12 more ranges");
+        assert_eq!(in_ranges(&many), "0, 2, 4, 6, 8, 10, 12, 14, and 12 more");
     }
 }

@@ -281,12 +281,18 @@ fn a_peer_that_cannot_take_an_update_is_sent_it_again_when_a_longer_wait_is_over
     assert_eq!(made_as(&mut hub, due.plus_ms(20_000)), "snapshot", "once it was handled");
 }
 
-#[test]
-fn a_peer_that_pays_and_has_nothing_yet_is_sent_again_all_that_it_asked_for() {
+/// A publisher of much to a peer that pays, to which the first chunk was sent.
+fn to_who_pays() -> MapPublisher {
     let mut hub = publisher(1, content(1, 100 * MAP_CHUNK_BYTES_MAX));
     hub.set_chunking(Chunking::Asked);
     hub.begin(None);
     assert_eq!(sent(&mut hub, START), [0]);
+    hub
+}
+
+#[test]
+fn a_peer_that_pays_and_has_nothing_yet_is_sent_again_all_that_it_asked_for() {
+    let mut hub = to_who_pays();
     hub.handle_ack(&partial(1, 0, Some(3)), START);
     assert_eq!(sent(&mut hub, START), [0, 1, 2]);
     // All three are lost.
@@ -300,10 +306,7 @@ fn a_peer_that_pays_and_has_nothing_yet_is_sent_again_all_that_it_asked_for() {
 /// Its record of what its link may carry was lost on disk with the rest.
 #[test]
 fn a_peer_that_does_not_know_that_it_pays_is_sent_what_was_lost_once_it_has_answered() {
-    let mut hub = publisher(1, content(1, 100 * MAP_CHUNK_BYTES_MAX));
-    hub.set_chunking(Chunking::Asked);
-    hub.begin(None);
-    assert_eq!(sent(&mut hub, START), [0]);
+    let mut hub = to_who_pays();
     hub.handle_ack(&partial(1, 1, None), START);
     let lost = sent(&mut hub, START);
     assert_eq!(lost.first(), Some(&1));
