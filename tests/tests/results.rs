@@ -9,7 +9,7 @@
 #![allow(clippy::print_stderr)]
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -115,6 +115,18 @@ fn delivered(hub: &Hub, agent: &Agent) {
     assert_eq!(number(&view, "/records_lost"), 0, "{view}");
 }
 
+/// Topic and body of each result that lies at the default sink, which is the pod's own.
+fn at_the_sink(folder: &Path) -> Vec<Value> {
+    let files = fs::read_dir(folder.join("delivered")).unwrap().map(|entry| entry.unwrap().path());
+    let text: String = files.map(|file| fs::read_to_string(file).unwrap()).collect();
+    let results = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let shown = |result: Value| {
+        assert_eq!(result["pod"], "default/worker-0", "{result}");
+        json!([result["topic"], result["body"]])
+    };
+    results.map(shown).collect()
+}
+
 #[test]
 fn a_pod_posts_json_and_cbor_over_its_socket_and_over_loopback() {
     let folder = tempfile::tempdir().unwrap();
@@ -133,6 +145,21 @@ post_tcp '' -H 'Content-Type: application/x-ndjson' --data-binary @lines"#;
     let status = agent.status().unwrap();
     assert_eq!(number(&status, "/outbox/results_taken"), 9, "{status}");
     delivered(&hub, &agent);
+    let mut there = at_the_sink(folder.path());
+    there.sort_by_key(ToString::to_string);
+    let mut posted = vec![
+        json!(["counts/gate-3", {"n": 1}]),
+        json!(["counts/gate-3", {"n": 2}]),
+        json!(["a", 1]),
+        json!(["b", [2]]),
+        json!(["a", 1.5]),
+        json!(["a", 1.5]),
+        json!(["a", 1]),
+        json!(["a", 2]),
+        json!(["a", 3]),
+    ];
+    posted.sort_by_key(ToString::to_string);
+    assert_eq!(there, posted);
 }
 
 #[test]

@@ -32,7 +32,9 @@ fn four_hundred_days_offline_end_at_rest_and_with_even_books() {
     assert!(outcome.is_ok(), "{outcome:?}");
 }
 
-fn holds(week: &scenarios::Week) {
+/// `goes_down` says whether telemetry must become coarser for the week to fit.
+fn holds(week: &scenarios::Week, goes_down: bool) {
+    assert_eq!(week.steps_down > 0, goes_down, "{week:?}");
     assert!(week.day_max_bytes <= week.bytes_per_day, "{week:?}");
     assert!(week.used_percent >= 90, "{week:?}");
     assert!(week.changes.0 > 20 && week.alarms.0 > 20, "{week:?}");
@@ -41,22 +43,22 @@ fn holds(week: &scenarios::Week) {
 
 #[test]
 fn a_week_keeps_within_a_megabyte_a_day_and_uses_it() {
-    holds(&scenarios::week_within(1_000_000).unwrap());
+    holds(&scenarios::week_within(1_000_000).unwrap(), false);
 }
 
 #[test]
 fn a_week_keeps_within_ten_megabytes_a_day_and_uses_it() {
-    holds(&scenarios::week_within(10_000_000).unwrap());
+    holds(&scenarios::week_within(10_000_000).unwrap(), false);
 }
 
 #[test]
 fn a_week_keeps_within_60_kilobytes_a_day_and_uses_it() {
-    holds(&scenarios::week_within(60_000).unwrap());
+    holds(&scenarios::week_within(60_000).unwrap(), true);
 }
 
 #[test]
 fn a_week_keeps_within_250_kilobytes_a_day_and_uses_it() {
-    holds(&scenarios::week_within(250_000).unwrap());
+    holds(&scenarios::week_within(250_000).unwrap(), true);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | what the hub sends: desired state, greetings, calls | `downlink.rs` |
 //! | what the agent sends: reported state, logs, in their order | `uplink.rs` |
 //! | pods: actions to effects, changes to events | `pod_effects.rs` |
+//! | which GPUs there were, and what became of them | `gpu_health.rs` |
 //! | samples to batches to the outbox | `recorder.rs` |
 //! | what the link may carry, and how much telemetry that is | `link_budget.rs`, `ladder.rs` |
 //! | clocks of this boot and earlier ones | `clocks.rs` |
@@ -25,6 +26,7 @@ mod attempts;
 mod clocks;
 mod downlink;
 mod event;
+mod gpu_health;
 mod ladder;
 mod link_budget;
 mod pod_effects;
@@ -46,6 +48,7 @@ pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 use crate::pods::Pods;
 use attempts::Attempts;
 use clocks::Clocks;
+use gpu_health::KnownGpus;
 use link_budget::DesiredPace;
 use pod_effects::Told;
 use recorder::Recorder;
@@ -80,6 +83,8 @@ pub struct AgentCore {
     capacity: NodeCapacity,
     /// Whether the driver has said which GPUs there are.
     gpus_known: bool,
+    /// Which GPUs were there and how they were, as it was told.
+    known_gpus: KnownGpus,
     /// What of the capacity pods may not have.
     reserved: Reserved,
     recorder: Recorder,

@@ -4,9 +4,7 @@ use super::storage::After;
 use super::{AgentCore, Effect};
 use crate::placement::NodeResources;
 use crate::pods::{PodAction, PodRecord};
-use shared::model::{
-    BootOffset, GpuDevice, GpuHealth, GpuInventory, NodeEvent, Now, PodId, PodPhase, PodStatus,
-};
+use shared::model::{BootOffset, NodeEvent, Now, PodId, PodPhase, PodStatus};
 use shared::ports::{Tree, WriteBatch};
 use shared::telemetry::{Sample, Series};
 use shared::wire::{Stream, encode};
@@ -124,36 +122,6 @@ impl AgentCore {
         self.record(stream, &pod.to_string(), &reason, &message, now);
     }
 
-    /// An alarm for each GPU that is gone or has become unhealthy, an event for each that is back.
-    pub(super) fn tell_gpu_changes(&mut self, gpus: &GpuInventory, now: Now) {
-        let health = |inventory: &GpuInventory| -> BTreeMap<String, Option<String>> {
-            let entry = |gpu: &GpuDevice| (gpu.uuid.clone(), unhealthy_reason(gpu));
-            inventory.devices.iter().map(entry).collect()
-        };
-        let (before, after) = (health(&self.capacity.gpus), health(gpus));
-        for (uuid, was) in &before {
-            match (after.get(uuid), was) {
-                (None, _) => {
-                    let message = format!("{uuid}: the driver no longer lists it");
-                    self.record_event("node", "GpuLost", &message, now);
-                }
-                (Some(Some(why)), None) => {
-                    self.record_event("node", "GpuUnhealthy", &format!("{uuid}: {why}"), now);
-                }
-                (Some(None), Some(_)) => {
-                    self.record_event("node", "GpuHealthy", &format!("{uuid} is well again"), now);
-                }
-                _ => {}
-            }
-        }
-        if !self.gpus_known {
-            return;
-        }
-        for uuid in after.keys().filter(|uuid| !before.contains_key(*uuid)) {
-            self.record_event("node", "GpuFound", &format!("{uuid} is there"), now);
-        }
-    }
-
     /// An alarm when the disk fills up, an event when it has room again.
     pub(super) fn watch_disk(&mut self, sample: &Sample, now: Now) {
         let value = |name| sample.values.get(&Series::new(name)).copied();
@@ -194,13 +162,6 @@ impl AgentCore {
             }
             Err(error) => warn!(node = %self.node, error = %error, "an event was not recorded"),
         }
-    }
-}
-
-fn unhealthy_reason(gpu: &GpuDevice) -> Option<String> {
-    match &gpu.health {
-        GpuHealth::Healthy => None,
-        GpuHealth::Unhealthy(reason) => Some(reason.clone()),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::attempts::Attempts;
 use super::clocks::Clocks;
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
+use super::gpu_health::KnownGpus;
 use super::link_budget::BUDGET_KEY;
 use super::recorder::{Recorder, RecorderOptions, SAMPLES_KEY};
 use super::results::Results;
@@ -167,6 +168,7 @@ impl AgentCore {
             pods,
             told: BTreeMap::new(),
             gpus_known: options.capacity.gpus.is_some(),
+            known_gpus: KnownGpus::restore(&restored.stored.meta),
             capacity: NodeCapacity {
                 cpu_millicores: options.capacity.cpu_millicores,
                 memory_bytes: options.capacity.memory_bytes,
@@ -205,6 +207,9 @@ impl AgentCore {
             workloads = self.workloads.len(), "restored from the local store");
         for (reason, message) in notices {
             self.record_event("node", reason, message, now);
+        }
+        if self.gpus_known {
+            self.tell_gpu_changes(&self.capacity.gpus.clone(), now);
         }
         if !self.desired.is_whole() {
             let message = "part of the desired state was lost on disk; pods are kept as they are";

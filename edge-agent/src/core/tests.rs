@@ -1,6 +1,9 @@
 //! The core against a hub made of the shared machines, one event at a time.
 
 mod alarms;
+mod budget;
+mod greetings;
+mod results;
 mod telemetry;
 
 use super::{
@@ -24,10 +27,6 @@ use shared::wire::{
     MapName, MapPosition, Message, RefusalReason, Resume, Version, desired_header_context, encode,
 };
 use std::collections::BTreeMap;
-
-mod budget;
-mod greetings;
-mod results;
 
 const SECOND_MS: u64 = 1_000;
 

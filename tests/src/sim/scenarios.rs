@@ -258,7 +258,7 @@ pub fn week_within(bytes_per_day: u64) -> Result<Week, String> {
         budgets: vec![limit],
         acknowledge_within_ms: DELAY_MS_MAX,
         posting: None,
-        series: 20,
+        series: 60,
     };
     let mut world = World::quiet(bytes_per_day, &setup);
     world.want("detect", "default");

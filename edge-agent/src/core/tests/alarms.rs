@@ -2,7 +2,7 @@
 
 use super::telemetry::stored;
 use super::*;
-use shared::model::{BootOffset, NodeEvent};
+use shared::model::{BootOffset, GpuDevice, GpuHealth, GpuInventory, GpuSource, NodeEvent};
 use shared::wire::{Stream, decode};
 
 fn told(bench: &Bench, stream: Stream) -> Vec<NodeEvent> {
@@ -46,6 +46,39 @@ fn a_pod_that_cannot_start_is_one_alarm_until_it_was_ready() {
     bench.tell(Event::Runtime(RuntimeEvent::Exited { pod, instance, code: 1 }));
     fail_to_start(&mut bench);
     assert_eq!(times(&bench, Stream::Alarms), 2, "{:?}", told(&bench, Stream::Alarms));
+}
+
+fn gpus(listed: &[(&str, GpuHealth)]) -> GpuInventory {
+    let device = |(uuid, health): &(&str, GpuHealth)| GpuDevice {
+        uuid: (*uuid).to_owned(),
+        name: String::new(),
+        memory_bytes: 8 << 30,
+        health: health.clone(),
+    };
+    GpuInventory { source: GpuSource::Nvml, devices: listed.iter().map(device).collect() }
+}
+
+#[test]
+fn a_gpu_that_is_lost_or_sick_is_an_alarm_whether_or_not_the_agent_saw_it_go() {
+    let mut bench = Bench::new();
+    let healthy = |uuid| (uuid, GpuHealth::Healthy);
+    let sick = |uuid| (uuid, GpuHealth::Unhealthy("XID 79".to_owned()));
+    bench.tell(Event::Inventory(gpus(&[healthy("a"), healthy("b"), sick("c")])));
+    assert_eq!(reasons(&bench, Stream::Alarms), ["GpuUnhealthy"]);
+    bench.tell(Event::Inventory(gpus(&[healthy("a"), healthy("c")])));
+    assert_eq!(reasons(&bench, Stream::Alarms)[1..], ["GpuLost"]);
+    let events = reasons(&bench, Stream::Events);
+    assert_eq!(events[events.len() - 3..], ["GpuFound", "GpuFound", "GpuHealthy"]);
+
+    // The start after it finds no GPU at all.
+    let again = bench.restarted(vec![]);
+    let alarms = told(&again, Stream::Alarms);
+    let lost: Vec<&str> = alarms.iter().map(|event| event.message.as_str()).collect();
+    let message = |uuid| format!("{uuid}: the driver no longer lists it");
+    assert_eq!(lost[lost.len() - 2..], [message("a"), message("c")], "{alarms:?}");
+    // And the one after that has nothing to add.
+    let third = again.restarted(vec![]);
+    assert_eq!(told(&third, Stream::Alarms), alarms);
 }
 
 #[test]

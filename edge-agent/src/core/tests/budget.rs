@@ -3,6 +3,7 @@
 use super::*;
 use shared::model::{LinkBudget, NODE_POLICY_KEY, NodePolicy};
 use shared::sync::message_bytes;
+use shared::telemetry::BatchDecoder;
 use shared::wire::{LogAck, Stream, decode};
 
 const DAY_MS: u64 = 24 * 3600 * SECOND_MS;
@@ -191,4 +192,36 @@ fn granted(message: &Message) -> Option<u32> {
         Message::MapAck(MapAck::Partial { window, .. }) => *window,
         _ => None,
     }
+}
+
+#[test]
+fn a_budget_below_the_lowest_rung_sheds_series_and_the_status_says_so() {
+    let mut bench = Bench::new();
+    bench.join();
+    let says_so = |bench: &Bench| {
+        let conditions = bench.core.node_status().conditions;
+        conditions.iter().any(|c| c.kind == "TelemetryComplete" && c.reason == "BudgetTooSmall")
+    };
+    let sample = |bench: &mut Bench| {
+        let names = ["node_load1", "node_memory_MemAvailable_bytes", "node_context_switches_total"];
+        let values = names.map(|name| (Series::new(name), bench.now.0 as f64));
+        bench.tell(Event::Sampled(Sample { values: values.into(), ..Sample::default() }));
+    };
+    (0..4).for_each(|_| sample(&mut bench));
+    assert!(!says_so(&bench));
+    bench.desire_policy(Some(2_000), version(1, 2));
+    // What is in memory when the budget shrinks still goes as it was taken.
+    (0..40).for_each(|_| sample(&mut bench));
+    assert!(says_so(&bench));
+    let status = bench.core.status(LinkStatus::default());
+    assert!(status.budget.sheds_series && status.budget.steps_down > 0, "{status:?}");
+    let mut decoder = BatchDecoder::default();
+    let records = telemetry::stored(&bench, Stream::Telemetry);
+    let batches = records.iter().map(|(number, record)| decoder.decode(*number, record).unwrap());
+    let widths: Vec<usize> =
+        batches.flat_map(|batch| batch.samples).map(|sample| sample.values.len()).collect();
+    assert_eq!((widths.first(), widths.last()), (Some(&3), Some(&2)), "{widths:?}");
+    bench.desire_policy(None, version(1, 3));
+    (0..40).for_each(|_| sample(&mut bench));
+    assert!(!says_so(&bench));
 }

@@ -65,7 +65,7 @@ impl Bench {
     }
 
     /// The agent is killed and starts again on what is durable; `pods` still run.
-    fn restarted(&self, observations: Vec<Observation>) -> Self {
+    pub(super) fn restarted(&self, observations: Vec<Observation>) -> Self {
         let stored = self.stored();
         let of = |wanted: Tree| stored.iter().filter(move |((tree, _), _)| *tree == wanted);
         let desired = of(Tree::Desired)
