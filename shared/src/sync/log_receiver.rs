@@ -221,10 +221,12 @@ mod tests {
     fn what_the_sender_no_longer_had_is_counted_exactly() {
         let mut receiver = LogReceiver::default();
         receiver.handle_batch(batch(1, 1, 1, &["a"]));
-        let received = receiver.handle_batch(batch(1, 5, 5, &["e", ""]));
-        assert_eq!((received.first, received.lost_records()), (2, 4));
-        assert_eq!(received.lost, [2..=4, 6..=6], "2, 3 and 4 by the quota, 6 by the disk");
-        assert_eq!(received.records, vec![(5, b"e".to_vec())]);
+        let received = receiver.handle_batch(batch(1, 5, 5, &["e", "", "", "h"]));
+        assert_eq!((received.first, received.lost_records()), (2, 5));
+        assert_eq!(received.lost, [2..=4, 6..=7], "2, 3 and 4 by the quota, 6 and 7 by the disk");
+        assert_eq!(received.records, vec![(5, b"e".to_vec()), (8, b"h".to_vec())]);
+        let received = receiver.handle_batch(batch(1, 11, 11, &["", "l"]));
+        assert_eq!(received.lost, [9..=11], "9 and 10 by the quota, 11 by the disk");
     }
 
     #[test]

@@ -114,9 +114,11 @@ fn a_short_greeting_is_understood_only_after_a_full_one_in_the_same_session() {
     let mut agent = open(&mut hub, 3);
     let sealed = agent.seal(&resume()).unwrap();
     assert_eq!(take(&mut hub, &sealed), unknown());
+    assert!(!hub.is_introduced());
     for message in [hello(), resume(), hello(), resume()] {
         let sealed = agent.seal(&message).unwrap();
         assert_eq!(take(&mut hub, &sealed), Opened::Message(message));
+        assert!(hub.is_introduced());
     }
     let mut next = open(&mut hub, 4);
     let sealed = next.seal(&resume()).unwrap();

@@ -303,6 +303,20 @@ fn a_peer_that_pays_and_has_nothing_yet_is_sent_again_all_that_it_asked_for() {
     assert_eq!(sent(&mut hub, due), [1, 2, 3]);
 }
 
+#[test]
+fn a_peer_that_pays_is_asked_again_after_a_minute_and_then_ever_later_up_to_an_hour() {
+    let mut hub = to_who_pays();
+    let (mut now, mut minutes) = (START, vec![]);
+    for _ in 0..8 {
+        let due = hub.poll_timeout().unwrap();
+        minutes.push((due.0 - now.0) / 60_000);
+        now = due;
+        hub.handle_timeout(now);
+        assert_eq!(sent(&mut hub, now), [0]);
+    }
+    assert_eq!(minutes, [1, 2, 4, 8, 16, 32, 60, 60]);
+}
+
 /// Its record of what its link may carry was lost on disk with the rest.
 #[test]
 fn a_peer_that_does_not_know_that_it_pays_is_sent_what_was_lost_once_it_has_answered() {
