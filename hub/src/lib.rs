@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`core`] | a session and two maps a node, and what all nodes should run (pure) |
 //! | [`fleet`] | what runs where (pure) |
+//! | [`api`] | the custom resources: their specs, their statuses, their schemas |
 //! | [`manifests`] | desired state read strictly from a directory of YAML |
 //! | [`ports`] | what the core's effects need of the world, and `perform` |
 //! | [`broker`] | the embedded MQTT broker, and the connection to an external one |
@@ -14,6 +15,7 @@
 //! | [`cli`] | the commands |
 
 pub mod admin;
+pub mod api;
 pub mod broker;
 pub mod cli;
 pub mod config;

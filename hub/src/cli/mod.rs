@@ -5,6 +5,7 @@ mod client;
 mod query;
 mod table;
 
+use crate::api;
 use crate::config::{BrokerUrl, Config, HostPort, LogFormat};
 use crate::shell;
 use anyhow::Context;
@@ -13,7 +14,7 @@ use client::Client;
 use shared::model::{NodeId, PodId};
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tracing::warn;
 
 /// Holds what the fleet should run, and learns how it is doing.
@@ -81,6 +82,12 @@ enum Command {
     /// Let a node in, or out
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Print the definitions of the custom resources, for `kubectl apply --server-side -f -`
+    Crds {
+        /// Write a file for each of them into this folder instead
+        #[arg(long)]
+        output: Option<PathBuf>,
+    },
     /// Show the version
     Version,
 }
@@ -203,6 +210,7 @@ impl Cli {
                 query::sign(&client(api)?, &request, output.as_deref())
             }
             Command::Node(NodeCommand::Revoke { node, api }) => query::revoke(&client(api)?, &node),
+            Command::Crds { output } => crds(output.as_deref()),
             Command::Version => print(concat!("hub ", env!("CARGO_PKG_VERSION"), "\n").as_bytes()),
         }
     }
@@ -229,6 +237,16 @@ fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
         .build()
         .context("could not start the runtime of tasks")?;
     runtime.block_on(shell::run(&config))?;
+    Ok(())
+}
+
+fn crds(output: Option<&Path>) -> anyhow::Result<()> {
+    let Some(folder) = output else { return print(api::crds_yaml()?.as_bytes()) };
+    for (name, text) in api::crd_files()? {
+        let file = folder.join(name);
+        std::fs::write(&file, text)
+            .with_context(|| format!("could not write {}", file.display()))?;
+    }
     Ok(())
 }
 

@@ -6,12 +6,10 @@
 use super::problem::{ManifestProblem, ManifestProblems};
 use super::yaml::{self, Refusal};
 use super::{EdgeNode, InferenceWorkload, Manifests, WORKLOADS_MAX, node, workload};
+use crate::api::API_VERSION;
 use serde::Deserialize;
 use shared::model::NodeId;
 use std::collections::BTreeMap;
-
-/// What every document says of itself.
-pub const API_VERSION: &str = "hinterland.dev/v1alpha1";
 
 /// Documents of a directory: an `EdgeNode` for each of 10 000 nodes, twice over.
 pub const DOCUMENTS_MAX: usize = 20_000;

@@ -27,7 +27,7 @@ mod workload;
 mod yaml;
 
 pub use directory::{DIRECTORY_BYTES_MAX, FILE_BYTES_MAX, FILES_MAX, read_directory};
-pub use documents::{API_VERSION, DOCUMENTS_MAX, parse_documents};
+pub use documents::{DOCUMENTS_MAX, parse_documents};
 pub use node::HOSTNAME_LABEL;
 pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
 

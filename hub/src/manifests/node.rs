@@ -6,9 +6,10 @@
 use super::EdgeNode;
 use super::labels::{Invalid, check_annotations, check_labels, check_taints};
 use super::yaml::{self, Refusal, below};
+use crate::api::{EdgeNodeSpec, LinkSpec};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use shared::model::{LinkBudget, MemoryQuantity, NodeId, Taint};
+use shared::model::{LinkBudget, MemoryQuantity, NodeId};
 use std::collections::BTreeMap;
 
 /// The least that a day may have: two connections in full, a few alarms, and a batch by the hour.
@@ -29,7 +30,7 @@ struct NodeDocument {
     _kind: IgnoredAny,
     metadata: NodeMetadata,
     #[serde(default)]
-    spec: NodeSpec,
+    spec: EdgeNodeSpec,
 }
 
 #[derive(Deserialize)]
@@ -43,24 +44,6 @@ struct NodeMetadata {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct NodeSpec {
-    #[serde(default)]
-    taints: Vec<Taint>,
-    #[serde(default)]
-    link: LinkSpec,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct LinkSpec {
-    #[serde(default)]
-    bytes_per_day: Option<MemoryQuantity>,
-    #[serde(default)]
-    bytes_per_second: Option<MemoryQuantity>,
 }
 
 /// Reads one document of this kind.

@@ -3,44 +3,15 @@
 //! Does not know which sinks there are: a hub without one of that name holds the results back.
 
 use super::labels::Invalid;
-use serde::Deserialize;
+use crate::api::{DeadbandSpec, ResultRouteSpec, ThinningSpec};
 use shared::limits::RESULT_ROUTES_MAX;
 use shared::model::{DEFAULT_SINK, ResultRoute, Thinning};
 
 const PATH: &str = "spec.results";
 
-/// One route as it is written.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct RouteDocument {
-    topic: String,
-    #[serde(default)]
-    sink: Option<String>,
-    #[serde(default)]
-    thinning: Option<ThinningDocument>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ThinningDocument {
-    #[serde(default)]
-    latest_every_seconds: Option<u32>,
-    #[serde(default)]
-    every_nth: Option<u32>,
-    #[serde(default)]
-    deadband: Option<DeadbandDocument>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct DeadbandDocument {
-    field: String,
-    by: f64,
-}
-
 /// # Errors
 /// The first route that can't be meant as it is written.
-pub(super) fn routes_of(documents: Vec<RouteDocument>) -> Result<Vec<ResultRoute>, Invalid> {
+pub(super) fn routes_of(documents: Vec<ResultRouteSpec>) -> Result<Vec<ResultRoute>, Invalid> {
     if documents.len() > RESULT_ROUTES_MAX {
         let problem = format!("{} routes are over {RESULT_ROUTES_MAX}", documents.len());
         return Err((PATH.to_owned(), problem));
@@ -48,7 +19,7 @@ pub(super) fn routes_of(documents: Vec<RouteDocument>) -> Result<Vec<ResultRoute
     documents.into_iter().enumerate().map(|(index, document)| route_of(index, document)).collect()
 }
 
-fn route_of(index: usize, document: RouteDocument) -> Result<ResultRoute, Invalid> {
+fn route_of(index: usize, document: ResultRouteSpec) -> Result<ResultRoute, Invalid> {
     let at = |field: &str| format!("{PATH}[{index}].{field}");
     let thinning = match document.thinning {
         Some(thinning) => Some(thinning_of(thinning).map_err(|(field, why)| (at(field), why))?),
@@ -60,11 +31,11 @@ fn route_of(index: usize, document: RouteDocument) -> Result<ResultRoute, Invali
     Ok(route)
 }
 
-fn thinning_of(document: ThinningDocument) -> Result<Thinning, (&'static str, String)> {
+fn thinning_of(document: ThinningSpec) -> Result<Thinning, (&'static str, String)> {
     match (document.latest_every_seconds, document.every_nth, document.deadband) {
         (Some(seconds), None, None) => Ok(Thinning::LatestEverySeconds(seconds)),
         (None, Some(count), None) => Ok(Thinning::EveryNth(count)),
-        (None, None, Some(DeadbandDocument { field, by })) => {
+        (None, None, Some(DeadbandSpec { field, by })) => {
             let by_millionths = millionths(by).map_err(|why| ("thinning.deadband.by", why))?;
             Ok(Thinning::Deadband { field, by_millionths })
         }

@@ -3,13 +3,14 @@
 //! A template outside the subset is refused here, with the field's path, and never run in part.
 
 use super::labels::{Invalid, check_annotations, check_labels, check_tolerations};
-use super::results::{RouteDocument, routes_of};
+use super::results::routes_of;
 use super::yaml::{self, Refusal, below};
 use super::{InferenceWorkload, Replicas};
+use crate::api::{InferenceWorkloadSpec, PlacementSpec};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX, REPLICAS_PER_NODE_MAX};
-use shared::model::{NodeId, PodTemplate, Revision, Toleration, Workload, WorkloadKey};
+use shared::model::{NodeId, PodTemplate, Revision, Workload, WorkloadKey};
 use shared::wire::{Digest, EncodeError, encode};
 use std::collections::BTreeMap;
 
@@ -29,7 +30,7 @@ struct WorkloadDocument {
     #[serde(rename = "kind")]
     _kind: IgnoredAny,
     metadata: WorkloadMetadata,
-    spec: WorkloadSpec,
+    spec: InferenceWorkloadSpec,
 }
 
 #[derive(Deserialize)]
@@ -42,31 +43,6 @@ struct WorkloadMetadata {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct WorkloadSpec {
-    #[serde(default)]
-    placement: Placement,
-    #[serde(default)]
-    priority: i32,
-    template: PodTemplate,
-    #[serde(default)]
-    results: Vec<RouteDocument>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Placement {
-    #[serde(default)]
-    node_selector: BTreeMap<String, String>,
-    #[serde(default)]
-    tolerations: Vec<Toleration>,
-    #[serde(default)]
-    replicas_per_node: Option<u32>,
-    #[serde(default)]
-    replicas: Option<u32>,
 }
 
 /// Reads one document of this kind.
@@ -88,7 +64,7 @@ pub(super) fn revision_of(template: &PodTemplate) -> Result<Revision, EncodeErro
 }
 
 fn build(document: WorkloadDocument) -> Result<InferenceWorkload, Invalid> {
-    let WorkloadSpec { placement, priority, template, results } = document.spec;
+    let InferenceWorkloadSpec { placement, priority, template, results } = document.spec;
     let key = key_of(&document.metadata)?;
     check_labels("metadata.labels", &document.metadata.labels)?;
     check_annotations("metadata.annotations", &document.metadata.annotations)?;
@@ -120,7 +96,7 @@ fn key_of(metadata: &WorkloadMetadata) -> Result<WorkloadKey, Invalid> {
         .map_err(|error| ("metadata.namespace".to_owned(), error.to_string()))
 }
 
-fn replicas_of(placement: &Placement) -> Result<Replicas, Invalid> {
+fn replicas_of(placement: &PlacementSpec) -> Result<Replicas, Invalid> {
     let at = |field: &str| below("spec.placement", field);
     match (placement.replicas_per_node, placement.replicas) {
         (Some(_), Some(_)) => {

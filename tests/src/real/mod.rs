@@ -5,6 +5,7 @@
 //! | `process.rs` | any process, with its log; what a folder's processes are; memory |
 //! | `binaries.rs` | where the programs of this workspace lie |
 //! | `hub.rs`, `agent.rs` | a hub, an agent, each with a folder of its own |
+//! | `kubernetes.rs` | a Kubernetes API server on its etcd, and kubectl |
 //! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
 //! | `http.rs` | one request and its answer |
 //! | `recording.rs` | what processes do to their files, operation by operation |
@@ -19,6 +20,7 @@ pub mod broker_case;
 pub mod http;
 pub mod hub;
 pub mod kills;
+pub mod kubernetes;
 pub mod mosquitto;
 pub mod process;
 pub mod prometheus;

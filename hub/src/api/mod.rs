@@ -1,0 +1,32 @@
+//! The custom resources of `hinterland.dev/v1alpha1`: what they may say, and what the hub says back.
+//!
+//! One definition of each kind: objects of the API server and documents of a directory are read by
+//! the same types, and the definitions under `deploy/crds` are made of them (`hub crds`).
+//!
+//! Unlike the API server, which drops fields that it does not know, these types refuse them. The
+//! schema of a pod template is the whole one of `core/v1`, so that nothing is dropped before it can be
+//! refused: what lies outside the supported subset is named by a CEL rule where one can see it, and by
+//! the reader of the object where none can.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `workload`, `results` | `InferenceWorkload` |
+//! | `node` | `EdgeNode` |
+//! | `schema` | what the derived schemas lack: quantities, taints, the pod template and its rules |
+//! | `crds` | the definitions, as they are installed |
+
+mod crds;
+mod node;
+mod results;
+mod schema;
+mod workload;
+
+pub use crds::{crd_files, crds_yaml};
+pub use node::{EdgeNode, EdgeNodeSpec, EdgeNodeStatus, LinkSpec};
+pub use results::{DeadbandSpec, ResultRouteSpec, ThinningSpec};
+pub use workload::{
+    InferenceWorkload, InferenceWorkloadSpec, InferenceWorkloadStatus, PlacementSpec, UnchosenNodes,
+};
+
+/// What every object and document says of itself.
+pub const API_VERSION: &str = "hinterland.dev/v1alpha1";

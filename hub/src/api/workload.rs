@@ -1,0 +1,151 @@
+//! `InferenceWorkload`: a pod template, where it goes, and how many.
+
+#![expect(unreachable_pub, reason = "KubeSchema repeats each struct within a function")]
+#![expect(clippy::duplicated_attributes, reason = "each column of a printer is one of its own")]
+
+use super::results::ResultRouteSpec;
+use super::schema;
+use crate::fleet::REASONS_MAX;
+use crate::manifests::FLEET_REPLICAS_MAX;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use shared::limits::{REPLICAS_PER_NODE_MAX, RESULT_ROUTES_MAX};
+use shared::model::{PodTemplate, Toleration};
+use std::collections::BTreeMap;
+
+/// Inference pods on edge nodes: what to run, where, and how many.
+#[derive(Debug, Clone, PartialEq, CustomResource, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "hinterland.dev",
+    version = "v1alpha1",
+    kind = "InferenceWorkload",
+    plural = "inferenceworkloads",
+    shortname = "iw",
+    category = "hinterland",
+    category = "all",
+    namespaced,
+    doc = "Inference pods on edge nodes: what to run, where, and how many. Nodes go on running it \
+           with or without a connection.",
+    status = "InferenceWorkloadStatus",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.placement.replicas",
+        status_replicas_path = ".status.assigned",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desired"),
+    printcolumn(name = "Assigned", type_ = "integer", json_path = ".status.assigned"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.ready"),
+    printcolumn(name = "Updated", type_ = "integer", json_path = ".status.updated"),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Offline", type_ = "integer", json_path = ".status.offline", priority = 1),
+    printcolumn(
+        name = "Unschedulable",
+        type_ = "integer",
+        json_path = ".status.unschedulable",
+        priority = 1
+    ),
+    printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", priority = 1),
+    printcolumn(
+        name = "Why",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InferenceWorkloadSpec {
+    /// Which nodes run it, and how many pods of it.
+    #[serde(default)]
+    pub placement: PlacementSpec,
+    /// A pod of a higher priority goes first, and takes the place of one of a lower where both do not fit.
+    #[serde(default)]
+    pub priority: i32,
+    /// What each pod is: a `core/v1` pod template. What Hinterland does not support is refused, never
+    /// run in part.
+    #[schemars(schema_with = "schema::pod_template")]
+    pub template: PodTemplate,
+    /// Where results of its pods go; the first route that matches a topic takes it. Without routes all
+    /// of them go to the sink `default`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = RESULT_ROUTES_MAX))]
+    pub results: Vec<ResultRouteSpec>,
+}
+
+/// Which nodes run a workload, and how many pods of it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.replicasPerNode))")
+    .message("placement.replicas: expected replicas over the fleet or replicasPerNode, not both"))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlacementSpec {
+    /// Labels that a node must have. Every node has `kubernetes.io/hostname`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of a node or its GPUs that the pods bear.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::tolerations")]
+    pub tolerations: Vec<Toleration>,
+    /// So many pods on each node that is selected; 1 where neither this nor `replicas` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = REPLICAS_PER_NODE_MAX))]
+    pub replicas_per_node: Option<u32>,
+    /// So many pods over the fleet, spread over the nodes that are selected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = FLEET_REPLICAS_MAX))]
+    pub replicas: Option<u32>,
+}
+
+/// How a workload is doing over the fleet. Numbers and bounded lists: never an entry a node.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InferenceWorkloadStatus {
+    /// The generation of the spec that this is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Accepted`: the hub runs it as it is written. `Ready`: all of its pods on nodes that are
+    /// online are ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// Pods that it asks for.
+    #[serde(default)]
+    pub desired: u32,
+    /// Pods that are assigned to nodes, online or not.
+    #[serde(default)]
+    pub assigned: u32,
+    /// Assigned pods that are ready, as their nodes reported.
+    #[serde(default)]
+    pub ready: u32,
+    /// Assigned pods on nodes that have the present spec.
+    #[serde(default)]
+    pub updated: u32,
+    /// Nodes with pods of it that are offline.
+    #[serde(default)]
+    pub offline: u32,
+    /// Pods that no node was chosen for.
+    #[serde(default)]
+    pub unschedulable: u32,
+    /// Why nodes were not chosen, the commonest reasons first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = REASONS_MAX))]
+    pub unchosen: Vec<UnchosenNodes>,
+    /// Labels of its pods, for those who scale it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub selector: String,
+}
+
+/// One reason for which nodes were not chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnchosenNodes {
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub nodes: u32,
+}
