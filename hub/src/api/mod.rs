@@ -21,7 +21,7 @@ mod results;
 mod schema;
 mod workload;
 
-pub use crds::{crd_files, crds_yaml};
+pub use crds::{CrdError, crd_files, crds_yaml};
 pub use node::{EdgeNode, EdgeNodeSpec, EdgeNodeStatus, LinkSpec};
 pub use results::{DeadbandSpec, ResultRouteSpec, ThinningSpec};
 pub use workload::{
