@@ -39,6 +39,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The folder of manifests.
     pub manifests: PathBuf,
+    /// The API server whose custom resources say what the fleet should run; then there is no folder.
+    pub kubernetes: Option<KubernetesConfig>,
     /// Where the embedded broker listens for nodes.
     pub listen: SocketAddr,
     /// The name or address, and port, by which nodes reach the broker. Without it: the address of
@@ -61,6 +63,14 @@ pub struct Config {
     pub remote_write: Option<RemoteWriteConfig>,
     /// Where results go.
     pub sinks: Vec<SinkConfig>,
+}
+
+/// An API server with the custom resources.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KubernetesConfig {
+    /// How it is reached; without it by the service account of the pod that the hub runs in.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// How the hub writes its own log.
@@ -138,6 +148,7 @@ impl Default for Config {
         Self {
             state_dir: PathBuf::from(DEFAULT_STATE_DIR),
             manifests: PathBuf::from(DEFAULT_MANIFESTS),
+            kubernetes: None,
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_MQTT_PORT)),
             advertise: None,
             broker: None,

@@ -6,6 +6,8 @@
 //! | [`fleet`] | what runs where (pure) |
 //! | [`api`] | the custom resources: their specs, their statuses, their schemas |
 //! | [`manifests`] | desired state read strictly from a directory of YAML |
+//! | `reconcile` | custom resources to desired state, and statuses back (pure) |
+//! | [`cluster`] | the management cluster's API server |
 //! | [`ports`] | what the core's effects need of the world, and `perform` |
 //! | [`broker`] | the embedded MQTT broker, and the connection to an external one |
 //! | [`shell`] | the loop that performs the core's effects; keys, CA, signing |
@@ -18,6 +20,7 @@ pub mod admin;
 pub mod api;
 pub mod broker;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod core;
 mod export;
@@ -26,4 +29,5 @@ pub mod fleet;
 pub mod hostile;
 pub mod manifests;
 pub mod ports;
+mod reconcile;
 pub mod shell;

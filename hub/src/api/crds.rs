@@ -3,7 +3,7 @@
 use super::schema::make_structural;
 use super::{EdgeNode, InferenceWorkload};
 use kube::CustomResourceExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use thiserror::Error;
 
 /// A definition can't be written; only a mistake in these types makes it so.
@@ -28,10 +28,13 @@ pub fn crd_files() -> Result<Vec<(String, String)>, CrdError> {
             let mut value = serde_json::to_value(crd)?;
             let versions = value.pointer_mut("/spec/versions").and_then(Value::as_array_mut);
             for version in versions.into_iter().flatten() {
-                version
-                    .pointer_mut("/schema/openAPIV3Schema")
-                    .into_iter()
-                    .for_each(make_structural);
+                let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") else { continue };
+                make_structural(schema);
+                let spec = schema.pointer_mut("/properties/spec").and_then(Value::as_object_mut);
+                // A spec in which nothing must be said need not be there.
+                for spec in spec.into_iter().filter(|spec| !spec.contains_key("required")) {
+                    spec.insert("default".to_owned(), json!({}));
+                }
             }
             let text = serde_saphyr::to_string(&value)
                 .map_err(|error| CrdError::Yaml(error.to_string()))?;

@@ -22,7 +22,7 @@ mod schema;
 mod workload;
 
 pub use crds::{CrdError, crd_files, crds_yaml};
-pub use node::{EdgeNode, EdgeNodeSpec, EdgeNodeStatus, LinkSpec};
+pub use node::{EdgeNode, EdgeNodeSpec, EdgeNodeStatus, LinkSpec, NodeResources, PodCounts};
 pub use results::{DeadbandSpec, ResultRouteSpec, ThinningSpec};
 pub use workload::{
     InferenceWorkload, InferenceWorkloadSpec, InferenceWorkloadStatus, PlacementSpec, UnchosenNodes,

@@ -83,9 +83,6 @@ pub struct EdgeNodeStatus {
     /// What the machine has.
     #[serde(default)]
     pub capacity: NodeResources,
-    /// What of it pods may have.
-    #[serde(default)]
-    pub allocatable: NodeResources,
     /// Its pods.
     #[serde(default)]
     pub pods: PodCounts,

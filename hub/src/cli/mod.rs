@@ -6,7 +6,7 @@ mod query;
 mod table;
 
 use crate::api;
-use crate::config::{BrokerUrl, Config, HostPort, LogFormat};
+use crate::config::{BrokerUrl, Config, HostPort, KubernetesConfig, LogFormat};
 use crate::shell;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -97,6 +97,12 @@ struct RunArguments {
     /// The folder of manifests; overrides `manifests`
     #[arg(long)]
     manifests: Option<PathBuf>,
+    /// Read the custom resources of an API server instead; `kubernetes` in the configuration
+    #[arg(long, conflicts_with = "manifests")]
+    kubernetes: bool,
+    /// How to reach that API server; the pod's own service account without it
+    #[arg(long, requires = "kubernetes", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// Where the embedded broker listens for nodes
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -217,7 +223,14 @@ impl Cli {
 }
 
 fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
-    let RunArguments { manifests, listen, advertise, broker, api } = arguments;
+    let RunArguments { manifests, kubernetes, kubeconfig, listen, advertise, broker, api } =
+        arguments;
+    if manifests.is_some() {
+        config.kubernetes = None;
+    }
+    if kubernetes {
+        config.kubernetes = Some(KubernetesConfig { kubeconfig });
+    }
     config.manifests = manifests.unwrap_or(config.manifests);
     config.listen = listen.unwrap_or(config.listen);
     config.advertise = advertise.or(config.advertise);

@@ -77,7 +77,7 @@ pub enum Event {
 
 impl Event {
     /// Whom it is about, where it is about one node.
-    pub(super) fn node(&self) -> Option<&NodeId> {
+    pub(crate) fn node(&self) -> Option<&NodeId> {
         match self {
             Self::Connected { node }
             | Self::Disconnected { node }

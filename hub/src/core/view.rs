@@ -1,8 +1,11 @@
 //! What the HTTP API and the commands over it show.
 
 use super::{HubCore, NodeState, corrected_time};
+use crate::fleet::WorkloadSummary;
 use serde::{Deserialize, Serialize};
-use shared::model::{NodeEvent, NodeId, NodeStatus, PodStatus, SinkId, UnixMs, WorkloadKey};
+use shared::model::{
+    NodeEvent, NodeId, NodeStatus, PodStatus, SinkId, UnixMs, Workload, WorkloadKey,
+};
 use shared::telemetry::Sample;
 use shared::wire::{Digest, Stream};
 use std::collections::BTreeMap;
@@ -128,7 +131,7 @@ pub struct PodView {
 }
 
 /// One workload over the fleet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WorkloadView {
     /// `namespace/name`.
     pub workload: String,
@@ -138,12 +141,36 @@ pub struct WorkloadView {
     pub assigned: u32,
     /// Assigned pods that are ready, as reported.
     pub ready: u32,
+    /// Assigned pods of the present template, as reported.
+    #[serde(default)]
+    pub updated: u32,
+    /// Assigned pods on nodes that are offline.
+    #[serde(default)]
+    pub assigned_offline: u32,
+    /// Ready pods on nodes that are online.
+    #[serde(default)]
+    pub ready_online: u32,
     /// Nodes that it is assigned to.
     pub nodes: u32,
     /// Of those, nodes that are offline.
     pub nodes_offline: u32,
     /// Why nodes were not chosen, the commonest reasons first, with the number of nodes.
     pub reasons: Vec<(String, u32)>,
+}
+
+impl WorkloadView {
+    /// Adds the pods that `node` should run of it.
+    fn count(&mut self, node: &NodeState, workload: &Workload) {
+        let online = node.is_online();
+        self.nodes += 1;
+        self.nodes_offline += u32::from(!online);
+        self.assigned_offline += if online { 0 } else { workload.replicas };
+        for pod in workload.pods().filter_map(|pod| node.pods.get(&pod.to_string())) {
+            self.ready += u32::from(pod.ready);
+            self.ready_online += u32::from(pod.ready && online);
+            self.updated += u32::from(pod.revision == workload.revision);
+        }
+    }
 }
 
 impl HubCore {
@@ -261,26 +288,27 @@ impl HubCore {
     }
 
     /// Every workload, by name.
-    pub fn workload_views(&self) -> impl Iterator<Item = WorkloadView> + '_ {
-        self.assignment.workloads.iter().map(|(key, summary)| {
-            let name = key.to_string();
-            let holders = || {
-                let nodes = self.nodes.values();
-                nodes.filter(|node| node.desired.content().items().contains_key(&name))
-            };
-            let ready = holders().flat_map(|node| node.pods.values());
-            let ready = ready.filter(|pod| pod.ready && pod.pod.workload == *key);
-            let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-            WorkloadView {
+    pub fn workload_views(&self) -> impl Iterator<Item = WorkloadView> + use<> {
+        let view = |(key, summary): (&WorkloadKey, &WorkloadSummary)| {
+            let view = WorkloadView {
+                workload: key.to_string(),
                 desired: summary.desired,
                 assigned: summary.assigned,
-                ready: count(ready.count()),
-                nodes: count(holders().count()),
-                nodes_offline: count(holders().filter(|node| !node.is_online()).count()),
                 reasons: summary.reasons.clone(),
-                workload: name.clone(),
+                ..WorkloadView::default()
+            };
+            (key.clone(), view)
+        };
+        let mut views: BTreeMap<_, _> = self.assignment.workloads.iter().map(view).collect();
+        for (node, workloads) in &self.assignment.per_node {
+            let Some(node) = self.nodes.get(node) else { continue };
+            for workload in workloads.values() {
+                if let Some(view) = views.get_mut(&workload.key) {
+                    view.count(node, workload);
+                }
             }
-        })
+        }
+        views.into_values()
     }
 
     /// The newest sample of each node's telemetry.

@@ -15,7 +15,7 @@ const PREFIX_BYTES_MAX: usize = 253;
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 /// What is wrong: the field's path, and the words.
-pub(super) type Invalid = (String, String);
+pub(crate) type Invalid = (String, String);
 
 /// # Errors
 /// The first label whose key or value has not the form of one.

@@ -28,11 +28,15 @@ mod yaml;
 
 pub use directory::{DIRECTORY_BYTES_MAX, FILE_BYTES_MAX, FILES_MAX, read_directory};
 pub use documents::{DOCUMENTS_MAX, parse_documents};
+pub(crate) use labels::Invalid;
 pub use node::HOSTNAME_LABEL;
+pub(crate) use node::edge_node;
 pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
 
 pub use watcher::{ReadManifests, Watcher};
+pub(crate) use workload::inference_workload;
 pub use workload::{FLEET_REPLICAS_MAX, WORKLOADS_MAX};
+pub(crate) use yaml::written_path;
 
 use shared::model::{
     LinkBudget, NodeId, PodTemplate, ResultRoute, Revision, Taint, Toleration, WorkloadKey,

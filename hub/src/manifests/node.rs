@@ -64,17 +64,30 @@ fn build(document: NodeDocument) -> Result<(NodeId, EdgeNode), Invalid> {
         let problem = "an EdgeNode belongs to no namespace, expected none";
         return Err(("metadata.namespace".to_owned(), problem.to_owned()));
     }
-    let id = NodeId::new(&name).map_err(|error| ("metadata.name".to_owned(), error.to_string()))?;
-    check_labels("metadata.labels", &labels)?;
-    if labels.get(HOSTNAME_LABEL).is_some_and(|value| *value != name) {
+    edge_node(&name, &labels, &annotations, document.spec)
+}
+
+/// What an object or a document says of a node.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(crate) fn edge_node(
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+    spec: EdgeNodeSpec,
+) -> Result<(NodeId, EdgeNode), Invalid> {
+    let id = NodeId::new(name).map_err(|error| ("metadata.name".to_owned(), error.to_string()))?;
+    check_labels("metadata.labels", labels)?;
+    if labels.get(HOSTNAME_LABEL).is_some_and(|value| value != name) {
         let problem = format!("is always the node's name, expected `{name}` or nothing");
         return Err((below("metadata.labels", HOSTNAME_LABEL), problem));
     }
-    check_annotations("metadata.annotations", &annotations)?;
-    let taints = document.spec.taints;
+    check_annotations("metadata.annotations", annotations)?;
+    let taints = spec.taints;
     check_taints("spec.taints", &taints)?;
-    let link = budget(&document.spec.link)?;
-    Ok((id, EdgeNode { labels, taints, link }))
+    let link = budget(&spec.link)?;
+    Ok((id, EdgeNode { labels: labels.clone(), taints, link }))
 }
 
 fn budget(spec: &LinkSpec) -> Result<LinkBudget, Invalid> {

@@ -50,8 +50,11 @@ struct WorkloadMetadata {
 /// # Errors
 /// The first thing that is wrong with it.
 pub(super) fn read(text: &str) -> Result<InferenceWorkload, Refusal> {
-    let document: WorkloadDocument = yaml::read(text)?;
-    build(document).map_err(|(path, problem)| {
+    let WorkloadDocument { metadata, spec, .. } = yaml::read(text)?;
+    let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let (labels, annotations) = (&metadata.labels, &metadata.annotations);
+    let built = inference_workload(namespace, &metadata.name, labels, annotations, spec);
+    built.map_err(|(path, problem)| {
         let line = yaml::line_of(text, &path).unwrap_or(0);
         Refusal { line, path, problem }
     })
@@ -63,11 +66,21 @@ pub(super) fn revision_of(template: &PodTemplate) -> Result<Revision, EncodeErro
     Ok(Revision(u64::from_be_bytes([a, b, c, d, e, f, g, h])))
 }
 
-fn build(document: WorkloadDocument) -> Result<InferenceWorkload, Invalid> {
-    let InferenceWorkloadSpec { placement, priority, template, results } = document.spec;
-    let key = key_of(&document.metadata)?;
-    check_labels("metadata.labels", &document.metadata.labels)?;
-    check_annotations("metadata.annotations", &document.metadata.annotations)?;
+/// The workload that an object or a document describes.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(crate) fn inference_workload(
+    namespace: &str,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+    spec: InferenceWorkloadSpec,
+) -> Result<InferenceWorkload, Invalid> {
+    let InferenceWorkloadSpec { placement, priority, template, results } = spec;
+    let key = key_of(namespace, name)?;
+    check_labels("metadata.labels", labels)?;
+    check_annotations("metadata.annotations", annotations)?;
     check_labels("spec.placement.nodeSelector", &placement.node_selector)?;
     check_tolerations("spec.placement.tolerations", &placement.tolerations)?;
     let replicas = replicas_of(&placement)?;
@@ -88,11 +101,10 @@ fn build(document: WorkloadDocument) -> Result<InferenceWorkload, Invalid> {
     Ok(workload)
 }
 
-fn key_of(metadata: &WorkloadMetadata) -> Result<WorkloadKey, Invalid> {
-    let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
-    WorkloadKey::new(DEFAULT_NAMESPACE, &metadata.name)
+fn key_of(namespace: &str, name: &str) -> Result<WorkloadKey, Invalid> {
+    WorkloadKey::new(DEFAULT_NAMESPACE, name)
         .map_err(|error| ("metadata.name".to_owned(), error.to_string()))?;
-    WorkloadKey::new(namespace, &metadata.name)
+    WorkloadKey::new(namespace, name)
         .map_err(|error| ("metadata.namespace".to_owned(), error.to_string()))
 }
 

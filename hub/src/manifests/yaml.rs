@@ -163,7 +163,8 @@ fn listed(expected: &[&'static str]) -> String {
     quoted.join(", ")
 }
 
-fn written_path(path: &Path) -> String {
+/// A path as [`below`] writes it.
+pub(crate) fn written_path(path: &Path) -> String {
     path.iter().fold(String::new(), |written, segment| match segment {
         Segment::Seq { index } => format!("{written}[{index}]"),
         Segment::Map { key } => below(&written, key),

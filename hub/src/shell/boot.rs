@@ -7,11 +7,13 @@
 use super::brokers::{BrokerError, EVENTS_MAX, Way};
 use super::hub::{Ended, Hub, Inputs};
 use super::keys::{self, KeysError};
+use super::kubernetes::Kubernetes;
 use super::registry::Registry;
 use super::signing::Signer;
 use super::sinks::{SinkError, Sinks};
 use super::world::World;
 use crate::admin::{self, BrokerStatus, ManifestsStatus, Token, TokenError};
+use crate::cluster::ClusterError;
 use crate::config::{BrokerUrl, Config};
 use crate::core::{HubCore, read_stored_state};
 use crate::manifests::Watcher;
@@ -70,6 +72,9 @@ pub enum BootError {
     /// A sink can't be used as it is configured.
     #[error("could not start the sinks")]
     Sinks(#[from] SinkError),
+    /// The API server of the custom resources.
+    #[error("could not begin to read custom resources")]
+    Cluster(#[from] ClusterError),
     /// Signals can't be listened to.
     #[error("could not listen for signals")]
     Signals(#[source] std::io::Error),
@@ -92,12 +97,20 @@ pub async fn run(config: &Config) -> Result<(), BootError> {
     let (broker_events, broker) = mpsc::channel(EVENTS_MAX);
     let (readings, manifests) = mpsc::channel(READINGS_MAX);
     let (queries, questions) = admin::queries();
-    tokio::spawn(Watcher::new(&config.manifests).run(readings));
+    // The one that is not used stays open and silent.
+    let (_silent, mut changes) = mpsc::channel(1);
+    match &config.kubernetes {
+        Some(kubernetes) => {
+            let (started, seen) = Kubernetes::start(kubernetes).await?;
+            (hub.kubernetes, changes) = (Some(started), seen);
+        }
+        None => drop(tokio::spawn(Watcher::new(&config.manifests).run(readings.clone()))),
+    }
     let is_allowed = hub.world.admissions.question();
     hub.world.broker = Some(way.start(is_allowed, broker_events).await?);
     let served = tokio::spawn(admin::serve(api, admin::router(queries, token)));
     info!(api = %config.api, nodes = hub.broker.address, "the hub runs");
-    let mut inputs = Inputs { broker, manifests, queries: questions, delivered };
+    let mut inputs = Inputs { broker, manifests, changes, queries: questions, delivered };
     let ended = hub.run(&mut inputs, stop).await;
     served.abort();
     if let Some(broker) = hub.world.broker.take() {
@@ -132,9 +145,13 @@ fn open(config: &Config, sinks: Sinks) -> Result<(Hub<SealedStore>, Way<'_>), Bo
         address: advertised.to_string(),
         ..BrokerStatus::default()
     };
-    let folder = config.manifests.display().to_string();
+    let folder = match &config.kubernetes {
+        Some(_) => "custom resources of the API server".to_owned(),
+        None => config.manifests.display().to_string(),
+    };
     let manifests = ManifestsStatus { folder, problems: vec![] };
-    let mut hub = Hub { core, world, signer, registry, clock, broker, manifests };
+    let kubernetes = None;
+    let mut hub = Hub { core, world, signer, registry, clock, broker, manifests, kubernetes };
     hub.begin();
     if let Some(error) = hub.core.view().store_error {
         return Err(BootError::Term(error));

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing of nodes or workloads; the core does. Answers questions between two events.
 
+use super::kubernetes::Kubernetes;
 use super::registry::Registry;
 use super::signing::{SignError, Signer};
 use super::world::{HubStore, World};
@@ -11,6 +12,7 @@ use crate::core::{Event, HubCore, NodeRecord};
 use crate::export;
 use crate::manifests::{ManifestProblems, ReadManifests};
 use crate::ports::perform;
+use crate::reconcile::Change;
 use shared::io::clock::SystemClock;
 use shared::model::{NodeId, Now};
 use shared::trust::enrollment::Enrollment;
@@ -28,6 +30,8 @@ const CALL_TIMEOUT_MS: u32 = 15_000;
 pub(super) struct Inputs {
     pub(super) broker: mpsc::Receiver<BrokerEvent>,
     pub(super) manifests: mpsc::Receiver<ReadManifests>,
+    /// What an API server's objects do; nothing without one.
+    pub(super) changes: mpsc::Receiver<Change>,
     pub(super) queries: mpsc::Receiver<Query>,
     /// Deliveries that have ended.
     pub(super) delivered: mpsc::Receiver<u64>,
@@ -51,6 +55,8 @@ pub(super) struct Hub<S> {
     pub(super) clock: SystemClock,
     pub(super) broker: BrokerStatus,
     pub(super) manifests: ManifestsStatus,
+    /// Where desired state comes from, if it is an API server.
+    pub(super) kubernetes: Option<Kubernetes>,
 }
 
 impl<S: HubStore> Hub<S> {
@@ -67,12 +73,16 @@ impl<S: HubStore> Hub<S> {
                 return Ended::MustRestart;
             }
             let timer = self.timer();
+            let statuses = self.statuses_due();
             tokio::select! {
                 () = &mut stop => return Ended::Stopped,
                 () = timer => {
                     let now = self.clock.now();
                     self.core.handle_timeout(now);
+                    self.kubernetes.iter_mut().for_each(Kubernetes::schedule);
                 }
+                () = statuses => self.write_statuses(),
+                Some(change) = inputs.changes.recv() => self.handle_change(change),
                 Some(event) = inputs.broker.recv() => self.handle_broker(event),
                 Some(reading) = inputs.manifests.recv() => self.handle_reading(reading),
                 Some(query) = inputs.queries.recv() => self.answer(query),
@@ -113,8 +123,35 @@ impl<S: HubStore> Hub<S> {
         }
     }
 
+    fn statuses_due(&self) -> impl Future<Output = ()> + use<S> {
+        let due = self.kubernetes.as_ref().and_then(Kubernetes::due);
+        async move {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn write_statuses(&mut self) {
+        let Some(kubernetes) = &mut self.kubernetes else { return };
+        let problems = kubernetes.write_statuses(&self.core, self.clock.now().wall);
+        if problems != self.manifests.problems {
+            problems.iter().for_each(|problem| error!(problem, "a custom resource is refused"));
+            self.manifests.problems = problems;
+        }
+    }
+
+    fn handle_change(&mut self, change: Change) {
+        let Some(kubernetes) = &mut self.kubernetes else { return };
+        if let Some(manifests) = kubernetes.handle(change) {
+            self.handle(Event::Manifests(manifests));
+        }
+    }
+
     fn handle(&mut self, event: Event) -> Now {
         let now = self.clock.now();
+        self.kubernetes.iter_mut().for_each(|kubernetes| kubernetes.note(&event));
         self.core.handle_event(event, now);
         now
     }

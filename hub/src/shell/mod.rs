@@ -7,6 +7,7 @@
 //! | `world` | store, broker, admissions, calls: what effects reach |
 //! | `brokers` | starts the embedded broker, or the connection to an external one |
 //! | `signing` | requests in, enrolments out; serial numbers |
+//! | `kubernetes` | custom resources as the source of desired state, and where statuses go |
 //! | `keys` | the CA and the hub's keys in files |
 //! | `admission` | whom the broker lets in |
 //! | `registry` | who is enrolled, beside the store |
@@ -17,6 +18,7 @@ mod boot;
 mod brokers;
 mod hub;
 pub(crate) mod keys;
+mod kubernetes;
 mod registry;
 mod signing;
 mod sinks;

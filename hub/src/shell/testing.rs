@@ -117,7 +117,9 @@ impl TestHub {
         let (sinks, delivered) = Sinks::none();
         let (world, status) = (World::new(store, sinks), BrokerStatus::default());
         let manifests = ManifestsStatus::default();
-        let mut hub = Hub { core, world, signer, registry, clock, broker: status, manifests };
+        let kubernetes = None;
+        let mut hub =
+            Hub { core, world, signer, registry, clock, broker: status, manifests, kubernetes };
         hub.begin();
         let (broker, broker_events) = mpsc::channel(16);
         let (readings, manifests) = mpsc::channel(16);
@@ -127,8 +129,9 @@ impl TestHub {
         let served = tokio::spawn(admin::serve(listener, admin::router(queries, token)));
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
-            let mut inputs =
-                Inputs { broker: broker_events, manifests, queries: questions, delivered };
+            let (_silent, changes) = mpsc::channel(1);
+            let broker = broker_events;
+            let mut inputs = Inputs { broker, manifests, changes, queries: questions, delivered };
             hub.run(&mut inputs, async { drop(stopped.await) }).await
         });
         Self { api, broker, manifests: readings, stop: Some(stop), running, served, folder }

@@ -1,12 +1,9 @@
-//! The custom resources in a real API server.
-
-// Helpers of tests are tests as well.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+//! The custom resources as the API server takes them.
 
 use std::sync::OnceLock;
 use tests::real::kubernetes::Cluster;
 
-/// The one API server of these tests, with the definitions installed; each test has its own names.
+/// The one API server of these tests; each test has its own names.
 fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
     let started = CLUSTER.get_or_init(|| start().map_err(|error| format!("{error:#}")));
@@ -17,12 +14,7 @@ fn start() -> anyhow::Result<Cluster> {
     // Nobody drops it: its programs end with this process, the folder stays for who looks for its logs.
     let folder = tests::real::binaries::binary_folder()?.join("kubernetes-test");
     let _ = std::fs::remove_dir_all(&folder);
-    let cluster = Cluster::start(&folder)?;
-    cluster.apply(&hub::api::crds_yaml()?)?;
-    for name in ["crd/inferenceworkloads.hinterland.dev", "crd/edgenodes.hinterland.dev"] {
-        cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", name])?;
-    }
-    Ok(cluster)
+    super::cluster_with_definitions(&folder)
 }
 
 fn workload(name: &str, placement: &str, template: &str) -> String {

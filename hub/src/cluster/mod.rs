@@ -1,0 +1,40 @@
+//! The management cluster's API server: what it holds, and what is written back. Decides nothing;
+//! [`crate::reconcile`] does.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `client` | the connection, from a kubeconfig or from within a pod |
+//! | `source` | watches the custom resources |
+//! | `writer` | writes statuses, by server-side apply |
+//!
+//! An API server that can't be reached, throttles, or lacks the definitions is asked again with growing
+//! pauses; until it answers, what was read last stays in force.
+
+mod client;
+mod source;
+mod writer;
+
+pub use client::ClusterError;
+pub(crate) use client::connect;
+pub(crate) use source::watch;
+pub(crate) use writer::write;
+
+use crate::api::{EdgeNode, InferenceWorkload};
+use crate::reconcile::Kind;
+use kube::api::{ApiResource, DynamicObject};
+use kube::{Api, Client};
+
+/// Whose fields are the hub's, in server-side apply.
+const FIELD_MANAGER: &str = "hinterland-hub";
+
+fn resource(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::Workload => ApiResource::erase::<InferenceWorkload>(&()),
+        Kind::Node => ApiResource::erase::<EdgeNode>(&()),
+    }
+}
+
+/// All objects of a kind, in every namespace.
+fn all(client: &Client, kind: Kind) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &resource(kind))
+}

@@ -1,0 +1,86 @@
+//! Watches the custom resources of one kind.
+
+use super::all;
+use crate::reconcile::{Change, Kind, Object, ObjectKey};
+use futures_util::StreamExt as _;
+use kube::api::DynamicObject;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Client, ResourceExt as _};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::pin::pin;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+/// Tells every change of the objects of `kind`, beginning with all that are there. Ends when nobody
+/// listens any more.
+pub(crate) async fn watch(client: Client, kind: Kind, changes: mpsc::Sender<Change>) {
+    let events = watcher(all(&client, kind), watcher::Config::default()).default_backoff();
+    let mut events = pin!(events);
+    let mut listed = BTreeSet::new();
+    // The same complaint again and again is said once.
+    let mut complaint = String::new();
+    while let Some(event) = events.next().await {
+        let change = match event {
+            Ok(event) => change_of(kind, event, &mut listed),
+            Err(error) => {
+                let words = shared::in_words(&error);
+                if complaint == words {
+                    debug!(?kind, error = words, "custom resources still can't be watched");
+                } else {
+                    warn!(
+                        ?kind,
+                        error = words,
+                        "custom resources can't be watched: what was read \
+                        last stays in force"
+                    );
+                }
+                complaint = words;
+                continue;
+            }
+        };
+        complaint.clear();
+        let Some(change) = change else { continue };
+        if changes.send(change).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn change_of(
+    kind: Kind,
+    event: watcher::Event<DynamicObject>,
+    listed: &mut BTreeSet<ObjectKey>,
+) -> Option<Change> {
+    match event {
+        watcher::Event::Init => {
+            listed.clear();
+            None
+        }
+        watcher::Event::InitApply(object) => {
+            let object = object_of(kind, &object);
+            listed.insert(object.key.clone());
+            Some(Change::Put(Box::new(object)))
+        }
+        watcher::Event::InitDone => Some(Change::Listed(kind, std::mem::take(listed))),
+        watcher::Event::Apply(object) => Some(Change::Put(Box::new(object_of(kind, &object)))),
+        watcher::Event::Delete(object) => Some(Change::Removed(key_of(kind, &object))),
+    }
+}
+
+fn key_of(kind: Kind, object: &DynamicObject) -> ObjectKey {
+    let namespace = object.namespace().unwrap_or_default();
+    ObjectKey { kind, namespace, name: object.name_any() }
+}
+
+fn object_of(kind: Kind, object: &DynamicObject) -> Object {
+    let part = |name: &str| object.data.get(name).cloned().unwrap_or(Value::Null);
+    Object {
+        key: key_of(kind, object),
+        generation: object.metadata.generation.unwrap_or_default(),
+        labels: object.labels().clone(),
+        annotations: object.annotations().clone(),
+        spec: part("spec"),
+        status: part("status"),
+    }
+}

@@ -1,0 +1,23 @@
+//! Custom resources to desired state, and what became of it to their statuses. Pure; the connection to
+//! the API server is [`crate::cluster`]'s.
+//!
+//! fetch → validate → build → apply → status: changes of objects go in; the desired state of the fleet
+//! comes out, and statuses that differ from those that are stored.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `objects` | objects as the API server has them, and the desired state that they make |
+//! | `reconciler` | what is due: desired state, statuses |
+//! | `status` | what the hub says of an object |
+//!
+//! Each object stands for itself: one that is refused says so in its status, and the others go on. A
+//! change that is refused leaves in force what was accepted before it.
+
+mod objects;
+mod reconciler;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use objects::{Kind, Object, ObjectKey};
+pub(crate) use reconciler::{Change, Reconciler, StatusPatch};

@@ -1,0 +1,181 @@
+//! Objects as the API server has them, and the desired state that they make.
+
+use super::status;
+use crate::api::{EdgeNodeSpec, InferenceWorkloadSpec};
+use crate::manifests::{
+    EdgeNode, InferenceWorkload, Invalid, Manifests, WORKLOADS_MAX, edge_node, inference_workload,
+    written_path,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use shared::model::NodeId;
+use std::collections::BTreeMap;
+
+/// The kinds that say what the fleet should run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// `InferenceWorkload`.
+    Workload,
+    /// `EdgeNode`.
+    Node,
+}
+
+/// Which object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ObjectKey {
+    pub(crate) kind: Kind,
+    /// Empty for a node.
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+/// An object, as far as the hub looks at it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Object {
+    pub(crate) key: ObjectKey,
+    /// Changes with the spec.
+    pub(crate) generation: i64,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// As it is stored: nothing of it is believed yet.
+    pub(crate) spec: Value,
+    /// As it is stored.
+    pub(crate) status: Value,
+}
+
+/// Whether an object is in force as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Verdict {
+    /// The generation that was looked at.
+    pub(crate) generation: i64,
+    /// The field's path and what was wrong with it.
+    pub(crate) refused: Option<Invalid>,
+}
+
+/// What an object says, once it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Said {
+    Workload(Box<InferenceWorkload>),
+    Node(NodeId, EdgeNode),
+}
+
+/// One object with what was read of it.
+#[derive(Debug)]
+pub(super) struct Held {
+    object: Object,
+    pub(super) verdict: Verdict,
+    /// What is in force: the newest that was accepted.
+    accepted: Option<Said>,
+}
+
+impl Held {
+    /// The status as it is stored.
+    pub(super) fn status(&self) -> &Value {
+        &self.object.status
+    }
+}
+
+/// Every object of the kinds that say what the fleet should run.
+#[derive(Debug, Default)]
+pub(super) struct Objects(BTreeMap<ObjectKey, Held>);
+
+impl Objects {
+    /// An object that is there, or has changed; whether that may change the desired state.
+    pub(super) fn put(&mut self, object: Object) -> bool {
+        let same = |held: &&mut Held| held.says_the_same(&object);
+        if let Some(held) = self.0.get_mut(&object.key).filter(same) {
+            // Only its status is another, as after each of the hub's own writes.
+            held.object.status = object.status;
+            return false;
+        }
+        let earlier = self.0.remove(&object.key).and_then(|held| held.accepted);
+        let (accepted, refused) = match self.read(&object) {
+            Ok(said) => (Some(said), None),
+            Err(refused) => (earlier, Some(refused)),
+        };
+        let verdict = Verdict { generation: object.generation, refused };
+        self.0.insert(object.key.clone(), Held { object, verdict, accepted });
+        true
+    }
+
+    /// An object that is there no more; whether it was there.
+    pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
+        self.0.remove(key).is_some()
+    }
+
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<&Held> {
+        self.0.get(key)
+    }
+
+    pub(super) fn keys(&self, kind: Kind) -> impl Iterator<Item = &ObjectKey> {
+        self.0.keys().filter(move |key| key.kind == kind)
+    }
+
+    /// What is not in force as it is written, and why.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&ObjectKey, &Invalid)> {
+        self.0.iter().filter_map(|(key, held)| Some((key, held.verdict.refused.as_ref()?)))
+    }
+
+    /// Workloads that ran, as their statuses say, and of which nothing that was accepted is known:
+    /// without them the desired state would stop their pods.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = &ObjectKey> {
+        let unknown = |held: &Held| held.accepted.is_none() && status::has_run(held.status());
+        let workloads = self.0.iter().filter(|(key, _)| key.kind == Kind::Workload);
+        workloads.filter(move |(_, held)| unknown(held)).map(|(key, _)| key)
+    }
+
+    /// The desired state of the fleet.
+    pub(super) fn manifests(&self) -> Manifests {
+        let mut manifests = Manifests::default();
+        for said in self.0.values().filter_map(|held| held.accepted.clone()) {
+            match said {
+                Said::Workload(workload) => {
+                    manifests.workloads.insert(workload.key.clone(), *workload);
+                }
+                Said::Node(id, node) => drop(manifests.nodes.insert(id, node)),
+            }
+        }
+        manifests
+    }
+
+    fn read(&self, object: &Object) -> Result<Said, Invalid> {
+        let Object { key, labels, annotations, spec, .. } = object;
+        match key.kind {
+            Kind::Workload if self.keys(Kind::Workload).count() >= WORKLOADS_MAX => {
+                Err((String::new(), format!("there are {WORKLOADS_MAX} workloads already")))
+            }
+            Kind::Workload => {
+                let spec = read_spec::<InferenceWorkloadSpec>(spec)?;
+                let built =
+                    inference_workload(&key.namespace, &key.name, labels, annotations, spec)?;
+                Ok(Said::Workload(Box::new(built)))
+            }
+            Kind::Node => {
+                let spec = read_spec::<EdgeNodeSpec>(spec)?;
+                edge_node(&key.name, labels, annotations, spec)
+                    .map(|(id, node)| Said::Node(id, node))
+            }
+        }
+    }
+}
+
+impl Held {
+    fn says_the_same(&self, object: &Object) -> bool {
+        let of = |object: &Object| {
+            (object.generation, object.labels.clone(), object.annotations.clone())
+        };
+        of(&self.object) == of(object) && self.object.spec == object.spec
+    }
+}
+
+/// Strict: a field that is not known is refused, though the API server has kept it.
+fn read_spec<T: DeserializeOwned>(spec: &Value) -> Result<T, Invalid> {
+    // No spec at all is one without fields.
+    let none = Value::Object(serde_json::Map::new());
+    let spec = if spec.is_null() { &none } else { spec };
+    serde_path_to_error::deserialize(spec).map_err(|error| {
+        let path = written_path(error.path());
+        let path = if path.is_empty() { "spec".to_owned() } else { format!("spec.{path}") };
+        (path, error.inner().to_string())
+    })
+}

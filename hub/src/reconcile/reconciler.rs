@@ -1,0 +1,163 @@
+//! What is due: desired state once every object is known, and statuses that differ from the stored.
+
+use super::objects::{Kind, Object, ObjectKey, Objects};
+use super::status::{node_status, with_acceptance, workload_status};
+use crate::core::{HubCore, WorkloadView};
+use crate::manifests::{Manifests, PROBLEMS_MAX};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+use shared::model::{NodeId, UnixMs};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was seen of the API server's objects.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// An object is there, or has changed.
+    Put(Box<Object>),
+    /// An object is there no more.
+    Removed(ObjectKey),
+    /// These are all objects of a kind: one that is not among them is gone.
+    Listed(Kind, BTreeSet<ObjectKey>),
+    /// A status was not written.
+    NotWritten(ObjectKey),
+}
+
+/// A status to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StatusPatch {
+    pub(crate) key: ObjectKey,
+    pub(crate) status: Value,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Reconciler {
+    objects: Objects,
+    listed: BTreeSet<Kind>,
+    /// The desired state may be another than the one that was taken last.
+    changed: bool,
+    /// The desired state was taken since the start.
+    taken: bool,
+    /// Statuses on their way.
+    sent: BTreeMap<ObjectKey, Value>,
+    /// Objects whose status may have to be another.
+    due: BTreeSet<ObjectKey>,
+}
+
+impl Reconciler {
+    /// Something was seen.
+    pub(crate) fn handle(&mut self, change: Change) {
+        match change {
+            Change::Put(object) => {
+                let key = object.key.clone();
+                // The watch shows what was written, or what somebody else made of it.
+                self.sent.remove(&key);
+                self.changed |= self.objects.put(*object);
+                self.due.insert(key);
+            }
+            Change::Removed(key) => self.remove(&key),
+            Change::Listed(kind, all) => {
+                let gone: Vec<_> =
+                    self.objects.keys(kind).filter(|key| !all.contains(*key)).cloned().collect();
+                gone.iter().for_each(|key| self.remove(key));
+                self.changed |= self.listed.insert(kind);
+            }
+            Change::NotWritten(key) => {
+                self.sent.remove(&key);
+                self.due.insert(key);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        self.sent.remove(key);
+        self.due.remove(key);
+        self.changed |= self.objects.remove(key);
+    }
+
+    /// The desired state, where it may have changed and every object is known. The first one since the
+    /// start waits until it would stop no pod for the sole reason that its workload is refused now.
+    pub(crate) fn take_manifests(&mut self) -> Option<Manifests> {
+        if !self.changed || !self.is_listed() || self.is_held_back() {
+            return None;
+        }
+        (self.changed, self.taken) = (false, true);
+        Some(self.objects.manifests())
+    }
+
+    fn is_listed(&self) -> bool {
+        [Kind::Workload, Kind::Node].iter().all(|kind| self.listed.contains(kind))
+    }
+
+    fn is_held_back(&self) -> bool {
+        !self.taken && self.objects.unknown().next().is_some()
+    }
+
+    /// What people must mend, in words: at most [`PROBLEMS_MAX`].
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let named = |key: &ObjectKey| match key.kind {
+            Kind::Workload => format!("InferenceWorkload {}/{}", key.namespace, key.name),
+            Kind::Node => format!("EdgeNode {}", key.name),
+        };
+        let unknown = self.objects.unknown().filter(|_| !self.taken).map(|key| {
+            format!("{}: is refused, and what it was is not known: nobody is told anything before it is \
+                mended or deleted, since its pods would be stopped", named(key))
+        });
+        let refused = self.objects.refused();
+        let refused =
+            refused.map(|(key, (path, problem))| format!("{}: {path}: {problem}", named(key)));
+        unknown.chain(refused).take(PROBLEMS_MAX).collect()
+    }
+
+    /// A node's status may have to be another.
+    pub(crate) fn touch_node(&mut self, node: &NodeId) {
+        let key = ObjectKey { kind: Kind::Node, namespace: String::new(), name: node.to_string() };
+        if self.objects.get(&key).is_some() {
+            self.due.insert(key);
+        }
+    }
+
+    /// The statuses that differ from those that are stored or on their way. All workloads are looked
+    /// at, and those nodes that were touched.
+    pub(crate) fn take_statuses(&mut self, core: &HubCore, now: UnixMs) -> Vec<StatusPatch> {
+        if !self.is_listed() {
+            return vec![];
+        }
+        let now = time(now);
+        let mut patches = vec![];
+        let due = std::mem::take(&mut self.due);
+        let views: BTreeMap<String, WorkloadView> =
+            core.workload_views().map(|view| (view.workload.clone(), view)).collect();
+        let workloads = self.objects.keys(Kind::Workload);
+        let nodes = due.iter().filter(|key| key.kind == Kind::Node);
+        for key in workloads.chain(nodes) {
+            let Some(held) = self.objects.get(key) else { continue };
+            let stored = self.sent.get(key).unwrap_or(held.status());
+            let status = match key.kind {
+                Kind::Workload if !self.taken => Ok(with_acceptance(stored, &held.verdict, &now)),
+                Kind::Workload => {
+                    let view = views.get(&format!("{}/{}", key.namespace, key.name));
+                    serde_json::to_value(workload_status(view, &held.verdict, stored, &now))
+                }
+                Kind::Node => {
+                    let view = NodeId::new(&key.name).ok().and_then(|id| core.node_view(&id));
+                    serde_json::to_value(node_status(view.as_ref(), &held.verdict, stored, &now))
+                }
+            };
+            let Ok(status) = status else { continue };
+            if status != *stored {
+                patches.push(StatusPatch { key: key.clone(), status });
+            }
+        }
+        let sent = patches.iter().map(|patch| (patch.key.clone(), patch.status.clone()));
+        self.sent.extend(sent);
+        patches
+    }
+}
+
+/// Whole seconds, as the API server writes them.
+fn time(now: UnixMs) -> Time {
+    let seconds = i64::try_from(now.0 / 1000).unwrap_or(i64::MAX);
+    Time(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX))
+}

@@ -1,0 +1,184 @@
+//! Objects in, desired state and statuses out.
+
+use super::*;
+use crate::core::{HubCore, HubKeys, StoredState};
+use serde_json::{Value, json};
+use shared::model::{ClockQuality, MonotonicMs, Now, UnixMs};
+use shared::trust::session::SessionPrivateKey;
+use shared::trust::signature::SigningKey;
+use std::collections::{BTreeMap, BTreeSet};
+
+const NOW: UnixMs = UnixMs(1_764_000_000_000);
+
+fn core() -> HubCore {
+    let keys = HubKeys {
+        session: SessionPrivateKey::generate([1; 32]),
+        signing: SigningKey::generate([2; 32]),
+    };
+    let now = Now { monotonic: MonotonicMs(0), wall: NOW, quality: ClockQuality::Synchronised };
+    HubCore::new(keys, [3; 32], StoredState::default(), now)
+}
+
+fn key(kind: Kind, name: &str) -> ObjectKey {
+    let namespace = if kind == Kind::Workload { "default" } else { "" };
+    ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+}
+
+fn object(kind: Kind, name: &str, generation: i64, spec: Value) -> Object {
+    let (labels, annotations) = (BTreeMap::new(), BTreeMap::new());
+    Object { key: key(kind, name), generation, labels, annotations, spec, status: Value::Null }
+}
+
+fn workload(name: &str, generation: i64, command: &str) -> Object {
+    let containers = json!([{ "name": "server", "command": [command] }]);
+    object(
+        Kind::Workload,
+        name,
+        generation,
+        json!({ "template": { "spec": { "containers": containers } } }),
+    )
+}
+
+fn put(reconciler: &mut Reconciler, object: Object) {
+    reconciler.handle(Change::Put(Box::new(object)));
+}
+
+/// A reconciler that knows that there is one workload, `ocr`, and no node.
+fn listed() -> Reconciler {
+    let mut reconciler = Reconciler::default();
+    put(&mut reconciler, workload("ocr", 1, "first"));
+    reconciler.handle(Change::Listed(Kind::Workload, [key(Kind::Workload, "ocr")].into()));
+    reconciler.handle(Change::Listed(Kind::Node, BTreeSet::new()));
+    reconciler
+}
+
+fn commands(reconciler: &mut Reconciler) -> Option<Vec<String>> {
+    let manifests = reconciler.take_manifests()?;
+    let command =
+        |w: &crate::manifests::InferenceWorkload| w.template.spec.containers[0].command[0].clone();
+    Some(manifests.workloads.values().map(command).collect())
+}
+
+fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
+    status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap()
+}
+
+#[test]
+fn nothing_is_desired_before_every_object_is_known() {
+    let mut reconciler = Reconciler::default();
+    put(&mut reconciler, workload("ocr", 1, "first"));
+    reconciler.handle(Change::Listed(Kind::Workload, [key(Kind::Workload, "ocr")].into()));
+    assert_eq!(reconciler.take_manifests(), None);
+    reconciler.handle(Change::Listed(Kind::Node, BTreeSet::new()));
+    assert_eq!(commands(&mut reconciler), Some(vec!["first".to_owned()]));
+    assert_eq!(reconciler.take_manifests(), None, "nothing has changed since");
+}
+
+#[test]
+fn a_change_that_is_refused_leaves_the_earlier_in_force_and_says_where_it_is_wrong() {
+    let mut reconciler = listed();
+    reconciler.take_manifests();
+    let mut wrong = workload("ocr", 2, "second");
+    wrong.spec["template"]["spec"]["containers"][0]["readinessProbe"] =
+        json!({ "grpc": { "port": 5 } });
+    put(&mut reconciler, wrong);
+    put(&mut reconciler, workload("other", 1, "other"));
+    assert_eq!(commands(&mut reconciler), Some(vec!["first".to_owned(), "other".to_owned()]));
+    let statuses = reconciler.take_statuses(&core(), NOW);
+    let of_ocr = &statuses.iter().find(|patch| patch.key.name == "ocr").unwrap().status;
+    let accepted = condition(of_ocr, "Accepted");
+    assert_eq!(
+        (&accepted["status"], &accepted["observedGeneration"]),
+        (&json!("False"), &json!(2))
+    );
+    let message = accepted["message"].as_str().unwrap();
+    assert!(message.starts_with("spec.template.spec.containers[0].readinessProbe"), "{message}");
+    put(&mut reconciler, workload("ocr", 3, "third"));
+    assert_eq!(commands(&mut reconciler), Some(vec!["third".to_owned(), "other".to_owned()]));
+}
+
+#[test]
+fn a_status_is_written_once_and_its_time_is_of_the_transition() {
+    let (mut reconciler, core) = (listed(), core());
+    reconciler.take_manifests();
+    let first = reconciler.take_statuses(&core, NOW);
+    assert_eq!(first.len(), 1);
+    let later = UnixMs(NOW.0 + 60_000);
+    assert_eq!(reconciler.take_statuses(&core, later), [], "it is on its way");
+    // The watch shows it as it was stored.
+    let stored = |status: &Value| Object { status: status.clone(), ..workload("ocr", 1, "first") };
+    put(&mut reconciler, stored(&first[0].status));
+    assert_eq!(reconciler.take_statuses(&core, later), []);
+    put(&mut reconciler, stored(&first[0].status));
+    assert_eq!(reconciler.take_manifests(), None, "a status is no change");
+    // Somebody has made something else of it: it is put right, and says since when.
+    put(
+        &mut reconciler,
+        stored(&json!({ "conditions": first[0].status["conditions"], "ready": 7 })),
+    );
+    assert_eq!(reconciler.take_statuses(&core, later), first);
+    reconciler.handle(Change::NotWritten(key(Kind::Workload, "ocr")));
+    assert_eq!(reconciler.take_statuses(&core, later), first, "it was not written");
+}
+
+#[test]
+fn a_start_that_would_stop_pods_of_a_workload_that_is_refused_waits_until_it_is_mended() {
+    let wrong = |status: Value| {
+        let mut wrong = workload("ocr", 2, "second");
+        wrong.spec["template"]["spec"]["hostNetwork"] = json!(true);
+        Object { status, ..wrong }
+    };
+    let listed = |object: Object| {
+        let mut reconciler = Reconciler::default();
+        put(&mut reconciler, object);
+        reconciler.handle(Change::Listed(Kind::Workload, [key(Kind::Workload, "ocr")].into()));
+        reconciler.handle(Change::Listed(Kind::Node, BTreeSet::new()));
+        reconciler
+    };
+    let mut never_ran = listed(wrong(json!({ "assigned": 0 })));
+    assert_eq!(commands(&mut never_ran), Some(vec![]));
+
+    let ran = json!({ "assigned": 3, "conditions": [{ "type": "Ready", "status": "True" }] });
+    let mut reconciler = listed(wrong(ran));
+    assert_eq!(commands(&mut reconciler), None);
+    assert!(reconciler.problems()[0].contains("InferenceWorkload default/ocr: is refused"));
+    // It says why, and what it says of pods stays: the next start reads it as well.
+    let status = &reconciler.take_statuses(&core(), NOW)[0].status;
+    assert_eq!(condition(status, "Accepted")["status"], "False");
+    assert_eq!(
+        (&condition(status, "Ready")["status"], &status["assigned"]),
+        (&json!("True"), &json!(3))
+    );
+    put(&mut reconciler, workload("ocr", 3, "third"));
+    assert_eq!(commands(&mut reconciler), Some(vec!["third".to_owned()]));
+    assert!(reconciler.problems().is_empty());
+}
+
+#[test]
+fn what_is_gone_is_gone_also_where_nobody_saw_it_go() {
+    let mut reconciler = listed();
+    put(&mut reconciler, workload("other", 1, "other"));
+    put(&mut reconciler, object(Kind::Node, "mast-17", 1, json!({})));
+    let manifests = reconciler.take_manifests().unwrap();
+    assert_eq!((manifests.workloads.len(), manifests.nodes.len()), (2, 1));
+    reconciler.handle(Change::Removed(key(Kind::Node, "mast-17")));
+    // The watch had broken off, and what is listed anew lacks one.
+    reconciler.handle(Change::Listed(Kind::Workload, [key(Kind::Workload, "ocr")].into()));
+    let manifests = reconciler.take_manifests().unwrap();
+    assert_eq!((manifests.workloads.len(), manifests.nodes.len()), (1, 0));
+    assert_eq!(reconciler.take_statuses(&core(), NOW).len(), 1);
+}
+
+#[test]
+fn a_node_that_nobody_enrolled_and_one_that_is_wrong_say_so() {
+    let mut reconciler = listed();
+    put(
+        &mut reconciler,
+        object(Kind::Node, "mast-17", 1, json!({ "link": { "bytesPerDay": "1k" } })),
+    );
+    let statuses = reconciler.take_statuses(&core(), NOW);
+    let of_node = &statuses.iter().find(|patch| patch.key.kind == Kind::Node).unwrap().status;
+    assert_eq!(condition(of_node, "Ready")["reason"], "NotEnrolled");
+    let message = condition(of_node, "Accepted")["message"].as_str().unwrap();
+    assert!(message.starts_with("spec.link.bytesPerDay: "), "{message}");
+}
