@@ -45,6 +45,38 @@ pub struct Placement {
     pub gpu_memory_bytes: Option<u64>,
 }
 
+/// What a pod takes of a node besides GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MainShare {
+    /// Thousandths of a core.
+    pub cpu_millicores: u64,
+    /// Bytes of main memory.
+    pub memory_bytes: u64,
+}
+
+impl MainShare {
+    /// What a pod with these requests takes.
+    #[must_use]
+    pub fn of(resources: &PodResources) -> Self {
+        Self { cpu_millicores: resources.cpu.millicores, memory_bytes: resources.memory.bytes }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            cpu_millicores: self.cpu_millicores.saturating_add(other.cpu_millicores),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+        }
+    }
+
+    /// Whether a node has as much for pods.
+    #[must_use]
+    pub fn fits(self, node: &NodeResources) -> bool {
+        self.cpu_millicores <= node.cpu_millicores && self.memory_bytes <= node.memory_bytes
+    }
+}
+
 /// What was decided for a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {

@@ -4,7 +4,7 @@
 //! at once. What runs and should not is stopped as soon as it is known what should.
 
 use super::Pods;
-use super::pod::Pod;
+use super::pod::{DEFAULT_GRACE_MS, Live, Pod};
 use super::record::{PodAction, PodRecord};
 use crate::ports::{Observation, ObservedState};
 use shared::model::Now;
@@ -29,7 +29,7 @@ impl Pods {
         let Observation { pod: id, instance, revision, state, placement: told } = observation;
         let own = record.as_ref().filter(|record| record.instance == instance);
         let placement = own.map_or(told, |record| record.placement.clone());
-        let known = own.is_some();
+        let (known, taken) = (own.is_some(), own.and_then(|record| record.taken));
         let record = record.unwrap_or_else(|| PodRecord {
             pod: id.clone(),
             revision,
@@ -39,11 +39,14 @@ impl Pods {
             backoff_level: 0,
             last_exit_code: None,
             completed: None,
+            taken: None,
         });
         let mut pod = Pod::of_record(&record);
         match state {
             ObservedState::Running { started_at } => {
-                pod.adopt_running(instance, revision, placement, started_at, now.monotonic);
+                let live =
+                    Live { instance, revision, placement, taken, grace_ms: DEFAULT_GRACE_MS };
+                pod.adopt_running(live, started_at, now.monotonic);
                 if !known {
                     self.actions.extend(pod.record(None).map(PodAction::Record));
                 }

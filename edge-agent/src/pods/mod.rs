@@ -20,7 +20,7 @@ mod tests;
 
 pub use record::{PodAction, PodRecord};
 
-use crate::placement::{Decision, NodeResources, PodDemand, place};
+use crate::placement::{Decision, MainShare, NodeResources, PodDemand, place};
 use crate::ports::{InstanceId, RuntimeEvent};
 use pod::{Pod, Wanted};
 use shared::model::{MonotonicMs, Now, PodId, PodStatus, Workload, WorkloadKey};
@@ -169,32 +169,45 @@ impl Pods {
             }
             return;
         };
-        let room = self.has_room_now(id, decisions);
+        let lack = self.lack_now(id, decisions);
         let Some(pod) = self.pods.get_mut(id) else { return };
         if !pod.may_start(now, self.held, &mut self.actions) {
             return;
         }
-        match decision {
-            Decision::Placed(placement) if room => {
+        match (decision, lack) {
+            (Decision::Placed(placement), None) => {
                 self.starts += 1;
                 let instance = instance_id(self.seed, self.starts);
                 pod.start(instance, placement.clone(), now, &mut self.actions);
             }
-            other => pod.wait_for(other),
+            (Decision::Placed(_), Some((reason, message))) => pod.wait(reason, message),
+            (Decision::Unplaced { reason, message }, _) => pod.wait(reason, message),
         }
     }
 
-    /// Whether the GPUs of a decision have really been left: a pod that is being stopped, or that
-    /// must not be stopped now, holds its own until it has ended.
-    fn has_room_now(&self, id: &PodId, decisions: &BTreeMap<PodId, Decision>) -> bool {
-        let Some(Decision::Placed(placement)) = decisions.get(id) else { return false };
-        let others = self.pods.iter().filter(|(other, _)| *other != id);
-        let mut out_of_plan = others.filter_map(|(other, pod)| {
+    /// What of a decision has not really been left yet: a pod that is being stopped, or that must not be
+    /// stopped now, holds its own until it has ended.
+    fn lack_now(
+        &self,
+        id: &PodId,
+        decisions: &BTreeMap<PodId, Decision>,
+    ) -> Option<(&'static str, &'static str)> {
+        let Some(Decision::Placed(placement)) = decisions.get(id) else { return None };
+        let others = || self.pods.iter().filter(|(other, _)| *other != id);
+        let mut out_of_plan = others().filter_map(|(other, pod)| {
             let held = pod.placement()?;
             let planned = matches!(decisions.get(other), Some(Decision::Placed(p)) if p == held);
             (!planned).then_some(held)
         });
-        !out_of_plan.any(|held| held.gpus.iter().any(|gpu| placement.gpus.contains(gpu)))
+        if out_of_plan.any(|held| held.gpus.iter().any(|gpu| placement.gpus.contains(gpu))) {
+            return Some(("WaitingForGpu", "the GPU it gets is still held by a pod that stops"));
+        }
+        let asks = self.pods.get(id).and_then(Pod::demand);
+        let asks = asks.map(|demand| MainShare::of(&demand.resources)).unwrap_or_default();
+        let taken = others().filter_map(|(_, pod)| pod.taken()).fold(asks, MainShare::and);
+        let fits = self.node.as_ref().is_some_and(|node| taken.fits(node));
+        let waits = ("WaitingForRoom", "the room that it gets is still taken by a pod that stops");
+        (!fits).then_some(waits)
     }
 
     fn note_changes(&mut self) {

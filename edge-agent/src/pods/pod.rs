@@ -6,7 +6,7 @@ mod status;
 use super::backoff::Backoff;
 use super::probes::Probes;
 use super::record::{PodAction, PodRecord};
-use crate::placement::{Decision, Placement, PodDemand};
+use crate::placement::{Decision, MainShare, Placement, PodDemand};
 use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent, StartRequest};
 use shared::model::{
     Container, MonotonicMs, PodId, PodTemplate, Revision, Toleration, UnixMs, Workload,
@@ -57,7 +57,9 @@ pub(super) struct Live {
     pub(super) instance: InstanceId,
     pub(super) revision: Revision,
     pub(super) placement: Placement,
-    grace_ms: u64,
+    /// What it takes besides GPUs; `None` where nobody noted it.
+    pub(super) taken: Option<MainShare>,
+    pub(super) grace_ms: u64,
 }
 
 /// Why a pod is being stopped.
@@ -154,16 +156,9 @@ impl Pod {
     }
 
     /// A start of it was found running.
-    pub(super) fn adopt_running(
-        &mut self,
-        instance: InstanceId,
-        revision: Revision,
-        placement: Placement,
-        started_at: UnixMs,
-        now: MonotonicMs,
-    ) {
-        self.live = Some(Live { instance, revision, placement, grace_ms: DEFAULT_GRACE_MS });
-        self.started_revision = Some(revision);
+    pub(super) fn adopt_running(&mut self, live: Live, started_at: UnixMs, now: MonotonicMs) {
+        self.started_revision = Some(live.revision);
+        self.live = Some(live);
         // Its probes are known once it is known what is wanted.
         self.state = State::Running { since: now, started_at, probes: Probes::default() };
     }
@@ -238,6 +233,13 @@ impl Pod {
     /// What it holds; `None` when nothing of it runs.
     pub(super) fn placement(&self) -> Option<&Placement> {
         self.live.as_ref().map(|live| &live.placement)
+    }
+
+    /// What it takes besides GPUs, as long as anything of it runs.
+    pub(super) fn taken(&self) -> Option<MainShare> {
+        let wanted =
+            || self.wanted.as_ref().map(|wanted| MainShare::of(&wanted.template.resources()));
+        self.live.as_ref().and_then(|live| live.taken.or_else(wanted))
     }
 
     pub(super) fn holds_gpus(&self) -> bool {
@@ -343,14 +345,9 @@ impl Pod {
         }
     }
 
-    /// There is no room.
-    pub(super) fn wait_for(&mut self, decision: &Decision) {
-        if let Decision::Unplaced { reason, message } = decision {
-            self.state = pending(reason, message);
-        } else {
-            self.state =
-                pending("WaitingForGpu", "the GPU it gets is still held by a pod that stops");
-        }
+    /// It has no place.
+    pub(super) fn wait(&mut self, reason: &str, message: &str) {
+        self.state = pending(reason, message);
     }
 
     /// Begins a start. Its record comes first.
@@ -367,6 +364,7 @@ impl Pod {
             instance,
             revision: wanted.revision,
             placement: placement.clone(),
+            taken: Some(MainShare::of(&wanted.template.resources())),
             grace_ms: u64::from(grace_seconds) * 1000,
         };
         let request = StartRequest {
@@ -396,6 +394,7 @@ impl Pod {
             backoff_level: self.backoff.level,
             last_exit_code: self.last_exit_code,
             completed,
+            taken: live.taken,
         })
     }
 
@@ -466,7 +465,7 @@ impl Pod {
 }
 
 /// The grace period of Kubernetes, for an adopted start whose own is not known yet.
-const DEFAULT_GRACE_MS: u64 = 30_000;
+pub(super) const DEFAULT_GRACE_MS: u64 = 30_000;
 
 /// A program that is not there is not tried in a tight loop.
 const FAILED_START_WAIT_MS: u64 = 10_000;

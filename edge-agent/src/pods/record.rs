@@ -1,6 +1,6 @@
 //! What survives a restart of the agent, and what is to be done.
 
-use crate::placement::Placement;
+use crate::placement::{MainShare, Placement};
 use crate::ports::{InstanceId, ProbeRequest, StartRequest};
 use serde::{Deserialize, Serialize};
 use shared::model::{PodId, Revision};
@@ -26,6 +26,9 @@ pub struct PodRecord {
     pub last_exit_code: Option<i32>,
     /// Whether it came to its end and is not started again: `Some(true)` for success.
     pub completed: Option<bool>,
+    /// What it takes besides GPUs; `None` in a record of an earlier version.
+    #[serde(default)]
+    pub taken: Option<MainShare>,
 }
 
 /// Something to do, in order.

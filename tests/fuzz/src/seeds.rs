@@ -234,6 +234,7 @@ fn pod_record() -> PodRecord {
         backoff_level: 1,
         last_exit_code: Some(1),
         completed: None,
+        taken: None,
     }
 }
 

@@ -143,6 +143,7 @@ pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
     (4557, "a node that pays and had lost on disk that it does was never sent a lost chunk again"),
     (14357, "the same as 4557"),
     (15405, "the same as 4557"),
+    (13326, "cores that a pod in its grace period still had were given to another"),
 ];
 
 /// Whoever has stolen the hub's key for sessions and not the one for signatures can hear, and ask, and claim

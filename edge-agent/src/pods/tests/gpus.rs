@@ -73,6 +73,31 @@ fn a_pod_says_that_it_waits_for_the_gpu_of_one_that_stops() {
     assert_eq!(only_status(&pods).pod, old.pod, "what only waited is gone at once");
 }
 
+/// Found by the simulated world: cores were sold twice during a grace period.
+#[test]
+fn a_pod_waits_for_the_cores_and_the_memory_of_one_that_stops() {
+    let asking = |name, cpu, memory_gib: u64| {
+        let mut workload = workload(name, 1, container());
+        let requests = &mut workload.template.spec.containers[0].resources.requests;
+        requests.cpu = Some(shared::model::CpuQuantity { millicores: cpu });
+        requests.memory = Some(shared::model::MemoryQuantity { bytes: memory_gib << 30 });
+        workload
+    };
+    let whole = node();
+    let (cpu, gib) = (whole.cpu_millicores, whole.memory_bytes >> 30);
+    for (old, new) in [((cpu, 0), (1, 0)), ((0, gib), (0, 1))] {
+        let mut pods = pods_with(&[asking("old", old.0, old.1)]);
+        let old = started(&mut pods);
+        runs(&mut pods, &old, at(1));
+        pods.assign(&fleet(&[asking("new", new.0, new.1)]), at(2));
+        assert!(matches!(&actions(&mut pods)[..], [PodAction::Stop { .. }]));
+        let waits = pods.statuses().find(|status| status.pod != old.pod).unwrap();
+        assert_eq!((waits.phase, waits.reason.as_str()), (PodPhase::Pending, "WaitingForRoom"));
+        exits(&mut pods, &old, 143, at(3));
+        assert_eq!(started(&mut pods).pod.to_string(), "default/new-0");
+    }
+}
+
 /// Without this two pods would run on one exclusive GPU until the hold ends.
 #[test]
 fn while_held_a_pod_of_higher_priority_waits_for_the_gpu_that_another_keeps() {

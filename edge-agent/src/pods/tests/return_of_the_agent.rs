@@ -121,3 +121,27 @@ fn a_pod_that_ends_before_the_inventory_is_known_says_that_it_starts_again() {
     let status = only_status(&pods);
     assert_eq!((status.phase, status.reason.as_str()), (PodPhase::BackingOff, "Restarting"));
 }
+
+/// What it takes is in its record: the agent that returns no longer knows the template of its start.
+#[test]
+fn a_pod_that_an_earlier_start_of_the_agent_began_still_takes_what_it_took() {
+    let asking = |name, millicores| {
+        let mut workload = workload(name, 1, container());
+        workload.template.spec.containers[0].resources.requests.cpu =
+            Some(shared::model::CpuQuantity { millicores });
+        workload
+    };
+    let mut before = pods_with(&[asking("old", node().cpu_millicores)]);
+    let record = actions(&mut before).into_iter().find_map(|action| match action {
+        PodAction::Record(record) => Some(record),
+        _ => None,
+    });
+    let record = record.unwrap();
+    let mut pods = Pods::new(2);
+    pods.restore(vec![record.clone()], vec![running(&record)], at(2));
+    pods.provide(node(), true, at(2));
+    pods.assign(&fleet(&[asking("new", 1)]), at(2));
+    assert!(matches!(&actions(&mut pods)[..], [PodAction::Stop { .. }]));
+    let waits = pods.statuses().find(|status| status.pod != record.pod).unwrap();
+    assert_eq!(waits.reason, "WaitingForRoom");
+}
