@@ -7,12 +7,20 @@ mod api;
 mod hub;
 
 use std::path::Path;
+use std::time::Duration;
 use tests::real::kubernetes::Cluster;
+use tests::real::process::wait_until;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An API server with the definitions installed.
 fn cluster_with_definitions(folder: &Path) -> anyhow::Result<Cluster> {
     let cluster = Cluster::start(folder)?;
-    cluster.apply(&::hub::api::crds_yaml()?)?;
+    let definitions = ::hub::api::crds_yaml()?;
+    // A server that has just become ready may not know all of its own kinds yet.
+    wait_until("the definitions are taken", PATIENCE, || {
+        cluster.apply(&definitions).map(|_| true)
+    })?;
     for name in ["crd/inferenceworkloads.hinterland.dev", "crd/edgenodes.hinterland.dev"] {
         cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", name])?;
     }
