@@ -62,6 +62,9 @@ pub enum Effect {
     Persist(WriteBatch),
     /// Note this accepted version in the ledger beside the store. Follows the `Persist` of it.
     NoteAccepted(Version),
+    /// Note what the link has spent and may spend, beside the store: durable before the next effect,
+    /// also on a full disk.
+    NoteLinkBudget(Vec<u8>),
     /// Publish on this node's topic. May be lost; nothing answers.
     Send(Vec<u8>),
     /// Begin to start a pod.

@@ -1,19 +1,15 @@
 //! What the link may carry: every message is weighed before it is sent, and what arrives is counted.
 //!
 //! Limits come with desired state. What is spent is taken from grants that are durable before the
-//! message leaves, so that no restart spends a byte twice.
+//! message leaves, so that no restart spends a byte twice. They lie in the ledger, which can be written
+//! when the disk is full: a node that can store nothing still tells of it, and stays within its budget.
 
-use super::storage::After;
 use super::{AgentCore, Effect};
 use shared::model::{LinkBudget, MonotonicMs, NODE_POLICY_KEY, NodePolicy, Now};
-use shared::ports::{Tree, WriteBatch};
 use shared::sync::{LinkClass, SessionFault, StoredBudget, message_bytes};
 use shared::wire::{MapAck, MapName, Message, decode};
 use shared::wire_cost::{FULL_CONNECTION_BYTES, RESUMED_CONNECTION_BYTES};
 use tracing::warn;
-
-/// Under this key of [`Tree::Meta`] lies what was spent and granted.
-pub(super) const BUDGET_KEY: &[u8] = b"link/budget";
 
 /// Bytes of a node's policy.
 const POLICY_BYTES_MAX: usize = 4096;
@@ -162,11 +158,7 @@ impl AgentCore {
 
     fn persist_grant(&mut self, grant: &StoredBudget) {
         match grant.encode() {
-            Ok(value) => {
-                let mut writes = WriteBatch::new();
-                writes.put(Tree::Meta, BUDGET_KEY, value);
-                self.persist(writes, After::Nothing);
-            }
+            Ok(record) => self.effects.push_back(Effect::NoteLinkBudget(record)),
             Err(error) => warn!(node = %self.node, error = %error, "a budget was not recorded"),
         }
     }

@@ -4,7 +4,6 @@ use super::attempts::Attempts;
 use super::clocks::Clocks;
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
 use super::gpu_health::KnownGpus;
-use super::link_budget::BUDGET_KEY;
 use super::recorder::{Recorder, RecorderOptions, SAMPLES_KEY};
 use super::results::Results;
 use super::storage::Storage;
@@ -98,6 +97,8 @@ pub struct Restored {
     pub stored: StoredState,
     /// From the ledger beside the store: the greatest version that was ever accepted.
     pub fence: Version,
+    /// From the ledger: what [`Effect::NoteLinkBudget`] noted last; empty before the first.
+    pub link_budget: Vec<u8>,
     /// From the runtime.
     pub observations: Vec<Observation>,
     /// What went wrong on the way here: reason and sentence of events of the node.
@@ -138,7 +139,7 @@ impl AgentCore {
     pub fn new(options: CoreOptions, restored: Restored, now: Now) -> Self {
         let desired = restore_desired(&options, &restored);
         let clocks = Clocks::restore(options.boot, &restored.stored.meta);
-        let budget = restore_budget(&restored.stored);
+        let budget = restore_budget(&restored.link_budget);
         let mut pods = Pods::new(options.incarnation);
         pods.restore(restored.stored.pods, restored.observations, now);
         let samples = restored.stored.meta.iter().find(|(key, _)| key == SAMPLES_KEY);
@@ -219,10 +220,12 @@ impl AgentCore {
     }
 }
 
-/// What was spent, as far as the store knows.
-fn restore_budget(stored: &StoredState) -> Option<StoredBudget> {
-    let (_, value) = stored.meta.iter().find(|(key, _)| key == BUDGET_KEY)?;
-    let read = StoredBudget::decode(value);
+/// What was spent, as far as the ledger knows.
+fn restore_budget(record: &[u8]) -> Option<StoredBudget> {
+    if record.is_empty() {
+        return None;
+    }
+    let read = StoredBudget::decode(record);
     read.map_err(|error| warn!(error = %error, "what the link has spent is not known any more"))
         .ok()
 }

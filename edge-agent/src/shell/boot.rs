@@ -181,7 +181,8 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let mut runtime = runtime.with_doors(doors.clone());
     let observations = runtime.observe()?;
     let fence = ledger.state().accepted;
-    let restored = Restored { stored, fence, observations, notices };
+    let link_budget = ledger.link_budget().to_vec();
+    let restored = Restored { stored, fence, link_budget, observations, notices };
     let capacity = Capacity {
         cpu_millicores: system::cpu_millicores(),
         memory_bytes: system::memory_bytes(),

@@ -113,6 +113,13 @@ impl AgentPorts for Outside {
         note(self.ledger.note_accepted(version));
     }
 
+    fn note_link_budget(&mut self, record: Vec<u8>) {
+        if let Err(error) = self.ledger.note_link_budget(record) {
+            let error = shared::in_words(&error);
+            warn!(error, "what the link spends was not noted: a restart now would forget it");
+        }
+    }
+
     fn send(&mut self, payload: Vec<u8>) {
         match &self.link {
             Some(link) => link.send(payload),

@@ -19,6 +19,9 @@ pub trait AgentPorts {
     fn persist(&mut self, batch: &WriteBatch) -> Result<(), StoreError>;
     /// Notes an accepted version beside the store. A failure is logged: the store has it too.
     fn note_accepted(&mut self, version: Version);
+    /// Notes a [`shared::sync::StoredBudget`] beside the store. A failure is logged: what is spent from
+    /// now on is forgotten if the agent ends before the next one is written.
+    fn note_link_budget(&mut self, record: Vec<u8>);
     /// Publishes a payload. A failure is a lost packet.
     fn send(&mut self, payload: Vec<u8>);
     /// Runs pods.
@@ -58,6 +61,7 @@ pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
         }
         Effect::Sample => return Some(Event::Sampled(ports.sample())),
         Effect::NoteAccepted(version) => ports.note_accepted(version),
+        Effect::NoteLinkBudget(record) => ports.note_link_budget(record),
         Effect::Send(payload) => ports.send(payload),
         Effect::Start(request) => ports.runtime().start(request),
         Effect::Stop { pod, instance, grace_ms } => ports.runtime().stop(&pod, instance, grace_ms),

@@ -86,13 +86,15 @@ struct Bench {
     desired: MapContent,
     started: Vec<StartRequest>,
     full: bool,
+    /// From the ledger.
+    link_budget: Vec<u8>,
 }
 
 impl Bench {
     fn new(store: Memory, fence: Version) -> Self {
         let now = MonotonicMs(1);
         let mut bench = Self {
-            core: start(&store, fence, vec![], 1, now),
+            core: start(&store, Restored { fence, ..Restored::default() }, 1, now),
             store,
             session: None,
             now,
@@ -101,6 +103,7 @@ impl Bench {
             desired: MapContent::default(),
             started: vec![],
             full: false,
+            link_budget: vec![],
         };
         bench.settle();
         bench
@@ -165,6 +168,10 @@ impl Bench {
                 Effect::NoteAccepted(version) => {
                     assert!(version >= self.accepted, "{version} after {}", self.accepted);
                     self.accepted = version;
+                    None
+                }
+                Effect::NoteLinkBudget(record) => {
+                    self.link_budget = record;
                     None
                 }
                 Effect::Send(payload) => self.hub_receives(&payload).map(Event::Payload),
@@ -310,7 +317,9 @@ impl Bench {
         };
         let observations = self.started.iter().rev().take(4).map(observe).collect();
         self.session = None;
-        self.core = start(&self.store, self.accepted, observations, self.incarnation, self.now);
+        let (fence, link_budget) = (self.accepted, self.link_budget.clone());
+        let restored = Restored { fence, link_budget, observations, ..Restored::default() };
+        self.core = start(&self.store, restored, self.incarnation, self.now);
         self.settle();
     }
 }
@@ -320,14 +329,7 @@ fn now(monotonic: MonotonicMs) -> Now {
     Now { monotonic, wall, quality: ClockQuality::Synchronised }
 }
 
-fn start(
-    store: &Memory,
-    fence: Version,
-    observations: Vec<Observation>,
-    incarnation: u64,
-    at: MonotonicMs,
-) -> AgentCore {
+fn start(store: &Memory, beside: Restored, incarnation: u64, at: MonotonicMs) -> AgentCore {
     let stored = read_stored_state(store).expect("memory can be read");
-    let restored = Restored { stored, fence, observations, notices: vec![] };
-    AgentCore::new(options(incarnation), restored, now(at))
+    AgentCore::new(options(incarnation), Restored { stored, ..beside }, now(at))
 }

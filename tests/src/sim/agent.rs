@@ -39,8 +39,8 @@ pub(super) struct SimAgent {
     pub(super) identity: Identity,
     pub(super) disk: Disk,
     pub(super) machine: Machine,
-    /// The ledger beside the store: incarnation and greatest accepted version.
-    pub(super) ledger: (u64, Version),
+    /// The ledger beside the store.
+    pub(super) ledger: SimLedger,
     /// The running process; `None` after a crash.
     pub(super) core: Option<AgentCore>,
     pub(super) connected: bool,
@@ -56,6 +56,14 @@ pub(super) struct SimAgent {
     /// What the wire has carried since the process started, and what of it the core was told; `None`
     /// where nobody counts.
     pub(super) wire: Option<WireCount>,
+}
+
+/// The ledger beside the store: it can be written when the disk is full.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SimLedger {
+    pub(super) incarnation: u64,
+    pub(super) accepted: Version,
+    link_budget: Vec<u8>,
 }
 
 /// What the wire has carried since the agent's process started.
@@ -81,7 +89,7 @@ pub(super) struct Outcome {
 struct Ports<'a> {
     disk: &'a mut Disk,
     machine: &'a mut Machine,
-    ledger: &'a mut (u64, Version),
+    ledger: &'a mut SimLedger,
     outcome: &'a mut Outcome,
     now: Now,
     boot: u64,
@@ -94,7 +102,11 @@ impl AgentPorts for Ports<'_> {
     }
 
     fn note_accepted(&mut self, version: Version) {
-        self.ledger.1 = self.ledger.1.max(version);
+        self.ledger.accepted = self.ledger.accepted.max(version);
+    }
+
+    fn note_link_budget(&mut self, record: Vec<u8>) {
+        self.ledger.link_budget = record;
     }
 
     fn send(&mut self, payload: Vec<u8>) {
@@ -137,7 +149,7 @@ impl SimAgent {
             identity,
             disk: Disk::default(),
             machine: Machine::default(),
-            ledger: (0, Version::default()),
+            ledger: SimLedger::default(),
             core: None,
             connected: false,
             gpus,
@@ -151,15 +163,21 @@ impl SimAgent {
 
     /// The agent's process starts.
     pub(super) fn start(&mut self, seed: [u8; 32], now: Now) {
-        self.ledger.0 += 1;
+        self.ledger.incarnation += 1;
         self.machine.set_wall(now.wall);
         let observations = self.machine.observe().unwrap_or_default();
         let stored = read_stored_state(&self.disk).unwrap_or_default();
-        let restored = Restored { stored, fence: self.ledger.1, observations, notices: vec![] };
+        let restored = Restored {
+            stored,
+            fence: self.ledger.accepted,
+            link_budget: self.ledger.link_budget.clone(),
+            observations,
+            notices: vec![],
+        };
         let options = CoreOptions {
             node: self.identity.node.clone(),
             agent_version: "sim".to_owned(),
-            incarnation: self.ledger.0,
+            incarnation: self.ledger.incarnation,
             boot: self.boot.0,
             seed,
             session_key: SessionPrivateKey::from_bytes(self.identity.session_key),

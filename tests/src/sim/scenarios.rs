@@ -144,6 +144,7 @@ pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
     (14357, "the same as 4557"),
     (15405, "the same as 4557"),
     (13326, "cores that a pod in its grace period still had were given to another"),
+    (21445, "what the link had spent while the disk was full was forgotten by a kill"),
 ];
 
 /// Whoever has stolen the hub's key for sessions and not the one for signatures can hear, and ask, and claim

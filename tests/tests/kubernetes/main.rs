@@ -24,5 +24,11 @@ fn cluster_with_definitions(folder: &Path) -> anyhow::Result<Cluster> {
     for name in ["crd/inferenceworkloads.hinterland.dev", "crd/edgenodes.hinterland.dev"] {
         cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", name])?;
     }
+    // What `kubectl explain` and server-side apply read is published later than that.
+    for kind in ["inferenceworkloads", "edgenodes"] {
+        wait_until("the definitions are published", PATIENCE, || {
+            cluster.kubectl(&["explain", kind]).map(|_| true)
+        })?;
+    }
     Ok(cluster)
 }

@@ -195,6 +195,39 @@ fn granted(message: &Message) -> Option<u32> {
 }
 
 #[test]
+fn what_is_spent_while_the_disk_is_full_is_known_after_a_restart() {
+    let mut bench = Bench::new();
+    bench.join();
+    bench.desire_policy(Some(150_000), version(1, 2));
+    bench.full = true;
+    bench.core.record_event("node", "GpuLost", "the driver no longer lists it", at(bench.now));
+    bench.tell(Event::Flush);
+    bench.sent_bytes.clear();
+    for connection in 1..=20 {
+        bench.tell(Event::LinkDown);
+        bench.now = bench.now.plus_ms(SECOND_MS);
+        assert!(bench.core.permits_link(false, at(bench.now)));
+        bench.rejoin(version(1, 2));
+        bench.tell(Event::WireBytes(connection * 5_000));
+        bench.wait(SECOND_MS);
+    }
+    assert!(bench.core.is_read_only());
+    let sent =
+        |(_, payload): &(MonotonicMs, u64)| message_bytes(usize::try_from(*payload).unwrap());
+    let spent: u64 = bench.sent_bytes.iter().map(sent).sum();
+    let told = bench.core.budget.spent_in_day(bench.now);
+    assert!(told >= spent.max(20 * 5_000), "{told} of {spent}");
+    let noted = bench.others.iter().rev().find_map(|effect| match effect {
+        Effect::NoteLinkBudget(record) => Some(record.clone()),
+        _ => None,
+    });
+    let restored = Restored { link_budget: noted.unwrap(), ..Restored::default() };
+    let mut again = Bench::starting_with(restored);
+    let known = again.core.budget.spent_in_day(again.now);
+    assert!(known >= told && known < told + 10_000, "{known} of {told}");
+}
+
+#[test]
 fn a_budget_below_the_lowest_rung_sheds_series_and_the_status_says_so() {
     let mut bench = Bench::new();
     bench.join();
