@@ -23,11 +23,13 @@ pub enum Tree {
     Reported = 6,
     /// On the hub: what it knows of each log of telemetry, by `node/incarnation/stream`.
     Decoders = 7,
+    /// On the hub: the templates that each workload's nodes run, by `namespace/name`.
+    Templates = 8,
 }
 
 impl Tree {
     /// Every tree there is.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Meta,
         Self::Desired,
         Self::Pods,
@@ -35,6 +37,7 @@ impl Tree {
         Self::Nodes,
         Self::Reported,
         Self::Decoders,
+        Self::Templates,
     ];
 
     /// Whether keys are numbers that must keep their order. Keys of all other trees are names,

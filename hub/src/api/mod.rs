@@ -10,7 +10,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `workload`, `results` | `InferenceWorkload` |
+//! | `workload`, `results`, `rollout` | `InferenceWorkload` |
 //! | `node` | `EdgeNode` |
 //! | `schema` | what the derived schemas lack: quantities, taints, the pod template and its rules |
 //! | `crds` | the definitions, as they are installed |
@@ -18,12 +18,14 @@
 mod crds;
 mod node;
 mod results;
+mod rollout;
 mod schema;
 mod workload;
 
 pub use crds::{CrdError, crd_files, crds_yaml};
 pub use node::{EdgeNode, EdgeNodeSpec, EdgeNodeStatus, LinkSpec, NodeResources, PodCounts};
 pub use results::{DeadbandSpec, ResultRouteSpec, ThinningSpec};
+pub use rollout::{OnFailure, RolloutSpec, RolloutStatus};
 pub use workload::{
     InferenceWorkload, InferenceWorkloadSpec, InferenceWorkloadStatus, PlacementSpec, UnchosenNodes,
 };

@@ -1,6 +1,7 @@
 //! What the derived schemas lack: quantities, taints, the pod template and its rules; and what makes a
 //! derived schema one that the API server takes.
 
+use crate::manifests::WAVES_MAX;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -38,6 +39,23 @@ pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "x-kubernetes-int-or-string": true,
         "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+    })
+}
+
+/// A number of nodes, or a part of them.
+pub(super) fn node_share(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "x-kubernetes-int-or-string": true,
+        "pattern": r"^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$",
+    })
+}
+
+pub(super) fn waves(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": WAVES_MAX,
+        "items": node_share(generator),
+        "x-kubernetes-list-type": "atomic",
     })
 }
 

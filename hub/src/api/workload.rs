@@ -4,6 +4,7 @@
 #![expect(clippy::duplicated_attributes, reason = "each column of a printer is one of its own")]
 
 use super::results::ResultRouteSpec;
+use super::rollout::{RolloutSpec, RolloutStatus};
 use super::schema;
 use crate::fleet::REASONS_MAX;
 use crate::manifests::FLEET_REPLICAS_MAX;
@@ -76,6 +77,9 @@ pub struct InferenceWorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = RESULT_ROUTES_MAX))]
     pub results: Vec<ResultRouteSpec>,
+    /// How a new template reaches the nodes; all of them at once where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutSpec>,
 }
 
 /// Which nodes run a workload, and how many pods of it.
@@ -109,7 +113,7 @@ pub struct InferenceWorkloadStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Accepted`: the hub runs it as it is written. `Ready`: all of its pods on nodes that are
-    /// online are ready.
+    /// online are ready, and have the present template.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -135,6 +139,9 @@ pub struct InferenceWorkloadStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = REASONS_MAX))]
     pub unchosen: Vec<UnchosenNodes>,
+    /// How far its new template is; nothing while all nodes have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
     /// Labels of its pods, for those who scale it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub selector: String,

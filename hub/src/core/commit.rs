@@ -34,6 +34,8 @@ pub(super) struct GroupCommit {
     in_flight: Option<Promises>,
     term_waits: bool,
     term_in_flight: bool,
+    templates_wait: bool,
+    templates_in_flight: bool,
     error: Option<String>,
 }
 
@@ -44,6 +46,8 @@ pub(super) struct Committed {
     pub(super) promises: Promises,
     /// Whether the term has become durable by it.
     pub(super) term: bool,
+    /// Whether templates have become durable by it, and none was put since.
+    pub(super) templates: bool,
 }
 
 impl GroupCommit {
@@ -55,6 +59,13 @@ impl GroupCommit {
     pub(super) fn delete(&mut self, tree: Tree, key: impl Into<Vec<u8>>) {
         let key = key.into();
         self.writes.insert((tree, key.clone()), Write::Delete { tree, key });
+    }
+
+    /// Somebody waits for it: see [`Committed::templates`].
+    pub(super) fn put_templates(&mut self, key: String, value: Vec<u8>, now: MonotonicMs) {
+        self.put(Tree::Templates, key, value);
+        self.templates_wait = true;
+        self.due = Some(now);
     }
 
     /// Sends `message` once everything put so far is durable.
@@ -133,13 +144,15 @@ impl GroupCommit {
         self.due = None;
         self.in_flight = Some(std::mem::take(&mut self.promises));
         self.term_in_flight = std::mem::take(&mut self.term_waits);
+        self.templates_in_flight = std::mem::take(&mut self.templates_wait);
         Some(WriteBatch { writes: std::mem::take(&mut self.writes).into_values().collect() })
     }
 
     pub(super) fn handle_persisted(&mut self) -> Committed {
         self.error = None;
         let term = std::mem::take(&mut self.term_in_flight);
-        Committed { promises: self.in_flight.take().unwrap_or_default(), term }
+        let templates = std::mem::take(&mut self.templates_in_flight) && !self.templates_wait;
+        Committed { promises: self.in_flight.take().unwrap_or_default(), term, templates }
     }
 
     /// Nothing of the batch is durable: it is tried again with what came since. Its acknowledgements
@@ -155,6 +168,7 @@ impl GroupCommit {
         }
         self.promises = kept;
         self.term_waits |= std::mem::take(&mut self.term_in_flight);
+        self.templates_wait |= std::mem::take(&mut self.templates_in_flight);
         self.error = Some(error);
         self.due = Some(now.plus_ms(RETRY_INTERVAL_MS));
     }

@@ -36,6 +36,7 @@ impl HubCore {
             "the fleet's desired state was read"
         );
         self.manifests = Some(manifests);
+        self.handle_templates(now);
         self.reassign(now);
     }
 
@@ -44,13 +45,14 @@ impl HubCore {
     pub(super) fn reassign(&mut self, now: Now) {
         let nodes = self.fleet_nodes();
         let Some(manifests) = &self.manifests else { return };
-        self.assignment = fleet::assign(manifests, &nodes);
+        self.assignment = fleet::assign(manifests, &nodes, &self.rollouts.older(manifests));
         let ids: Vec<NodeId> = self.nodes.keys().cloned().collect();
         let mut encoded = EncodedWorkloads::default();
         for id in &ids {
             self.publish(id, &mut encoded, now);
             self.reply_and_transmit(id, now);
         }
+        self.look_at_rollouts(now.monotonic);
     }
 
     fn fleet_nodes(&self) -> BTreeMap<NodeId, FleetNode> {

@@ -14,6 +14,7 @@
 //! | times of wrong clocks | `clock.rs` |
 //! | writes that become durable together | `commit.rs` |
 //! | what records of telemetry build on | `decoders.rs` |
+//! | templates on their way to the nodes | `rollouts.rs` |
 //! | whose timer is due | `deadlines.rs` |
 //! | what the API shows | `view.rs` |
 //!
@@ -42,6 +43,7 @@ mod event;
 mod held;
 mod node;
 mod records;
+mod rollouts;
 mod settlement;
 #[cfg(test)]
 mod tests;
@@ -55,9 +57,12 @@ pub(crate) use deliveries::SINK_DELIVERIES_MAX;
 pub use deliveries::{ConfiguredSinks, Content, Delivery, SinkKey};
 pub use event::{Effect, Event};
 pub use node::NodeRecord;
+pub use rollouts::Templates;
 pub use settlement::Settlement;
 pub(crate) use settlement::in_ranges;
-pub use view::{HubView, MissingSink, NodeSummary, NodeView, PodView, WaitingLog, WorkloadView};
+pub use view::{
+    HubView, MissingSink, NodeSummary, NodeView, PodView, RolloutView, WaitingLog, WorkloadView,
+};
 
 use crate::fleet::Assignment;
 use crate::manifests::Manifests;
@@ -68,7 +73,8 @@ use deliveries::Deliveries;
 use node::NodeState;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-use shared::model::{MonotonicMs, NodeEvent, NodeId, Now};
+use rollouts::Rollouts;
+use shared::model::{MonotonicMs, NodeEvent, NodeId, Now, WorkloadKey};
 use shared::ports::{Store, StoreError, Tree};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::{SigningKey, VerifyingKey};
@@ -108,6 +114,8 @@ pub struct StoredState {
     pub reported: BTreeMap<NodeId, BTreeMap<String, Vec<u8>>>,
     /// Decoders of telemetry by node and log.
     pub decoders: BTreeMap<NodeId, BTreeMap<LogId, Vec<u8>>>,
+    /// What the nodes of each workload run.
+    pub templates: BTreeMap<WorkloadKey, Templates>,
 }
 
 /// The hub's core. See the module.
@@ -122,6 +130,7 @@ pub struct HubCore {
     /// `None` until the first valid reading: then nobody is told what to run.
     manifests: Option<Manifests>,
     assignment: Assignment,
+    rollouts: Rollouts,
     reassign_due: Option<MonotonicMs>,
     commit: GroupCommit,
     /// Of every node's timers; see [`Self::note_deadline`].
@@ -162,6 +171,12 @@ pub fn read_stored_state(store: &dyn Store) -> Result<StoredState, StoreError> {
             state.decoders.entry(id).or_default().insert(log, value);
         }
     }
+    for (key, value) in store.scan(Tree::Templates, &[], usize::MAX)? {
+        match Templates::decode(&key, &value) {
+            Ok((key, templates)) => drop(state.templates.insert(key, templates)),
+            Err(problem) => warn!(problem, "passed over a workload's templates"),
+        }
+    }
     Ok(state)
 }
 
@@ -189,6 +204,7 @@ impl HubCore {
             nodes: BTreeMap::new(),
             manifests: None,
             assignment: Assignment::default(),
+            rollouts: Rollouts::restore(stored.templates),
             reassign_due: None,
             commit: GroupCommit::default(),
             deadlines: Deadlines::default(),
@@ -276,6 +292,9 @@ impl HubCore {
         if self.reassign_due.take_if(|due| *due <= now.monotonic).is_some() {
             self.reassign(now);
         }
+        if self.rollouts.due().is_some_and(|due| due <= now.monotonic) {
+            self.step_rollouts(now);
+        }
         if self.recall_due.take_if(|due| *due <= now.monotonic).is_some() {
             self.recall(now);
         }
@@ -297,10 +316,8 @@ impl HubCore {
     /// When [`Self::handle_timeout`] is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<MonotonicMs> {
-        [self.deadlines.earliest(), self.commit.due(), self.reassign_due, self.recall_due]
-            .into_iter()
-            .flatten()
-            .min()
+        let own = [self.commit.due(), self.reassign_due, self.rollouts.due(), self.recall_due];
+        own.into_iter().chain([self.deadlines.earliest()]).flatten().min()
     }
 
     /// To be called whenever a timer of `node` may have changed: by every event for its own node,
@@ -324,6 +341,9 @@ impl HubCore {
             promises.into_iter().for_each(|promise| self.keep(&node, promise, now));
             self.tell_due(&node, now);
             self.note_deadline(&node);
+        }
+        if committed.templates {
+            self.handle_templates_stored(now);
         }
         if committed.term {
             let nodes: Vec<NodeId> = self.nodes.keys().cloned().collect();

@@ -3,6 +3,7 @@
 mod departures;
 mod greetings;
 mod placement;
+mod rollouts;
 mod sinks;
 mod telemetry;
 mod timers;

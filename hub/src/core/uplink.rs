@@ -40,6 +40,7 @@ impl HubCore {
         let ended = state.calls.handle_disconnect();
         self.effects.extend(ended.into_iter().map(Effect::EndCall));
         self.store_record(node, now);
+        self.look_at_rollouts(now.monotonic);
     }
 
     pub(super) fn handle_enrolled(&mut self, node: NodeId, record: NodeRecord, now: Now) {
@@ -221,6 +222,7 @@ impl HubCore {
         state.reported.forget_assembly();
         state.desired.begin(shown);
         self.store_record(node, now);
+        self.look_at_rollouts(now.monotonic);
         self.reply_and_transmit(node, now);
     }
 
@@ -311,6 +313,7 @@ impl HubCore {
         state.decode_reported();
         self.commit.acknowledge(node.clone(), Message::MapAck(ack));
         self.store_record(node, now);
+        self.look_at_rollouts(now.monotonic);
     }
 }
 

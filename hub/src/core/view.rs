@@ -2,9 +2,11 @@
 
 use super::{HubCore, NodeState, corrected_time};
 use crate::fleet::WorkloadSummary;
+use crate::fleet::rollout::RolloutPhase;
+use crate::manifests::InferenceWorkload;
 use serde::{Deserialize, Serialize};
 use shared::model::{
-    NodeEvent, NodeId, NodeStatus, PodStatus, SinkId, UnixMs, Workload, WorkloadKey,
+    NodeEvent, NodeId, NodeStatus, PodStatus, Revision, SinkId, UnixMs, Workload, WorkloadKey,
 };
 use shared::telemetry::Sample;
 use shared::wire::{Digest, Stream};
@@ -150,17 +152,42 @@ pub struct WorkloadView {
     /// Ready pods on nodes that are online.
     #[serde(default)]
     pub ready_online: u32,
+    /// Assigned pods of the present template on nodes that are online.
+    #[serde(default)]
+    pub updated_online: u32,
     /// Nodes that it is assigned to.
     pub nodes: u32,
     /// Of those, nodes that are offline.
     pub nodes_offline: u32,
     /// Why nodes were not chosen, the commonest reasons first, with the number of nodes.
     pub reasons: Vec<(String, u32)>,
+    /// How far a new template is; `None` while all nodes have the same.
+    #[serde(default)]
+    pub rollout: Option<RolloutView>,
+}
+
+/// A new template on its way to the nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutView {
+    /// `Progressing`, `Paused`, `Failed` or `RolledBack`.
+    pub phase: String,
+    /// The wave that is under way, from 1.
+    pub wave: u32,
+    /// How many there are.
+    pub waves: u32,
+    /// Nodes up to this one, in the order of names, have the new template; none while it is empty.
+    pub through: String,
+    /// The new template.
+    pub target: String,
+    /// The one that all other nodes run.
+    pub stable: String,
+    /// What went wrong.
+    pub message: String,
 }
 
 impl WorkloadView {
-    /// Adds the pods that `node` should run of it.
-    fn count(&mut self, node: &NodeState, workload: &Workload) {
+    /// Adds the pods that `node` should run of it, whose present template is `revision`.
+    fn count(&mut self, node: &NodeState, workload: &Workload, revision: Revision) {
         let online = node.is_online();
         self.nodes += 1;
         self.nodes_offline += u32::from(!online);
@@ -168,7 +195,8 @@ impl WorkloadView {
         for pod in workload.pods().filter_map(|pod| node.pods.get(&pod.to_string())) {
             self.ready += u32::from(pod.ready);
             self.ready_online += u32::from(pod.ready && online);
-            self.updated += u32::from(pod.revision == workload.revision);
+            self.updated += u32::from(pod.revision == revision);
+            self.updated_online += u32::from(pod.revision == revision && online);
         }
     }
 }
@@ -289,12 +317,14 @@ impl HubCore {
 
     /// Every workload, by name.
     pub fn workload_views(&self) -> impl Iterator<Item = WorkloadView> + use<> {
+        let written = |key: &WorkloadKey| self.manifests.as_ref()?.workloads.get(key);
         let view = |(key, summary): (&WorkloadKey, &WorkloadSummary)| {
             let view = WorkloadView {
                 workload: key.to_string(),
                 desired: summary.desired,
                 assigned: summary.assigned,
                 reasons: summary.reasons.clone(),
+                rollout: written(key).and_then(|workload| self.rollout_view(workload)),
                 ..WorkloadView::default()
             };
             (key.clone(), view)
@@ -304,11 +334,28 @@ impl HubCore {
             let Some(node) = self.nodes.get(node) else { continue };
             for workload in workloads.values() {
                 if let Some(view) = views.get_mut(&workload.key) {
-                    view.count(node, workload);
+                    let written = written(&workload.key);
+                    let revision = written.map_or(workload.revision, |written| written.revision);
+                    view.count(node, workload, revision);
                 }
             }
         }
         views.into_values()
+    }
+
+    fn rollout_view(&self, workload: &InferenceWorkload) -> Option<RolloutView> {
+        let (state, stable) = self.rollouts.of(workload)?;
+        let policy = workload.rollout.as_ref()?;
+        let paused = policy.paused && state.phase == RolloutPhase::Progressing;
+        Some(RolloutView {
+            phase: if paused { "Paused" } else { state.phase.name() }.to_owned(),
+            wave: state.wave.saturating_add(1),
+            waves: policy.wave_count(),
+            through: state.through.as_ref().map(NodeId::to_string).unwrap_or_default(),
+            target: state.target.to_string(),
+            stable: stable.to_string(),
+            message: state.message.clone(),
+        })
     }
 
     /// The newest sample of each node's telemetry.

@@ -14,9 +14,11 @@
 //! | `eligibility` | whether a node may run a workload, and why not |
 //! | `plan` | one workload over all nodes |
 //! | `room` | what one node can be told and can report |
+//! | `rollout` | a workload's way from one template to the next |
 
 mod eligibility;
 mod plan;
+pub mod rollout;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -27,7 +29,7 @@ pub use room::{NODE_BYTES_MAX, NODE_PODS_MAX};
 use crate::manifests::{EdgeNode, InferenceWorkload, Manifests};
 use plan::Plan;
 use room::Room;
-use shared::model::{NodeId, Workload, WorkloadKey};
+use shared::model::{NodeId, PodTemplate, Revision, Workload, WorkloadKey};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,20 +66,46 @@ pub struct WorkloadSummary {
     pub reasons: Vec<(String, u32)>,
 }
 
+/// A template that some nodes still run while its workload has another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OlderTemplate {
+    /// Its name.
+    pub revision: Revision,
+    /// Its content.
+    pub template: PodTemplate,
+    /// Nodes up to this one, in the order of names, run the workload's own; none when there is none.
+    pub through: Option<NodeId>,
+}
+
+impl OlderTemplate {
+    fn is_for(&self, node: &NodeId) -> bool {
+        self.through.as_ref().is_none_or(|through| node > through)
+    }
+}
+
+/// Workloads that have two templates at present.
+pub type OlderTemplates = BTreeMap<WorkloadKey, OlderTemplate>;
+
 /// Decides for all workloads at once.
 #[must_use]
-pub fn assign(manifests: &Manifests, nodes: &BTreeMap<NodeId, FleetNode>) -> Assignment {
+pub fn assign(
+    manifests: &Manifests,
+    nodes: &BTreeMap<NodeId, FleetNode>,
+    older: &OlderTemplates,
+) -> Assignment {
     let sites = sites(manifests, nodes);
     let mut rooms = vec![Room::default(); sites.len()];
     let mut plans: Vec<Plan<'_>> = in_order(manifests)
         .into_iter()
-        .map(|workload| Plan::of_what_is_held(workload, &sites, &mut rooms))
+        .map(|workload| {
+            Plan::of_what_is_held(workload, older.get(&workload.key), &sites, &mut rooms)
+        })
         .collect();
     plans.iter_mut().for_each(|plan| plan.give_out(&mut rooms));
     let mut assignment = Assignment::default();
     let mut per_site = vec![BTreeMap::new(); sites.len()];
     for plan in &plans {
-        plan.write(&mut per_site);
+        plan.write(&sites, &mut per_site);
         assignment.workloads.insert(plan.workload.key.clone(), plan.summary());
     }
     let written = sites.iter().zip(per_site).filter(|(_, workloads)| !workloads.is_empty());

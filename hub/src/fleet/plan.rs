@@ -2,7 +2,7 @@
 
 use super::eligibility::{Eligibility, Reason, judge};
 use super::room::Room;
-use super::{Site, WorkloadSummary};
+use super::{OlderTemplate, Site, WorkloadSummary};
 use crate::manifests::{InferenceWorkload, Replicas};
 use shared::limits::REPLICAS_PER_NODE_MAX;
 use shared::model::{Workload, WorkloadKey};
@@ -17,6 +17,8 @@ pub const REASONS_MAX: usize = 6;
 /// One workload over all nodes.
 pub(super) struct Plan<'a> {
     pub(super) workload: &'a InferenceWorkload,
+    /// What some of the nodes still run.
+    older: Option<&'a OlderTemplate>,
     candidates: Vec<Candidate>,
     reasons: BTreeMap<Reason<'a>, u32>,
     desired: u32,
@@ -39,12 +41,15 @@ impl<'a> Plan<'a> {
     /// there is to decide.
     pub(super) fn of_what_is_held(
         workload: &'a InferenceWorkload,
+        older: Option<&'a OlderTemplate>,
         sites: &[Site<'a>],
         rooms: &mut [Room],
     ) -> Self {
-        let bytes = encoded_bytes(workload);
+        let bytes = encoded_bytes(&as_told(workload, REPLICAS_PER_NODE_MAX));
+        let older_bytes = older.map(|older| encoded_bytes(&as_told_before(workload, older, 1)));
+        let bytes = bytes.max(older_bytes.unwrap_or(0));
         let (candidates, reasons) = (Vec::new(), BTreeMap::new());
-        let mut plan = Self { workload, candidates, reasons, desired: 0, bytes };
+        let mut plan = Self { workload, older, candidates, reasons, desired: 0, bytes };
         for (index, site) in sites.iter().enumerate() {
             plan.consider(index, site);
         }
@@ -69,11 +74,22 @@ impl<'a> Plan<'a> {
     }
 
     /// Adds to each node's workloads what this plan gives it.
-    pub(super) fn write(&self, per_site: &mut [BTreeMap<WorkloadKey, Arc<Workload>>]) {
-        let mut by_replicas: BTreeMap<u32, Arc<Workload>> = BTreeMap::new();
+    pub(super) fn write(
+        &self,
+        sites: &[Site<'_>],
+        per_site: &mut [BTreeMap<WorkloadKey, Arc<Workload>>],
+    ) {
+        let mut same: BTreeMap<(u32, bool), Arc<Workload>> = BTreeMap::new();
         for candidate in self.candidates.iter().filter(|candidate| candidate.given > 0) {
-            let told = || Arc::new(as_told(self.workload, candidate.given));
-            let workload = by_replicas.entry(candidate.given).or_insert_with(told);
+            let id = sites.get(candidate.site).map(|site| site.id);
+            let older = self.older.filter(|older| id.is_some_and(|id| older.is_for(id)));
+            let told = || {
+                Arc::new(match older {
+                    Some(older) => as_told_before(self.workload, older, candidate.given),
+                    None => as_told(self.workload, candidate.given),
+                })
+            };
+            let workload = same.entry((candidate.given, older.is_some())).or_insert_with(told);
             if let Some(site) = per_site.get_mut(candidate.site) {
                 site.insert(self.workload.key.clone(), Arc::clone(workload));
             }
@@ -203,8 +219,13 @@ fn as_told(workload: &InferenceWorkload, replicas: u32) -> Workload {
     }
 }
 
+/// As [`as_told`], with the template that it had before.
+fn as_told_before(workload: &InferenceWorkload, older: &OlderTemplate, replicas: u32) -> Workload {
+    let (revision, template) = (older.revision, older.template.clone());
+    Workload { revision, template, ..as_told(workload, replicas) }
+}
+
 /// What can't be encoded fits nowhere.
-fn encoded_bytes(workload: &InferenceWorkload) -> usize {
-    let told = as_told(workload, REPLICAS_PER_NODE_MAX);
-    encode("workload", &told).map_or(usize::MAX, |bytes| bytes.len())
+fn encoded_bytes(told: &Workload) -> usize {
+    encode("workload", told).map_or(usize::MAX, |bytes| bytes.len())
 }

@@ -5,6 +5,13 @@ use crate::manifests::{Replicas, parse_documents};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
+mod rollouts;
+
+/// What runs where while every workload has one template.
+fn assign_all(manifests: &Manifests, nodes: &Nodes) -> Assignment {
+    assign(manifests, nodes, &OlderTemplates::new())
+}
+
 type Nodes = BTreeMap<NodeId, FleetNode>;
 
 fn id(name: &str) -> NodeId {
@@ -71,7 +78,7 @@ fn each_selected_node_gets_its_replicas_and_the_others_have_a_reason() {
         site("unknown", "north"),
     ]);
     let nodes = online(3);
-    let assignment = assign(&manifests, &nodes);
+    let assignment = assign_all(&manifests, &nodes);
     assert_eq!(spread(&assignment, &nodes, "ocr"), [2, 0, 0]);
     let summary = &assignment.workloads[&key("ocr")];
     assert_eq!((summary.desired, summary.assigned), (2, 2));
@@ -83,7 +90,7 @@ fn each_selected_node_gets_its_replicas_and_the_others_have_a_reason() {
 fn every_node_can_be_selected_by_its_name() {
     let selector = "{nodeSelector: {kubernetes.io/hostname: n00001}}";
     let nodes = online(3);
-    let assignment = assign(&manifests(&[workload("ocr", selector)]), &nodes);
+    let assignment = assign_all(&manifests(&[workload("ocr", selector)]), &nodes);
     assert_eq!(spread(&assignment, &nodes, "ocr"), [0, 1, 0]);
 }
 
@@ -97,13 +104,13 @@ fn a_taint_keeps_new_pods_away_and_leaves_what_is_there() {
     let workloads = [workload("ocr", "{replicasPerNode: 2}"), workload("tough", tolerant)];
     let manifests = manifests(&[workloads.as_slice(), taints.as_slice()].concat());
     let mut nodes = online(3);
-    let fresh = assign(&manifests, &nodes);
+    let fresh = assign_all(&manifests, &nodes);
     assert_eq!(spread(&fresh, &nodes, "ocr"), [0, 0, 2]);
     assert_eq!(spread(&fresh, &nodes, "tough"), [1, 1, 1]);
     for node in nodes.values_mut() {
         node.previous = BTreeMap::from([(key("ocr"), 1)]);
     }
-    let later = assign(&manifests, &nodes);
+    let later = assign_all(&manifests, &nodes);
     assert_eq!(
         spread(&later, &nodes, "ocr"),
         [1, 0, 2],
@@ -116,7 +123,7 @@ fn a_taint_keeps_new_pods_away_and_leaves_what_is_there() {
 fn fleet_replicas_go_to_the_emptiest_nodes_that_are_online() {
     let mut nodes = online(4);
     nodes.get_mut(&id("n00000")).unwrap().online = false;
-    let assignment = assign(&manifests(&[workload("ocr", "{replicas: 5}")]), &nodes);
+    let assignment = assign_all(&manifests(&[workload("ocr", "{replicas: 5}")]), &nodes);
     assert_eq!(spread(&assignment, &nodes, "ocr"), [0, 2, 2, 1]);
     let not_needed = "not needed: other nodes hold all replicas".to_owned();
     assert_eq!(reasons(&assignment, "ocr"), [(not_needed, 1)]);
@@ -125,7 +132,7 @@ fn fleet_replicas_go_to_the_emptiest_nodes_that_are_online() {
 #[test]
 fn nodes_that_are_offline_are_given_replicas_when_nobody_is_online() {
     let nodes: Nodes = online(2).into_keys().map(|id| (id, FleetNode::default())).collect();
-    let assignment = assign(&manifests(&[workload("ocr", "{replicas: 2}")]), &nodes);
+    let assignment = assign_all(&manifests(&[workload("ocr", "{replicas: 2}")]), &nodes);
     assert_eq!(spread(&assignment, &nodes, "ocr"), [1, 1]);
 }
 
@@ -133,7 +140,7 @@ fn nodes_that_are_offline_are_given_replicas_when_nobody_is_online() {
 fn single_replicas_of_many_workloads_do_not_crowd_one_node() {
     let single = |name: &str| workload(name, "{replicas: 1}");
     let nodes = online(3);
-    let assignment = assign(&manifests(&[single("a"), single("b"), single("c")]), &nodes);
+    let assignment = assign_all(&manifests(&[single("a"), single("b"), single("c")]), &nodes);
     assert!(assignment.per_node.values().all(|node| node.len() == 1));
     assert_eq!(assignment.per_node.len(), 3);
 }
@@ -147,7 +154,7 @@ fn fewer_replicas_leave_the_fullest_first_and_the_offline_among_equals() {
     nodes.get_mut(&id("n00001")).unwrap().online = false;
     let wanting = |count: u32| {
         let manifests = manifests(&[workload("ocr", &format!("{{replicas: {count}}}"))]);
-        spread(&assign(&manifests, &nodes), &nodes, "ocr")
+        spread(&assign_all(&manifests, &nodes), &nodes, "ocr")
     };
     assert_eq!(wanting(5), [3, 1, 1]);
     assert_eq!(wanting(3), [1, 1, 1]);
@@ -158,12 +165,12 @@ fn fewer_replicas_leave_the_fullest_first_and_the_offline_among_equals() {
 #[test]
 fn more_replicas_than_the_fleet_may_hold_are_left_unassigned_with_the_reason() {
     let nodes = online(2);
-    let assignment = assign(&manifests(&[workload("ocr", "{replicas: 1000}")]), &nodes);
+    let assignment = assign_all(&manifests(&[workload("ocr", "{replicas: 1000}")]), &nodes);
     let summary = &assignment.workloads[&key("ocr")];
     assert_eq!((summary.desired, summary.assigned), (1000, 512));
     let five: Vec<_> =
         (0..5).map(|n| workload(&format!("w{n}"), "{replicasPerNode: 256}")).collect();
-    let assignment = assign(&manifests(&five), &online(1));
+    let assignment = assign_all(&manifests(&five), &online(1));
     let assigned = assignment.workloads.values().map(|summary| summary.assigned);
     assert_eq!(assigned.collect::<Vec<_>>(), [256, 256, 256, 256, 0]);
     let full = "as many pods or bytes as one node can be assigned".to_owned();
@@ -180,7 +187,7 @@ fn a_node_is_never_told_more_than_fits_one_update() {
         document("InferenceWorkload", &format!("w{n:02}"), &spec)
     };
     let documents: Vec<_> = (0..20).map(large).collect();
-    let assignment = assign(&manifests(&documents), &online(1));
+    let assignment = assign_all(&manifests(&documents), &online(1));
     let told = &assignment.per_node[&id("n00000")];
     let bytes: usize = told.values().map(|told| encode_len(told)).sum();
     assert!(bytes <= NODE_BYTES_MAX && bytes > NODE_BYTES_MAX - 250_000, "{bytes}");
@@ -199,7 +206,7 @@ fn many_reasons_are_cut_short_without_losing_count() {
     };
     let mut documents: Vec<_> = (0..20).map(site).collect();
     documents.push(workload("ocr", "{}"));
-    let assignment = assign(&manifests(&documents), &online(20));
+    let assignment = assign_all(&manifests(&documents), &online(20));
     let reasons = reasons(&assignment, "ocr");
     assert_eq!(reasons.len(), REASONS_MAX);
     assert_eq!(reasons.iter().map(|(_, nodes)| nodes).sum::<u32>(), 20);
@@ -210,9 +217,9 @@ fn ten_thousand_nodes_and_a_hundred_workloads_are_decided_in_one_go() {
     let mut documents: Vec<_> = (0..50).map(|n| workload(&format!("p{n}"), "{}")).collect();
     documents.extend((0..50).map(|n| workload(&format!("f{n}"), "{replicas: 2000}")));
     let (manifests, nodes) = (manifests(&documents), online(10_000));
-    let first = assign(&manifests, &nodes);
+    let first = assign_all(&manifests, &nodes);
     let nodes = settled(&nodes, &first);
-    let second = assign(&manifests, &nodes);
+    let second = assign_all(&manifests, &nodes);
     assert_eq!(first, second);
     let entries = first.per_node.values().map(BTreeMap::len).sum::<usize>();
     assert_eq!(entries, 50 * 10_000 + 50 * 2000);
@@ -267,7 +274,7 @@ proptest! {
         nodes in any_nodes(), workloads in any_workloads()
     ) {
         let (manifests, nodes) = world(&nodes, &workloads);
-        let assignment = assign(&manifests, &nodes);
+        let assignment = assign_all(&manifests, &nodes);
         for (key, workload) in &manifests.workloads {
             let Replicas::Fleet(wanted) = workload.replicas else { unreachable!() };
             let possible = !eligible(&manifests, &nodes, key).is_empty();
@@ -281,7 +288,7 @@ proptest! {
     #[test]
     fn a_fresh_assignment_is_even_within_one(nodes in any_nodes(), workloads in any_workloads()) {
         let (manifests, nodes) = world(&nodes, &workloads);
-        let assignment = assign(&manifests, &nodes);
+        let assignment = assign_all(&manifests, &nodes);
         for key in manifests.workloads.keys() {
             let eligible = eligible(&manifests, &nodes, key);
             let online = eligible.iter().filter(|node| nodes[*node].online);
@@ -299,21 +306,21 @@ proptest! {
         nodes in any_nodes(), workloads in any_workloads(), later in any::<[bool; 12]>()
     ) {
         let (manifests, nodes) = world(&nodes, &workloads);
-        let first = assign(&manifests, &nodes);
+        let first = assign_all(&manifests, &nodes);
         let mut nodes = settled(&nodes, &first);
         nodes.values_mut().zip(later).for_each(|(node, online)| node.online = online);
-        prop_assert_eq!(assign(&manifests, &nodes).per_node, first.per_node);
+        prop_assert_eq!(assign_all(&manifests, &nodes).per_node, first.per_node);
     }
 
     #[test]
     fn a_new_node_moves_nothing(nodes in any_nodes(), workloads in any_workloads()) {
         let (manifests, mut nodes) = world(&nodes, &workloads);
         let newest = nodes.pop_last().unwrap();
-        let first = assign(&manifests, &nodes);
+        let first = assign_all(&manifests, &nodes);
         let settled_nodes = settled(&nodes, &first);
         let mut grown = settled_nodes.clone();
         grown.insert(newest.0, newest.1);
-        let second = assign(&manifests, &grown);
+        let second = assign_all(&manifests, &grown);
         for (key, summary) in &first.workloads {
             for node in nodes.keys() {
                 let (before, after) = (held(&first, node, key), held(&second, node, key));
@@ -328,10 +335,10 @@ proptest! {
         nodes in any_nodes(), workloads in any_workloads()
     ) {
         let (manifests, nodes) = world(&nodes, &workloads);
-        let first = assign(&manifests, &nodes);
+        let first = assign_all(&manifests, &nodes);
         let mut fewer = settled(&nodes, &first);
         fewer.pop_last();
-        let second = assign(&manifests, &fewer);
+        let second = assign_all(&manifests, &fewer);
         for key in manifests.workloads.keys() {
             for node in fewer.keys() {
                 prop_assert!(held(&second, node, key) >= held(&first, node, key));
@@ -352,6 +359,6 @@ proptest! {
             nodes: manifests.nodes.clone().into_iter().rev().collect(),
         };
         let turned_nodes: Nodes = nodes.clone().into_iter().rev().collect();
-        prop_assert_eq!(assign(&manifests, &nodes), assign(&turned, &turned_nodes));
+        prop_assert_eq!(assign_all(&manifests, &nodes), assign_all(&turned, &turned_nodes));
     }
 }

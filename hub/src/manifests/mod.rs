@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `directory` | the files of a directory, within their limits |
 //! | `documents` | the documents of a file, and the two kinds that there are |
-//! | `workload`, `results`, `node`, `labels` | what each kind may say |
+//! | `workload`, `results`, `rollout`, `node`, `labels` | what each kind may say |
 //! | `yaml` | one strict YAML document, and where in it a field stands |
 //! | `problem` | what was wrong, in words |
 //! | `watcher` | changes, without a restart |
@@ -19,6 +19,7 @@ mod labels;
 mod node;
 mod problem;
 mod results;
+mod rollout;
 #[cfg(test)]
 mod tests;
 mod watcher;
@@ -32,12 +33,15 @@ pub(crate) use labels::Invalid;
 pub use node::HOSTNAME_LABEL;
 pub(crate) use node::edge_node;
 pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
+pub(crate) use rollout::WAVES_MAX;
 
 pub use watcher::{ReadManifests, Watcher};
 pub(crate) use workload::inference_workload;
 pub use workload::{FLEET_REPLICAS_MAX, WORKLOADS_MAX};
 pub(crate) use yaml::written_path;
 
+use crate::fleet::rollout::RolloutPolicy;
+use serde::{Deserialize, Serialize};
 use shared::model::{
     LinkBudget, NodeId, PodTemplate, ResultRoute, Revision, Taint, Toleration, WorkloadKey,
 };
@@ -53,7 +57,7 @@ pub struct Manifests {
 }
 
 /// How many pods a workload asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Replicas {
     /// So many on each node that it selects.
     PerNode(u32),
@@ -61,8 +65,8 @@ pub enum Replicas {
     Fleet(u32),
 }
 
-/// An `InferenceWorkload`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An `InferenceWorkload`. Fields are only appended: the hub stores it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InferenceWorkload {
     /// Namespace and name.
     pub key: WorkloadKey,
@@ -80,6 +84,8 @@ pub struct InferenceWorkload {
     pub template: PodTemplate,
     /// Where the pods' results go.
     pub results: Vec<ResultRoute>,
+    /// How a new template reaches the nodes; all of them at once without.
+    pub rollout: Option<RolloutPolicy>,
 }
 
 /// An `EdgeNode`.

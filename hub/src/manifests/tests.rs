@@ -1,6 +1,7 @@
 //! What is accepted, and the words in which the rest is refused.
 
 use super::*;
+use crate::fleet::rollout::NodeShare;
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use shared::model::{GpuRequest, MemoryQuantity};
@@ -291,5 +292,34 @@ proptest! {
                 prop_assert!(placed && !problem.problem.is_empty(), "{problem} in {text:?}");
             }
         }
+    }
+}
+
+#[test]
+fn a_rollout_says_how_many_nodes_in_numbers_or_parts() {
+    let text = |rollout: &str| {
+        format!(
+            "apiVersion: hinterland.dev/v1alpha1\nkind: InferenceWorkload\nmetadata: {{name: ocr}}\n\
+             spec:\n  rollout: {rollout}\n  template: {{spec: {{containers: [{{name: c, command: [c]}}]}}}}\n"
+        )
+    };
+    let policy = only_workload(&text("{waves: [1, \"5\", 20%], maxUnavailable: 100%}")).rollout;
+    let policy = policy.unwrap();
+    assert_eq!(policy.waves, [NodeShare::Nodes(1), NodeShare::Nodes(5), NodeShare::Percent(20)]);
+    assert_eq!(policy.max_unavailable, NodeShare::Percent(100));
+    assert_eq!((policy.min_ready_ms, policy.rolls_back, policy.paused), (10_000, true, false));
+    assert_eq!(only_workload(&text("{}")).rollout.unwrap().wave_count(), 1);
+    for (rollout, path) in [
+        ("{waves: [0]}", "spec.rollout.waves[0]: 0: expected a number of nodes"),
+        ("{waves: [101%]}", "spec.rollout.waves[0]: `101%`: expected"),
+        ("{waves: [\"+5\"]}", "spec.rollout.waves[0]: `+5`: expected"),
+        ("{waves: [3, 3]}", "spec.rollout.waves[1]: expected more nodes than in the wave before"),
+        ("{maxUnavailable: many}", "spec.rollout.maxUnavailable: `many`: expected"),
+        ("{minReadySeconds: 600}", "spec.rollout.progressDeadlineSeconds: expected more than"),
+        ("{onFailure: Retry}", "spec.rollout.onFailure: `Retry` is not known"),
+        ("{wave: 1}", "spec.rollout.wave: unknown field"),
+    ] {
+        let problems = parse_documents("ocr.yaml", &text(rollout)).unwrap_err().to_string();
+        assert!(problems.contains(path), "{rollout}: {problems}");
     }
 }

@@ -4,6 +4,7 @@
 
 use super::labels::{Invalid, check_annotations, check_labels, check_tolerations};
 use super::results::routes_of;
+use super::rollout::policy_of;
 use super::yaml::{self, Refusal, below};
 use super::{InferenceWorkload, Replicas};
 use crate::api::{InferenceWorkloadSpec, PlacementSpec};
@@ -77,7 +78,7 @@ pub(crate) fn inference_workload(
     annotations: &BTreeMap<String, String>,
     spec: InferenceWorkloadSpec,
 ) -> Result<InferenceWorkload, Invalid> {
-    let InferenceWorkloadSpec { placement, priority, template, results } = spec;
+    let InferenceWorkloadSpec { placement, priority, template, results, rollout } = spec;
     let key = key_of(namespace, name)?;
     check_labels("metadata.labels", labels)?;
     check_annotations("metadata.annotations", annotations)?;
@@ -96,6 +97,7 @@ pub(crate) fn inference_workload(
         tolerations: placement.tolerations,
         template,
         results,
+        rollout: rollout.map(policy_of).transpose()?,
     };
     check_size(&workload)?;
     Ok(workload)

@@ -8,7 +8,7 @@ use crate::manifests::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use shared::model::NodeId;
+use shared::model::{NodeId, WorkloadKey};
 use std::collections::BTreeMap;
 
 /// The kinds that say what the fleet should run.
@@ -77,57 +77,78 @@ impl Held {
 
 /// Every object of the kinds that say what the fleet should run.
 #[derive(Debug, Default)]
-pub(super) struct Objects(BTreeMap<ObjectKey, Held>);
+pub(super) struct Objects {
+    held: BTreeMap<ObjectKey, Held>,
+    /// Workloads as the hub's last start accepted them: they stay in force where what is written now is
+    /// refused.
+    earlier: BTreeMap<WorkloadKey, InferenceWorkload>,
+}
 
 impl Objects {
+    pub(super) fn new(earlier: impl Iterator<Item = InferenceWorkload>) -> Self {
+        let earlier = earlier.map(|workload| (workload.key.clone(), workload)).collect();
+        Self { held: BTreeMap::new(), earlier }
+    }
+
     /// An object that is there, or has changed; whether that may change the desired state.
     pub(super) fn put(&mut self, object: Object) -> bool {
         let same = |held: &&mut Held| held.says_the_same(&object);
-        if let Some(held) = self.0.get_mut(&object.key).filter(same) {
+        if let Some(held) = self.held.get_mut(&object.key).filter(same) {
             // Only its status is another, as after each of the hub's own writes.
             held.object.status = object.status;
             return false;
         }
-        let earlier = self.0.remove(&object.key).and_then(|held| held.accepted);
+        let earlier = match self.held.remove(&object.key) {
+            Some(held) => held.accepted,
+            None => self.accepted_earlier(&object),
+        };
         let (accepted, refused) = match self.read(&object) {
             Ok(said) => (Some(said), None),
             Err(refused) => (earlier, Some(refused)),
         };
         let verdict = Verdict { generation: object.generation, refused };
-        self.0.insert(object.key.clone(), Held { object, verdict, accepted });
+        self.held.insert(object.key.clone(), Held { object, verdict, accepted });
         true
+    }
+
+    /// Not for one that never ran: then it is another one of the same name.
+    fn accepted_earlier(&mut self, object: &Object) -> Option<Said> {
+        let is_known = object.key.kind == Kind::Workload && status::has_run(&object.status);
+        let key = is_known.then_some(&object.key)?;
+        let key = WorkloadKey::new(&key.namespace, &key.name).ok()?;
+        Some(Said::Workload(Box::new(self.earlier.remove(&key)?)))
     }
 
     /// An object that is there no more; whether it was there.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
-        self.0.remove(key).is_some()
+        self.held.remove(key).is_some()
     }
 
     pub(super) fn get(&self, key: &ObjectKey) -> Option<&Held> {
-        self.0.get(key)
+        self.held.get(key)
     }
 
     pub(super) fn keys(&self, kind: Kind) -> impl Iterator<Item = &ObjectKey> {
-        self.0.keys().filter(move |key| key.kind == kind)
+        self.held.keys().filter(move |key| key.kind == kind)
     }
 
     /// What is not in force as it is written, and why.
     pub(super) fn refused(&self) -> impl Iterator<Item = (&ObjectKey, &Invalid)> {
-        self.0.iter().filter_map(|(key, held)| Some((key, held.verdict.refused.as_ref()?)))
+        self.held.iter().filter_map(|(key, held)| Some((key, held.verdict.refused.as_ref()?)))
     }
 
     /// Workloads that ran, as their statuses say, and of which nothing that was accepted is known:
     /// without them the desired state would stop their pods.
     pub(super) fn unknown(&self) -> impl Iterator<Item = &ObjectKey> {
         let unknown = |held: &Held| held.accepted.is_none() && status::has_run(held.status());
-        let workloads = self.0.iter().filter(|(key, _)| key.kind == Kind::Workload);
+        let workloads = self.held.iter().filter(|(key, _)| key.kind == Kind::Workload);
         workloads.filter(move |(_, held)| unknown(held)).map(|(key, _)| key)
     }
 
     /// The desired state of the fleet.
     pub(super) fn manifests(&self) -> Manifests {
         let mut manifests = Manifests::default();
-        for said in self.0.values().filter_map(|held| held.accepted.clone()) {
+        for said in self.held.values().filter_map(|held| held.accepted.clone()) {
             match said {
                 Said::Workload(workload) => {
                     manifests.workloads.insert(workload.key.clone(), *workload);

@@ -3,7 +3,7 @@
 use super::objects::{Kind, Object, ObjectKey, Objects};
 use super::status::{node_status, with_acceptance, workload_status};
 use crate::core::{HubCore, WorkloadView};
-use crate::manifests::{Manifests, PROBLEMS_MAX};
+use crate::manifests::{InferenceWorkload, Manifests, PROBLEMS_MAX};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
@@ -46,6 +46,11 @@ pub(crate) struct Reconciler {
 }
 
 impl Reconciler {
+    /// One that knows how workloads were accepted `earlier`, by the hub's last start.
+    pub(crate) fn new(earlier: impl Iterator<Item = InferenceWorkload>) -> Self {
+        Self { objects: Objects::new(earlier), ..Self::default() }
+    }
+
     /// Something was seen.
     pub(crate) fn handle(&mut self, change: Change) {
         match change {

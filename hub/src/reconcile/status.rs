@@ -5,9 +5,9 @@
 
 use super::objects::Verdict;
 use crate::api::{
-    EdgeNodeStatus, InferenceWorkloadStatus, NodeResources, PodCounts, UnchosenNodes,
+    EdgeNodeStatus, InferenceWorkloadStatus, NodeResources, PodCounts, RolloutStatus, UnchosenNodes,
 };
-use crate::core::{NodeView, WorkloadView};
+use crate::core::{NodeView, RolloutView, WorkloadView};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -74,7 +74,20 @@ pub(crate) fn workload_status(
         offline: view.nodes_offline,
         unschedulable: view.desired.saturating_sub(view.assigned),
         unchosen: view.reasons.iter().map(reason).collect(),
+        rollout: view.rollout.as_ref().map(rollout_status),
         selector: String::new(),
+    }
+}
+
+fn rollout_status(view: &RolloutView) -> RolloutStatus {
+    RolloutStatus {
+        phase: view.phase.clone(),
+        wave: view.wave,
+        waves: view.waves,
+        through: view.through.clone(),
+        target_revision: view.target.clone(),
+        stable_revision: view.stable.clone(),
+        message: view.message.clone(),
     }
 }
 
@@ -124,8 +137,25 @@ fn readiness(view: Option<&WorkloadView>) -> Aspect {
     let online = view.assigned.saturating_sub(view.assigned_offline);
     let message =
         format!("{} of {online} pods on nodes that are online are ready", view.ready_online);
+    if let Some(rollout) = &view.rollout {
+        let reason = if rollout.phase == "Progressing" { "RollingOut" } else { &rollout.phase };
+        let (wave, waves) = (rollout.wave, rollout.waves);
+        let why = if rollout.message.is_empty() { "" } else { ": " };
+        let message = format!(
+            "{} of {} pods have template {}, in wave {wave} of {waves}{why}{}",
+            view.updated, view.assigned, rollout.target, rollout.message
+        );
+        return ready(ConditionStatus::False, reason, message);
+    }
     if view.ready_online < online {
         return ready(ConditionStatus::False, "Progressing", message);
+    }
+    if view.updated_online < online {
+        let message = format!(
+            "{} of {online} pods on nodes that are online have the present template",
+            view.updated_online
+        );
+        return ready(ConditionStatus::False, "Updating", message);
     }
     match (view.assigned, view.nodes_offline) {
         (0, _) => ready(ConditionStatus::True, "NoPods", "no pods are asked for".to_owned()),

@@ -155,6 +155,30 @@ fn a_start_that_would_stop_pods_of_a_workload_that_is_refused_waits_until_it_is_
 }
 
 #[test]
+fn a_start_that_finds_what_ran_refused_goes_on_with_what_the_last_start_accepted() {
+    let mut before = listed();
+    let earlier: Vec<_> = before.take_manifests().unwrap().workloads.into_values().collect();
+    let after = |status: Value| {
+        let mut reconciler = Reconciler::new(earlier.clone().into_iter());
+        let mut wrong = workload("ocr", 2, "second");
+        wrong.spec["template"]["spec"]["hostNetwork"] = json!(true);
+        put(&mut reconciler, Object { status, ..wrong });
+        put(&mut reconciler, workload("other", 1, "other"));
+        let all = ["ocr", "other"].map(|name| key(Kind::Workload, name));
+        reconciler.handle(Change::Listed(Kind::Workload, all.into()));
+        reconciler.handle(Change::Listed(Kind::Node, BTreeSet::new()));
+        reconciler
+    };
+    let mut reconciler = after(json!({ "assigned": 1 }));
+    assert_eq!(commands(&mut reconciler), Some(vec!["first".to_owned(), "other".to_owned()]));
+    let statuses = reconciler.take_statuses(&core(), NOW);
+    let of_ocr = &statuses.iter().find(|patch| patch.key.name == "ocr").unwrap().status;
+    assert_eq!(condition(of_ocr, "Accepted")["status"], "False");
+    // One that never ran is another of the same name.
+    assert_eq!(commands(&mut after(json!({}))), Some(vec!["other".to_owned()]));
+}
+
+#[test]
 fn what_is_gone_is_gone_also_where_nobody_saw_it_go() {
     let mut reconciler = listed();
     put(&mut reconciler, workload("other", 1, "other"));

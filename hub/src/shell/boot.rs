@@ -101,7 +101,8 @@ pub async fn run(config: &Config) -> Result<(), BootError> {
     let (_silent, mut changes) = mpsc::channel(1);
     match &config.kubernetes {
         Some(kubernetes) => {
-            let (started, seen) = Kubernetes::start(kubernetes).await?;
+            let earlier = hub.core.accepted_workloads().cloned().collect();
+            let (started, seen) = Kubernetes::start(kubernetes, earlier).await?;
             (hub.kubernetes, changes) = (Some(started), seen);
         }
         None => drop(tokio::spawn(Watcher::new(&config.manifests).run(readings.clone()))),

@@ -3,7 +3,7 @@
 use crate::cluster::{self, ClusterError};
 use crate::config::KubernetesConfig;
 use crate::core::{Event, HubCore};
-use crate::manifests::Manifests;
+use crate::manifests::{InferenceWorkload, Manifests};
 use crate::reconcile::{Change, Kind, Reconciler, StatusPatch};
 use shared::model::UnixMs;
 use std::time::Duration;
@@ -29,12 +29,14 @@ pub(super) struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// Begins to watch and to write; what is seen comes out of the receiver.
+    /// Begins to watch and to write; what is seen comes out of the receiver. `earlier` are workloads as
+    /// the hub's last start accepted them.
     ///
     /// # Errors
     /// [`ClusterError`]; not when the API server does not answer.
     pub(super) async fn start(
         config: &KubernetesConfig,
+        earlier: Vec<InferenceWorkload>,
     ) -> Result<(Self, mpsc::Receiver<Change>), ClusterError> {
         let client = cluster::connect(config.kubeconfig.as_deref()).await?;
         let (seen, changes) = mpsc::channel(WAITING_MAX);
@@ -43,7 +45,7 @@ impl Kubernetes {
             tokio::spawn(cluster::watch(client.clone(), kind, seen.clone()));
         }
         tokio::spawn(cluster::write(client, to_write, seen));
-        let (reconciler, not_before) = (Reconciler::default(), Instant::now());
+        let (reconciler, not_before) = (Reconciler::new(earlier.into_iter()), Instant::now());
         Ok((Self { reconciler, patches, due: None, not_before }, changes))
     }
 

@@ -49,7 +49,7 @@ use thiserror::Error;
 const FREE_BYTES_MIN: u64 = 4 << 20;
 
 /// Every raw tree: those of [`Tree`], the chunks, the store's own.
-const ALL_TREES: [u8; 9] = [
+const ALL_TREES: [u8; 10] = [
     Tree::Meta as u8,
     Tree::Desired as u8,
     Tree::Pods as u8,
@@ -57,6 +57,7 @@ const ALL_TREES: [u8; 9] = [
     Tree::Nodes as u8,
     Tree::Reported as u8,
     Tree::Decoders as u8,
+    Tree::Templates as u8,
     CHUNKS,
     OWN,
 ];

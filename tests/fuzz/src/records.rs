@@ -3,7 +3,7 @@
 
 use crate::wire::survives;
 use edge_agent::pods::PodRecord;
-use hub::core::NodeRecord;
+use hub::core::{NodeRecord, Templates};
 use shared::limits::MAP_ITEM_BYTES_MAX;
 use shared::model::{NodeEvent, NodeStatus, PodStatus, Workload};
 use shared::sync::{LogMeta, LogReceiver};
@@ -12,7 +12,7 @@ use shared::sync::{LogMeta, LogReceiver};
 pub fn records(data: &[u8]) {
     let Some((kind, record)) = data.split_first() else { return };
     let limit = MAP_ITEM_BYTES_MAX;
-    match kind % 8 {
+    match kind % 9 {
         0 => workload(record),
         1 => survives::<NodeStatus>("node status", record, limit),
         2 => survives::<PodStatus>("pod status", record, limit),
@@ -20,7 +20,8 @@ pub fn records(data: &[u8]) {
         4 => survives::<PodRecord>("pod record", record, limit),
         5 => survives::<NodeRecord>("node record", record, limit),
         6 => survives::<LogMeta>("log position", record, limit),
-        _ => survives::<LogReceiver>("watermarks", record, limit),
+        7 => survives::<LogReceiver>("watermarks", record, limit),
+        _ => survives::<Templates>("templates", record, limit),
     }
 }
 

@@ -194,6 +194,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
             },
         },
         results: routes(wanted.sink),
+        rollout: None,
     }
 }
 

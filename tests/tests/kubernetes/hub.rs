@@ -29,8 +29,8 @@ fn sleeper(seconds: &str, fields: &str) -> String {
 const NODE: &str = "apiVersion: hinterland.dev/v1alpha1\nkind: EdgeNode\nmetadata:\n  name: mast-17\n  \
     labels: {site: harbour}\n";
 
-/// An API server in which the hub has the rights of its role, a hub on it, and a node in session.
-fn scene(folder: &Path) -> (Cluster, Hub, Agent) {
+/// An API server in which the hub has the rights of its role, and a hub on it.
+pub(super) fn cluster_with_hub(folder: &Path) -> (Cluster, Hub) {
     let cluster = super::cluster_with_definitions(&folder.join("cluster")).unwrap();
     cluster.kubectl(&["create", "namespace", "hinterland"]).unwrap();
     cluster.apply(RBAC).unwrap();
@@ -38,16 +38,32 @@ fn scene(folder: &Path) -> (Cluster, Hub, Agent) {
     let kubeconfig = cluster.kubeconfig("hub");
     hub.configure(&format!("[kubernetes]\nkubeconfig = \"{}\"\n", kubeconfig.display())).unwrap();
     hub.start().unwrap();
-    let mut agent = Agent::new(&folder.join("node"), "mast-17").unwrap();
-    agent.enroll(&hub).unwrap();
+    (cluster, hub)
+}
+
+/// A node in session with this hub.
+pub(super) fn node(folder: &Path, hub: &Hub, name: &str) -> Agent {
+    let mut agent = Agent::new(&folder.join(name), name).unwrap();
+    agent.enroll(hub).unwrap();
     agent.start().unwrap();
     agent.wait_until_up().unwrap();
     agent.wait_for("in session", PATIENCE, in_session).unwrap();
+    agent
+}
+
+fn scene(folder: &Path) -> (Cluster, Hub, Agent) {
+    let (cluster, hub) = cluster_with_hub(folder);
+    let agent = node(folder, &hub, "mast-17");
     (cluster, hub, agent)
 }
 
 /// Reason and message of a condition, once its status is `status`.
-fn condition(cluster: &Cluster, object: &[&str], kind: &str, status: &str) -> (String, String) {
+pub(super) fn condition(
+    cluster: &Cluster,
+    object: &[&str],
+    kind: &str,
+    status: &str,
+) -> (String, String) {
     let mut found = (String::new(), String::new());
     wait_until(&format!("{object:?} has {kind}={status}"), PATIENCE, || {
         let object = cluster.get(object)?;
@@ -89,14 +105,16 @@ fn what_is_applied_runs_and_its_status_tells_the_truth() {
     assert_eq!(reason, "Invalid");
     assert!(message.starts_with("spec.template.spec.containers[0].readinessProbe"), "{message}");
     assert_eq!((agent.sleepers("3001").len(), agent.sleepers("3002").len()), (1, 0));
-    // Nor does a hub that starts now, and does not know what was accepted before.
+    // Nor does a hub that starts now: it remembers what was accepted before.
     hub.kill();
-    hub.begin().unwrap();
-    hub.wait_for_status("/readyz", 503).unwrap();
-    wait_until("the hub says why it waits", PATIENCE, || {
-        Ok(hub.ask("/v1/hub")?.to_string().contains("InferenceWorkload default/ocr: is refused"))
+    hub.start().unwrap();
+    wait_until("the hub says what is refused", PATIENCE, || {
+        let problem =
+            "InferenceWorkload default/ocr: spec.template.spec.containers[0].readinessProbe";
+        Ok(hub.ask("/v1/hub")?.to_string().contains(problem))
     })
     .unwrap();
+    agent.wait_for("in session", PATIENCE, in_session).unwrap();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!((agent.sleepers("3001").len(), agent.sleepers("3002").len()), (1, 0));
     cluster.apply(&sleeper("3002", "")).unwrap();

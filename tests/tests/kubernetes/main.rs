@@ -5,6 +5,7 @@
 
 mod api;
 mod hub;
+mod rollout;
 
 use std::path::Path;
 use std::time::Duration;

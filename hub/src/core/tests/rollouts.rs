@@ -1,0 +1,261 @@
+//! A hub that is killed between any two steps of a rollout, with nodes that do as they are told.
+
+use super::*;
+use crate::manifests::parse_documents;
+use shared::model::{PodPhase, PodStatus, Revision};
+use std::collections::BTreeSet;
+
+const NODES: usize = 12;
+
+fn id(number: usize) -> NodeId {
+    NodeId::new(&format!("mast-{number:02}")).unwrap()
+}
+
+fn manifests(version: u32, rollout: &str) -> Manifests {
+    let text = format!(
+        "apiVersion: hinterland.dev/v1alpha1\nkind: InferenceWorkload\nmetadata: {{name: ocr}}\n\
+         spec:\n  template: {{spec: {{containers: [{{name: c, command: [ocr, v{version}]}}]}}}}\n{rollout}"
+    );
+    parse_documents("ocr.yaml", &text).unwrap()
+}
+
+const WAVES: &str = "  rollout: {waves: [1, 50%], maxUnavailable: 2, minReadySeconds: 5}\n";
+
+fn revision(version: u32) -> Revision {
+    manifests(version, "").workloads.values().next().unwrap().revision
+}
+
+/// A hub whose nodes have what they are told at once, but for a version that fails.
+struct Fleet {
+    hub: HubCore,
+    store: Memory,
+    now: Now,
+    manifests: Manifests,
+    fails: Option<Revision>,
+    offline: BTreeSet<usize>,
+    /// What each node was told last.
+    told: BTreeMap<NodeId, Revision>,
+    /// How often a node was handed what it had before.
+    handed_back: u32,
+    had: BTreeMap<NodeId, BTreeSet<Revision>>,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let (store, now) = (Memory::default(), Now::default());
+        let mut fleet = Self {
+            hub: hub_on(&store, now),
+            store,
+            now,
+            manifests: manifests(1, WAVES),
+            fails: None,
+            offline: BTreeSet::new(),
+            told: BTreeMap::new(),
+            handed_back: 0,
+            had: BTreeMap::new(),
+        };
+        for number in 0..NODES {
+            let key =
+                SessionPrivateKey::from_bytes([100 + u8::try_from(number).unwrap(); 32]).public();
+            let record = NodeRecord::new(key, "1".to_owned(), UnixMs(0));
+            let record = NodeRecord { last_seen: Some(UnixMs(1)), ..record };
+            fleet.hub.handle_event(Event::Enrolled { node: id(number), record }, fleet.now);
+        }
+        fleet.settle();
+        fleet.begin();
+        fleet
+    }
+
+    /// The hub has started: nodes are in session, and the manifests are read.
+    fn begin(&mut self) {
+        self.connect();
+        self.hub.handle_event(Event::Manifests(self.manifests.clone()), self.now);
+        self.settle();
+    }
+
+    fn connect(&mut self) {
+        for number in 0..NODES {
+            if let Some(node) = self.hub.nodes.get_mut(&id(number)) {
+                node.greeted = !self.offline.contains(&number);
+            }
+        }
+    }
+
+    fn change(&mut self, manifests: Manifests) {
+        self.manifests = manifests;
+        self.hub.handle_event(Event::Manifests(self.manifests.clone()), self.now);
+        self.settle();
+    }
+
+    fn restart(&mut self) {
+        self.hub = hub_on(&self.store, self.now);
+        self.settle();
+        self.begin();
+    }
+
+    /// Performs what is due and has the nodes report; nothing is lost, and no time passes.
+    fn settle(&mut self) {
+        while let Some(effect) = self.hub.poll_effect() {
+            if let Effect::Persist(batch) = effect {
+                self.store.commit(&batch).unwrap();
+                self.hub.handle_event(Event::Persisted, self.now);
+            }
+        }
+        for number in 0..NODES {
+            if !self.offline.contains(&number) {
+                self.report(number);
+            }
+        }
+        self.hub.look_at_rollouts(self.now.monotonic);
+    }
+
+    fn report(&mut self, number: usize) {
+        let (key, id) = (WorkloadKey::new("default", "ocr").unwrap(), id(number));
+        let Some(told) = self.hub.assignment.per_node.get(&id).and_then(|node| node.get(&key))
+        else {
+            return;
+        };
+        let fails = self.fails == Some(told.revision);
+        let status = PodStatus {
+            pod: "default/ocr-0".parse().unwrap(),
+            revision: told.revision,
+            phase: if fails { PodPhase::BackingOff } else { PodPhase::Running },
+            ready: !fails,
+            reason: if fails { "CrashLoopBackOff".to_owned() } else { String::new() },
+            message: String::new(),
+            restarts: if fails { 3 } else { 0 },
+            started_at: None,
+            last_exit_code: None,
+            gpus: vec![],
+        };
+        let before = self.told.insert(id.clone(), told.revision);
+        let had = self.had.entry(id.clone()).or_default();
+        let is_back = before.is_some_and(|before| before != told.revision);
+        self.handed_back += u32::from(is_back && had.contains(&told.revision));
+        had.insert(told.revision);
+        self.hub.nodes.get_mut(&id).unwrap().pods.insert("default/ocr-0".to_owned(), status);
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let end = self.now.monotonic.plus_ms(ms);
+        while let Some(due) = self.hub.poll_timeout().filter(|due| *due <= end) {
+            self.now.monotonic = due.max(self.now.monotonic);
+            self.hub.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now.monotonic = end;
+    }
+
+    fn with(&self, version: u32) -> usize {
+        self.told.values().filter(|told| **told == revision(version)).count()
+    }
+
+    fn view(&self) -> WorkloadView {
+        self.hub.workload_views().next().unwrap()
+    }
+}
+
+#[test]
+fn the_first_template_goes_to_all_at_once_and_a_new_one_in_waves() {
+    let mut fleet = Fleet::new();
+    assert_eq!(fleet.with(1), NODES);
+    fleet.change(manifests(2, WAVES));
+    assert_eq!((fleet.with(1), fleet.view().rollout.map(|r| r.wave)), (NODES, Some(1)));
+    fleet.pass(1_000);
+    assert_eq!((fleet.with(2), fleet.view().updated), (1, 1));
+    fleet.pass(6_000);
+    assert_eq!((fleet.with(2), fleet.view().rollout.map(|r| r.wave)), (6, Some(2)));
+    fleet.pass(12_000);
+    assert_eq!((fleet.with(2), fleet.view().rollout), (NODES, None));
+    assert_eq!(fleet.handed_back, 0);
+}
+
+#[test]
+fn a_hub_that_is_killed_after_any_step_goes_on_where_it_was() {
+    for kill_after_ms in (0..22_000).step_by(150) {
+        let mut fleet = Fleet::new();
+        fleet.change(manifests(2, WAVES));
+        fleet.pass(kill_after_ms);
+        let before = fleet.with(2);
+        fleet.restart();
+        assert_eq!(fleet.with(2), before, "killed after {kill_after_ms} ms");
+        fleet.pass(40_000);
+        assert_eq!((fleet.with(2), fleet.view().rollout), (NODES, None), "{kill_after_ms}");
+        assert_eq!(fleet.handed_back, 0, "killed after {kill_after_ms} ms");
+    }
+}
+
+#[test]
+fn a_template_that_changed_while_the_hub_was_away_goes_in_waves_as_well() {
+    let mut fleet = Fleet::new();
+    fleet.manifests = manifests(2, WAVES);
+    fleet.restart();
+    assert_eq!(fleet.with(1), NODES);
+    fleet.pass(1_000);
+    assert_eq!(fleet.with(2), 1);
+}
+
+#[test]
+fn a_template_that_fails_is_taken_back_and_stays_back_across_a_restart() {
+    let mut fleet = Fleet::new();
+    fleet.fails = Some(revision(2));
+    fleet.change(manifests(2, WAVES));
+    fleet.pass(60_000);
+    assert_eq!(fleet.with(1), NODES);
+    let rollout = fleet.view().rollout.unwrap();
+    assert_eq!(rollout.phase, "RolledBack");
+    assert!(rollout.message.starts_with("mast-00: pod default/ocr-0: "), "{rollout:?}");
+    fleet.restart();
+    fleet.pass(60_000);
+    assert_eq!((fleet.with(1), fleet.handed_back), (NODES, 1), "the canary, once");
+    fleet.change(manifests(3, WAVES));
+    fleet.pass(60_000);
+    assert_eq!((fleet.with(3), fleet.view().rollout), (NODES, None), "a mended one goes on");
+}
+
+#[test]
+fn what_is_not_durable_is_told_to_nobody() {
+    let mut fleet = Fleet::new();
+    fleet.change(manifests(2, WAVES));
+    fleet.store.full = true;
+    while let Some(due) = fleet.hub.poll_timeout().filter(|due| due.0 < 30_000) {
+        fleet.now.monotonic = due.max(fleet.now.monotonic);
+        fleet.hub.handle_timeout(fleet.now);
+        while let Some(effect) = fleet.hub.poll_effect() {
+            if let Effect::Persist(batch) = effect {
+                let error = "no space".to_owned();
+                fleet.hub.handle_event(Event::PersistFailed { batch, error }, fleet.now);
+            }
+        }
+        (0..NODES).for_each(|number| fleet.report(number));
+    }
+    assert_eq!(fleet.with(1), NODES);
+    fleet.store.full = false;
+    fleet.pass(60_000);
+    assert_eq!((fleet.with(2), fleet.view().rollout), (NODES, None));
+}
+
+#[test]
+fn a_node_that_comes_back_late_joins_what_is_current() {
+    let mut fleet = Fleet::new();
+    fleet.offline = [0, 5, 11].into();
+    fleet.connect();
+    fleet.change(manifests(2, WAVES));
+    fleet.pass(60_000);
+    assert_eq!((fleet.with(2), fleet.view().rollout), (NODES - 3, None));
+    fleet.offline.clear();
+    fleet.connect();
+    fleet.settle();
+    assert_eq!((fleet.with(2), fleet.handed_back), (NODES, 0));
+}
+
+#[test]
+fn without_a_policy_and_after_a_revert_everyone_has_it_at_once() {
+    let mut fleet = Fleet::new();
+    fleet.change(manifests(2, WAVES));
+    fleet.pass(1_000);
+    fleet.change(manifests(1, WAVES));
+    assert_eq!((fleet.with(1), fleet.view().rollout), (NODES, None));
+    fleet.change(manifests(3, ""));
+    assert_eq!(fleet.with(3), NODES);
+}
