@@ -1,10 +1,13 @@
 //! The definitions of the custom resources, as they are installed.
 
 use super::schema::make_structural;
-use super::{EdgeNode, InferenceWorkload};
+use super::{EdgeCluster, EdgeNode, InferenceWorkload};
 use kube::CustomResourceExt as _;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
+
+/// The rules of a schema.
+const RULES: &str = "x-kubernetes-validations";
 
 /// A definition can't be written; only a mistake in these types makes it so.
 #[derive(Debug, Error)]
@@ -22,7 +25,7 @@ pub enum CrdError {
 /// # Errors
 /// [`CrdError`].
 pub fn crd_files() -> Result<Vec<(String, String)>, CrdError> {
-    let crds = [InferenceWorkload::crd(), EdgeNode::crd()];
+    let crds = [InferenceWorkload::crd(), EdgeNode::crd(), EdgeCluster::crd()];
     crds.iter()
         .map(|crd| {
             let mut value = serde_json::to_value(crd)?;
@@ -32,7 +35,9 @@ pub fn crd_files() -> Result<Vec<(String, String)>, CrdError> {
                 make_structural(schema);
                 let spec = schema.pointer_mut("/properties/spec").and_then(Value::as_object_mut);
                 // A spec in which nothing must be said need not be there.
-                for spec in spec.into_iter().filter(|spec| !spec.contains_key("required")) {
+                let must_say =
+                    |spec: &Map<_, _>| spec.contains_key("required") || spec.contains_key(RULES);
+                for spec in spec.into_iter().filter(|spec| !must_say(spec)) {
                     spec.insert("default".to_owned(), json!({}));
                 }
             }

@@ -12,9 +12,11 @@
 //! |---|---|
 //! | `workload`, `results`, `rollout` | `InferenceWorkload` |
 //! | `node` | `EdgeNode` |
+//! | `cluster` | `EdgeCluster` |
 //! | `schema` | what the derived schemas lack: quantities, taints, the pod template and its rules |
 //! | `crds` | the definitions, as they are installed |
 
+mod cluster;
 mod crds;
 mod node;
 mod results;
@@ -22,12 +24,16 @@ mod rollout;
 mod schema;
 mod workload;
 
+pub use cluster::{
+    ClusterRef, EdgeCluster, EdgeClusterSpec, EdgeClusterStatus, KubeconfigSecretRef,
+};
 pub use crds::{CrdError, crd_files, crds_yaml};
 pub use node::{EdgeNode, EdgeNodeSpec, EdgeNodeStatus, LinkSpec, NodeResources, PodCounts};
 pub use results::{DeadbandSpec, ResultRouteSpec, ThinningSpec};
 pub use rollout::{OnFailure, RolloutSpec, RolloutStatus};
 pub use workload::{
-    InferenceWorkload, InferenceWorkloadSpec, InferenceWorkloadStatus, PlacementSpec, UnchosenNodes,
+    ClusterCounts, InferenceWorkload, InferenceWorkloadSpec, InferenceWorkloadStatus,
+    PlacementSpec, UnchosenNodes,
 };
 
 /// What every object and document says of itself.

@@ -86,11 +86,17 @@ pub struct InferenceWorkloadSpec {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.replicasPerNode))")
     .message("placement.replicas: expected replicas over the fleet or replicasPerNode, not both"))]
+#[x_kube(validation = Rule::new("!(has(self.clusterSelector) && has(self.replicasPerNode))")
+    .message("placement.replicasPerNode: a member cluster places pods itself: expected replicas"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlacementSpec {
     /// Labels that a node must have. Every node has `kubernetes.io/hostname`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
+    /// Labels that a member cluster must have (`{}`: all of them). With it the workload becomes a
+    /// Deployment in each of these, and runs on no edge node of its own; `replicas` is then for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_selector: Option<BTreeMap<String, String>>,
     /// Taints of a node or its GPUs that the pods bear.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::tolerations")]
@@ -139,12 +145,27 @@ pub struct InferenceWorkloadStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = REASONS_MAX))]
     pub unchosen: Vec<UnchosenNodes>,
+    /// How it is doing in member clusters; nothing without a `clusterSelector`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<ClusterCounts>,
     /// How far its new template is; nothing while all nodes have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutStatus>,
     /// Labels of its pods, for those who scale it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub selector: String,
+}
+
+/// Member clusters of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterCounts {
+    /// Those that it selects.
+    pub selected: u32,
+    /// Those that have it as it is written, all of its pods ready.
+    pub ready: u32,
+    /// Those whose API server does not answer: what runs there goes on.
+    pub unreachable: u32,
 }
 
 /// One reason for which nodes were not chosen.

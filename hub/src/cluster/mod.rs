@@ -19,7 +19,7 @@ pub(crate) use client::connect;
 pub(crate) use source::watch;
 pub(crate) use writer::write;
 
-use crate::api::{EdgeNode, InferenceWorkload};
+use crate::api::{EdgeCluster, EdgeNode, InferenceWorkload};
 use crate::reconcile::Kind;
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client};
@@ -31,6 +31,7 @@ fn resource(kind: Kind) -> ApiResource {
     match kind {
         Kind::Workload => ApiResource::erase::<InferenceWorkload>(&()),
         Kind::Node => ApiResource::erase::<EdgeNode>(&()),
+        Kind::Cluster => ApiResource::erase::<EdgeCluster>(&()),
     }
 }
 

@@ -42,7 +42,7 @@ async fn apply(client: &Client, patch: &StatusPatch) -> Result<(), Error> {
     let resource = resource(key.kind);
     let api: Api<DynamicObject> = match key.kind {
         Kind::Workload => Api::namespaced_with(client.clone(), &key.namespace, &resource),
-        Kind::Node => Api::all_with(client.clone(), &resource),
+        Kind::Node | Kind::Cluster => Api::all_with(client.clone(), &resource),
     };
     let object = json!({
         "apiVersion": API_VERSION,

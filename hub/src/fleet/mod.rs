@@ -125,9 +125,13 @@ fn sites<'a>(manifests: &'a Manifests, nodes: &'a BTreeMap<NodeId, FleetNode>) -
     nodes.iter().map(|(id, node)| Site { id, node, said: said(id) }).collect()
 }
 
-/// The highest priority first; the order of names among equals.
+/// Those for edge nodes, the highest priority first; the order of names among equals.
 fn in_order(manifests: &Manifests) -> Vec<&InferenceWorkload> {
-    let mut workloads: Vec<_> = manifests.workloads.values().collect();
+    let mut workloads: Vec<_> = manifests
+        .workloads
+        .values()
+        .filter(|workload| workload.cluster_selector.is_none())
+        .collect();
     workloads.sort_by_key(|workload| Reverse(workload.priority));
     workloads
 }

@@ -85,6 +85,10 @@ impl Collection {
             Document::Workload(_) if self.manifests.workloads.len() >= WORKLOADS_MAX => {
                 refused("", format!("more than {WORKLOADS_MAX} workloads in all files"))
             }
+            Document::Workload(workload) if workload.cluster_selector.is_some() => refused(
+                "spec.placement.clusterSelector",
+                "member clusters are custom resources: expected a hub in Kubernetes".to_owned(),
+            ),
             Document::Workload(workload) => {
                 self.manifests.workloads.insert(workload.key.clone(), *workload);
                 Ok(())

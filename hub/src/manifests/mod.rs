@@ -86,6 +86,25 @@ pub struct InferenceWorkload {
     pub results: Vec<ResultRoute>,
     /// How a new template reaches the nodes; all of them at once without.
     pub rollout: Option<RolloutPolicy>,
+    /// Labels of the member clusters that it goes to, instead of edge nodes.
+    pub cluster_selector: Option<BTreeMap<String, String>>,
+}
+
+impl InferenceWorkload {
+    /// Whether it goes to a member cluster with these labels.
+    pub(crate) fn selects_cluster(&self, labels: &BTreeMap<String, String>) -> bool {
+        let selector = self.cluster_selector.as_ref();
+        selector
+            .is_some_and(|wanted| wanted.iter().all(|(key, value)| labels.get(key) == Some(value)))
+    }
+
+    /// Pods that it asks for in each member cluster.
+    pub(crate) fn replicas_in_a_cluster(&self) -> u32 {
+        match self.replicas {
+            Replicas::Fleet(count) => count,
+            Replicas::PerNode(_) => 1,
+        }
+    }
 }
 
 /// An `EdgeNode`.

@@ -11,7 +11,7 @@ use crate::api::{InferenceWorkloadSpec, PlacementSpec};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX, REPLICAS_PER_NODE_MAX};
-use shared::model::{NodeId, PodTemplate, Revision, Workload, WorkloadKey};
+use shared::model::{NodeId, PodTemplate, RestartPolicy, Revision, Workload, WorkloadKey};
 use shared::wire::{Digest, EncodeError, encode};
 use std::collections::BTreeMap;
 
@@ -20,6 +20,9 @@ pub const WORKLOADS_MAX: usize = MAP_ITEMS_MAX;
 
 /// Pods of one workload over the fleet: ten on each of 10 000 nodes.
 pub const FLEET_REPLICAS_MAX: u32 = 100_000;
+
+/// The highest priority that a PriorityClass of users may have.
+const CLUSTER_PRIORITY_MAX: i32 = 1_000_000_000;
 
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -83,6 +86,9 @@ pub(crate) fn inference_workload(
     check_labels("metadata.labels", labels)?;
     check_annotations("metadata.annotations", annotations)?;
     check_labels("spec.placement.nodeSelector", &placement.node_selector)?;
+    if let Some(selector) = &placement.cluster_selector {
+        check_labels("spec.placement.clusterSelector", selector)?;
+    }
     check_tolerations("spec.placement.tolerations", &placement.tolerations)?;
     let replicas = replicas_of(&placement)?;
     check_template(&template)?;
@@ -98,7 +104,9 @@ pub(crate) fn inference_workload(
         template,
         results,
         rollout: rollout.map(policy_of).transpose()?,
+        cluster_selector: placement.cluster_selector,
     };
+    check_member_clusters(&workload)?;
     check_size(&workload)?;
     Ok(workload)
 }
@@ -142,6 +150,45 @@ fn check_template(template: &PodTemplate) -> Result<(), Invalid> {
             let problem = "expected a port of 1 to 65535";
             return Err((format!("{at}.ports[{port}].containerPort"), problem.to_owned()));
         }
+    }
+    Ok(())
+}
+
+/// What only edge nodes do is refused where a workload goes to member clusters.
+fn check_member_clusters(workload: &InferenceWorkload) -> Result<(), Invalid> {
+    if workload.cluster_selector.is_none() {
+        return Ok(());
+    }
+    let refused = |path: &str, problem: &str| Err((path.to_owned(), problem.to_owned()));
+    if let Replicas::PerNode(count) = workload.replicas
+        && count != 1
+    {
+        let path = "spec.placement.replicasPerNode";
+        return refused(path, "a member cluster places pods itself: expected `replicas`");
+    }
+    if workload.priority > CLUSTER_PRIORITY_MAX {
+        let problem = format!("a member cluster knows none above {CLUSTER_PRIORITY_MAX}");
+        return refused("spec.priority", &problem);
+    }
+    if !workload.results.is_empty() {
+        return refused("spec.results", "results are taken from pods on edge nodes only");
+    }
+    for (index, container) in workload.template.spec.containers.iter().enumerate() {
+        let at = format!("spec.template.spec.containers[{index}]");
+        if container.image.as_ref().is_none_or(String::is_empty) {
+            return refused(&below(&at, "image"), "a member cluster needs an image");
+        }
+        let lists = [&container.resources.limits, &container.resources.requests];
+        if lists.iter().any(|list| list.gpu_memory.is_some()) {
+            let path = format!("{at}.resources.limits[hinterland.dev/gpu-memory]");
+            return refused(
+                &path,
+                "a member cluster gives out whole GPUs: expected `nvidia.com/gpu`",
+            );
+        }
+    }
+    if workload.template.spec.restart_policy != RestartPolicy::Always {
+        return refused("spec.template.spec.restartPolicy", "expected Always in a member cluster");
     }
     Ok(())
 }

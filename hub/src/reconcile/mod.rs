@@ -2,17 +2,19 @@
 //! the API server is [`crate::cluster`]'s.
 //!
 //! fetch → validate → build → apply → status: changes of objects go in; the desired state of the fleet
-//! comes out, and statuses that differ from those that are stored.
+//! comes out, what each member cluster should have, and statuses that differ from those that are stored.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `objects` | objects as the API server has them, and the desired state that they make |
 //! | `reconciler` | what is due: desired state, statuses |
-//! | `status` | what the hub says of an object |
+//! | `status` | what the hub says of a workload or a node |
+//! | `cluster_status` | what it says of member clusters, and of workloads there |
 //!
 //! Each object stands for itself: one that is refused says so in its status, and the others go on. A
 //! change that is refused leaves in force what was accepted before it.
 
+mod cluster_status;
 mod objects;
 mod reconciler;
 mod status;

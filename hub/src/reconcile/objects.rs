@@ -1,11 +1,12 @@
 //! Objects as the API server has them, and the desired state that they make.
 
 use super::status;
-use crate::api::{EdgeNodeSpec, InferenceWorkloadSpec};
+use crate::api::{EdgeClusterSpec, EdgeNodeSpec, InferenceWorkloadSpec};
 use crate::manifests::{
     EdgeNode, InferenceWorkload, Invalid, Manifests, WORKLOADS_MAX, edge_node, inference_workload,
     written_path,
 };
+use crate::members::{Member, member_access};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shared::model::{NodeId, WorkloadKey};
@@ -18,13 +19,20 @@ pub(crate) enum Kind {
     Workload,
     /// `EdgeNode`.
     Node,
+    /// `EdgeCluster`.
+    Cluster,
+}
+
+impl Kind {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Workload, Self::Node, Self::Cluster];
 }
 
 /// Which object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ObjectKey {
     pub(crate) kind: Kind,
-    /// Empty for a node.
+    /// Empty for a node and a cluster.
     pub(crate) namespace: String,
     pub(crate) name: String,
 }
@@ -57,6 +65,7 @@ pub(crate) struct Verdict {
 enum Said {
     Workload(Box<InferenceWorkload>),
     Node(NodeId, EdgeNode),
+    Cluster(Member),
 }
 
 /// One object with what was read of it.
@@ -154,9 +163,42 @@ impl Objects {
                     manifests.workloads.insert(workload.key.clone(), *workload);
                 }
                 Said::Node(id, node) => drop(manifests.nodes.insert(id, node)),
+                Said::Cluster(_) => {}
             }
         }
         manifests
+    }
+
+    /// Each member cluster, with the workloads that select it.
+    pub(super) fn members(&self) -> BTreeMap<String, (Member, Vec<InferenceWorkload>)> {
+        let cluster = |held: &Held| match &held.accepted {
+            Some(Said::Cluster(member)) => {
+                Some((member.clone(), self.selecting(&held.object.labels)))
+            }
+            _ => None,
+        };
+        let found = self.held.values().filter_map(cluster);
+        found.map(|(member, workloads)| (member.name.clone(), (member, workloads))).collect()
+    }
+
+    fn selecting(&self, labels: &BTreeMap<String, String>) -> Vec<InferenceWorkload> {
+        let workloads = self.held.values().filter_map(|held| match &held.accepted {
+            Some(Said::Workload(workload)) if workload.selects_cluster(labels) => Some(workload),
+            _ => None,
+        });
+        workloads.map(|workload| workload.as_ref().clone()).collect()
+    }
+
+    /// The member clusters that a workload selects; `None` when it is one for edge nodes.
+    pub(super) fn clusters_of(&self, key: &ObjectKey) -> Option<(u32, Vec<&str>)> {
+        let Some(Said::Workload(workload)) = &self.held.get(key)?.accepted else { return None };
+        workload.cluster_selector.as_ref()?;
+        let clusters = self.held.iter().filter(|(_, held)| {
+            matches!(held.accepted, Some(Said::Cluster(_)))
+                && workload.selects_cluster(&held.object.labels)
+        });
+        let names = clusters.map(|(key, _)| key.name.as_str()).collect();
+        Some((workload.replicas_in_a_cluster(), names))
     }
 
     fn read(&self, object: &Object) -> Result<Said, Invalid> {
@@ -170,6 +212,11 @@ impl Objects {
                 let built =
                     inference_workload(&key.namespace, &key.name, labels, annotations, spec)?;
                 Ok(Said::Workload(Box::new(built)))
+            }
+            Kind::Cluster => {
+                let spec = read_spec::<EdgeClusterSpec>(spec)?;
+                let access = member_access(spec)?;
+                Ok(Said::Cluster(Member { name: key.name.clone(), access }))
             }
             Kind::Node => {
                 let spec = read_spec::<EdgeNodeSpec>(spec)?;

@@ -1,9 +1,11 @@
 //! What is due: desired state once every object is known, and statuses that differ from the stored.
 
+use super::cluster_status::{InClusters, cluster_status, workload_in_clusters};
 use super::objects::{Kind, Object, ObjectKey, Objects};
 use super::status::{node_status, with_acceptance, workload_status};
 use crate::core::{HubCore, WorkloadView};
 use crate::manifests::{InferenceWorkload, Manifests, PROBLEMS_MAX};
+use crate::members::{Member, MemberReport};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
@@ -21,6 +23,8 @@ pub(crate) enum Change {
     Listed(Kind, BTreeSet<ObjectKey>),
     /// A status was not written.
     NotWritten(ObjectKey),
+    /// How a member cluster is.
+    Member(Box<MemberReport>),
 }
 
 /// A status to be written.
@@ -43,6 +47,8 @@ pub(crate) struct Reconciler {
     sent: BTreeMap<ObjectKey, Value>,
     /// Objects whose status may have to be another.
     due: BTreeSet<ObjectKey>,
+    /// What is known of each member cluster.
+    members: BTreeMap<String, MemberReport>,
 }
 
 impl Reconciler {
@@ -72,12 +78,25 @@ impl Reconciler {
                 self.sent.remove(&key);
                 self.due.insert(key);
             }
+            Change::Member(report) => self.members_told(*report),
         }
+    }
+
+    /// One that is not reached has what it had.
+    fn members_told(&mut self, mut report: MemberReport) {
+        let before = self.members.remove(&report.cluster);
+        if report.facts.is_err() {
+            report.workloads = before.map(|before| before.workloads).unwrap_or_default();
+        }
+        self.members.insert(report.cluster.clone(), report);
     }
 
     fn remove(&mut self, key: &ObjectKey) {
         self.sent.remove(key);
         self.due.remove(key);
+        if key.kind == Kind::Cluster {
+            self.members.remove(&key.name);
+        }
         self.changed |= self.objects.remove(key);
     }
 
@@ -91,8 +110,13 @@ impl Reconciler {
         Some(self.objects.manifests())
     }
 
+    /// Each member cluster with what it should have, once that is known.
+    pub(crate) fn members(&self) -> Option<BTreeMap<String, (Member, Vec<InferenceWorkload>)>> {
+        self.taken.then(|| self.objects.members())
+    }
+
     fn is_listed(&self) -> bool {
-        [Kind::Workload, Kind::Node].iter().all(|kind| self.listed.contains(kind))
+        Kind::ALL.iter().all(|kind| self.listed.contains(kind))
     }
 
     fn is_held_back(&self) -> bool {
@@ -104,6 +128,7 @@ impl Reconciler {
         let named = |key: &ObjectKey| match key.kind {
             Kind::Workload => format!("InferenceWorkload {}/{}", key.namespace, key.name),
             Kind::Node => format!("EdgeNode {}", key.name),
+            Kind::Cluster => format!("EdgeCluster {}", key.name),
         };
         let unknown = self.objects.unknown().filter(|_| !self.taken).map(|key| {
             format!("{}: is refused, and what it was is not known: nobody is told anything before it is \
@@ -123,8 +148,8 @@ impl Reconciler {
         }
     }
 
-    /// The statuses that differ from those that are stored or on their way. All workloads are looked
-    /// at, and those nodes that were touched.
+    /// The statuses that differ from those that are stored or on their way. All workloads and clusters
+    /// are looked at, and those nodes that were touched.
     pub(crate) fn take_statuses(&mut self, core: &HubCore, now: UnixMs) -> Vec<StatusPatch> {
         if !self.is_listed() {
             return vec![];
@@ -134,13 +159,27 @@ impl Reconciler {
         let due = std::mem::take(&mut self.due);
         let views: BTreeMap<String, WorkloadView> =
             core.workload_views().map(|view| (view.workload.clone(), view)).collect();
-        let workloads = self.objects.keys(Kind::Workload);
+        let workloads = self.objects.keys(Kind::Workload).chain(self.objects.keys(Kind::Cluster));
         let nodes = due.iter().filter(|key| key.kind == Kind::Node);
         for key in workloads.chain(nodes) {
             let Some(held) = self.objects.get(key) else { continue };
             let stored = self.sent.get(key).unwrap_or(held.status());
             let status = match key.kind {
                 Kind::Workload if !self.taken => Ok(with_acceptance(stored, &held.verdict, &now)),
+                Kind::Cluster => {
+                    let report = self.members.get(&key.name);
+                    serde_json::to_value(cluster_status(report, &held.verdict, stored, &now))
+                }
+                Kind::Workload if let Some(clusters) = self.objects.clusters_of(key) => {
+                    let reports = InClusters { clusters, reports: &self.members };
+                    serde_json::to_value(workload_in_clusters(
+                        &reports,
+                        key,
+                        &held.verdict,
+                        stored,
+                        &now,
+                    ))
+                }
                 Kind::Workload => {
                     let view = views.get(&format!("{}/{}", key.namespace, key.name));
                     serde_json::to_value(workload_status(view, &held.verdict, stored, &now))

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 const MESSAGE_CHARACTERS_MAX: usize = 1024;
 
 /// One aspect, before it is known since when it is so.
-struct Aspect {
+pub(super) struct Aspect {
     kind: String,
     status: ConditionStatus,
     reason: String,
@@ -26,7 +26,12 @@ struct Aspect {
 }
 
 impl Aspect {
-    fn new(kind: &str, status: ConditionStatus, reason: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(
+        kind: &str,
+        status: ConditionStatus,
+        reason: &str,
+        message: impl Into<String>,
+    ) -> Self {
         let (kind, reason) = (kind.to_owned(), reason.to_owned());
         Self { kind, status, reason, message: message.into() }
     }
@@ -46,7 +51,12 @@ impl Aspect {
     }
 }
 
-fn conditions(aspects: Vec<Aspect>, before: &Value, generation: i64, now: &Time) -> Vec<Condition> {
+pub(super) fn conditions(
+    aspects: Vec<Aspect>,
+    before: &Value,
+    generation: i64,
+    now: &Time,
+) -> Vec<Condition> {
     let before = before.get("conditions").cloned().unwrap_or_default();
     let before: Vec<Condition> = serde_json::from_value(before).unwrap_or_default();
     aspects.into_iter().map(|aspect| aspect.since(&before, generation, now.clone())).collect()
@@ -74,6 +84,7 @@ pub(crate) fn workload_status(
         offline: view.nodes_offline,
         unschedulable: view.desired.saturating_sub(view.assigned),
         unchosen: view.reasons.iter().map(reason).collect(),
+        clusters: None,
         rollout: view.rollout.as_ref().map(rollout_status),
         selector: String::new(),
     }
@@ -91,7 +102,7 @@ fn rollout_status(view: &RolloutView) -> RolloutStatus {
     }
 }
 
-fn acceptance(verdict: &Verdict) -> Aspect {
+pub(super) fn acceptance(verdict: &Verdict) -> Aspect {
     match &verdict.refused {
         None => Aspect::new("Accepted", ConditionStatus::True, "Valid", ""),
         Some((path, problem)) => {

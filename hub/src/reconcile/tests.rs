@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::core::{HubCore, HubKeys, StoredState};
+use crate::members::{MemberFacts, MemberReport, MemberWorkload};
 use serde_json::{Value, json};
-use shared::model::{ClockQuality, MonotonicMs, Now, UnixMs};
+use shared::model::{ClockQuality, MonotonicMs, Now, UnixMs, WorkloadKey};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,7 @@ fn listed() -> Reconciler {
     put(&mut reconciler, workload("ocr", 1, "first"));
     reconciler.handle(Change::Listed(Kind::Workload, [key(Kind::Workload, "ocr")].into()));
     reconciler.handle(Change::Listed(Kind::Node, BTreeSet::new()));
+    reconciler.handle(Change::Listed(Kind::Cluster, BTreeSet::new()));
     reconciler
 }
 
@@ -70,6 +72,7 @@ fn nothing_is_desired_before_every_object_is_known() {
     reconciler.handle(Change::Listed(Kind::Workload, [key(Kind::Workload, "ocr")].into()));
     assert_eq!(reconciler.take_manifests(), None);
     reconciler.handle(Change::Listed(Kind::Node, BTreeSet::new()));
+    reconciler.handle(Change::Listed(Kind::Cluster, BTreeSet::new()));
     assert_eq!(commands(&mut reconciler), Some(vec!["first".to_owned()]));
     assert_eq!(reconciler.take_manifests(), None, "nothing has changed since");
 }
@@ -133,6 +136,7 @@ fn a_start_that_would_stop_pods_of_a_workload_that_is_refused_waits_until_it_is_
         put(&mut reconciler, object);
         reconciler.handle(Change::Listed(Kind::Workload, [key(Kind::Workload, "ocr")].into()));
         reconciler.handle(Change::Listed(Kind::Node, BTreeSet::new()));
+        reconciler.handle(Change::Listed(Kind::Cluster, BTreeSet::new()));
         reconciler
     };
     let mut never_ran = listed(wrong(json!({ "assigned": 0 })));
@@ -167,6 +171,7 @@ fn a_start_that_finds_what_ran_refused_goes_on_with_what_the_last_start_accepted
         let all = ["ocr", "other"].map(|name| key(Kind::Workload, name));
         reconciler.handle(Change::Listed(Kind::Workload, all.into()));
         reconciler.handle(Change::Listed(Kind::Node, BTreeSet::new()));
+        reconciler.handle(Change::Listed(Kind::Cluster, BTreeSet::new()));
         reconciler
     };
     let mut reconciler = after(json!({ "assigned": 1 }));
@@ -205,4 +210,78 @@ fn a_node_that_nobody_enrolled_and_one_that_is_wrong_say_so() {
     assert_eq!(condition(of_node, "Ready")["reason"], "NotEnrolled");
     let message = condition(of_node, "Accepted")["message"].as_str().unwrap();
     assert!(message.starts_with("spec.link.bytesPerDay: "), "{message}");
+}
+
+fn cluster_object(name: &str, tier: &str) -> Object {
+    let spec = json!({ "kubeconfigSecretRef": { "name": name } });
+    let labels = BTreeMap::from([("tier".to_owned(), tier.to_owned())]);
+    Object { labels, ..object(Kind::Cluster, name, 1, spec) }
+}
+
+fn report(cluster: &str, workload: MemberWorkload) -> Change {
+    let key = WorkloadKey::new("default", "ocr").unwrap();
+    let facts = Ok(MemberFacts { version: "v1.36.3+k3s1".to_owned(), nodes: 3, gpus: 2 });
+    let workloads = [(key, workload)].into();
+    Change::Member(Box::new(MemberReport { cluster: cluster.to_owned(), facts, workloads }))
+}
+
+fn away(cluster: &str) -> Change {
+    let facts = Err(("Unreachable".to_owned(), "no answer".to_owned()));
+    let workloads = BTreeMap::new();
+    Change::Member(Box::new(MemberReport { cluster: cluster.to_owned(), facts, workloads }))
+}
+
+/// The newest status of an object, written or not.
+fn status_of(reconciler: &mut Reconciler, kind: Kind, name: &str) -> Value {
+    reconciler.handle(Change::NotWritten(key(kind, name)));
+    let statuses = reconciler.take_statuses(&core(), NOW);
+    statuses.into_iter().find(|patch| patch.key.name == name).unwrap().status
+}
+
+#[test]
+fn a_workload_in_members_counts_them_and_one_that_is_away_is_not_dead() {
+    let mut reconciler = Reconciler::default();
+    let mut workload = workload("ocr", 1, "first");
+    workload.spec["placement"] = json!({ "clusterSelector": { "tier": "gpu" }, "replicas": 2 });
+    workload.spec["template"]["spec"]["containers"][0]["image"] = json!("a");
+    put(&mut reconciler, workload);
+    for (name, tier) in [("a", "gpu"), ("b", "gpu"), ("c", "cpu")] {
+        put(&mut reconciler, cluster_object(name, tier));
+    }
+    let all = |kind, names: &[&str]| {
+        Change::Listed(kind, names.iter().map(|name| key(kind, name)).collect())
+    };
+    reconciler.handle(all(Kind::Workload, &["ocr"]));
+    reconciler.handle(all(Kind::Node, &[]));
+    assert!(reconciler.take_manifests().is_none(), "the clusters are not all known");
+    assert!(reconciler.members().is_none());
+    reconciler.handle(all(Kind::Cluster, &["a", "b", "c"]));
+    reconciler.take_manifests().unwrap();
+    let members = reconciler.members().unwrap();
+    let selected: Vec<usize> = members.values().map(|(_, workloads)| workloads.len()).collect();
+    assert_eq!(selected, [1, 1, 0]);
+
+    let good = MemberWorkload { wanted: 2, ready: 2, updated: 2, problem: None };
+    reconciler.handle(report("a", good.clone()));
+    reconciler.handle(report("b", MemberWorkload { ready: 1, ..good.clone() }));
+    let status = status_of(&mut reconciler, Kind::Workload, "ocr");
+    assert_eq!(condition(&status, "Ready")["reason"], "Progressing");
+    let numbers = ["desired", "assigned", "ready", "updated"].map(|name| status[name].clone());
+    assert_eq!(numbers, [4, 4, 3, 4].map(|number| json!(number)));
+    reconciler.handle(away("b"));
+    let status = status_of(&mut reconciler, Kind::Workload, "ocr");
+    assert_eq!(condition(&status, "Ready")["reason"], "ClustersUnreachable");
+    assert_eq!(status["clusters"], json!({ "selected": 2, "ready": 1, "unreachable": 1 }));
+    assert_eq!(status["ready"], 3, "it has what it had");
+    let status = status_of(&mut reconciler, Kind::Cluster, "b");
+    let ready = condition(&status, "Ready");
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("Unknown"), &json!("Unreachable")));
+    let problem = Some("Deployment ocr: no".to_owned());
+    reconciler.handle(report("b", MemberWorkload { problem, ..good }));
+    let status = status_of(&mut reconciler, Kind::Workload, "ocr");
+    let message = condition(&status, "Ready")["message"].as_str().unwrap();
+    assert_eq!(message, "ready in 1 of 2 member clusters: b: Deployment ocr: no");
+    let status = status_of(&mut reconciler, Kind::Cluster, "b");
+    assert_eq!(condition(&status, "Ready")["reason"], "NotApplied");
+    assert_eq!((&status["nodes"], &status["version"]), (&json!(3), &json!("v1.36.3+k3s1")));
 }

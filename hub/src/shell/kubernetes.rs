@@ -4,10 +4,15 @@ use crate::cluster::{self, ClusterError};
 use crate::config::KubernetesConfig;
 use crate::core::{Event, HubCore};
 use crate::manifests::{InferenceWorkload, Manifests};
+use crate::members::{self, Member, MemberDesired};
 use crate::reconcile::{Change, Kind, Reconciler, StatusPatch};
+use kube::Client;
 use shared::model::UnixMs;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Changes that wait for the loop, and statuses that wait to be written.
@@ -22,10 +27,54 @@ const STATUS_SHARE: u32 = 20;
 /// See the module.
 pub(super) struct Kubernetes {
     reconciler: Reconciler,
+    members: Members,
     patches: mpsc::Sender<StatusPatch>,
     /// When statuses are to be looked at.
     due: Option<Instant>,
     not_before: Instant,
+}
+
+/// The tasks that keep member clusters.
+struct Members {
+    client: Client,
+    changes: mpsc::Sender<Change>,
+    kept: BTreeMap<String, Kept>,
+}
+
+/// One task; it ends with this.
+struct Kept {
+    member: Member,
+    desired: watch::Sender<MemberDesired>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Members {
+    fn desire(&mut self, members: BTreeMap<String, (Member, Vec<InferenceWorkload>)>) {
+        self.kept.retain(|name, kept| {
+            members.get(name).is_some_and(|(member, _)| *member == kept.member)
+        });
+        for (name, (member, workloads)) in members {
+            let kept = self.kept.entry(name).or_insert_with(|| {
+                let (desired, receiver) = watch::channel(None);
+                let (client, changes) = (self.client.clone(), self.changes.clone());
+                let task = tokio::spawn(members::keep(client, member.clone(), receiver, changes));
+                Kept { member, desired, task }
+            });
+            kept.desired.send_if_modified(|held| {
+                let differs = held.as_deref() != Some(&workloads);
+                if differs {
+                    *held = Some(Arc::new(workloads));
+                }
+                differs
+            });
+        }
+    }
 }
 
 impl Kubernetes {
@@ -41,19 +90,26 @@ impl Kubernetes {
         let client = cluster::connect(config.kubeconfig.as_deref()).await?;
         let (seen, changes) = mpsc::channel(WAITING_MAX);
         let (patches, to_write) = mpsc::channel(WAITING_MAX);
-        for kind in [Kind::Workload, Kind::Node] {
+        for kind in Kind::ALL {
             tokio::spawn(cluster::watch(client.clone(), kind, seen.clone()));
         }
-        tokio::spawn(cluster::write(client, to_write, seen));
+        tokio::spawn(cluster::write(client.clone(), to_write, seen.clone()));
+        let members = Members { client, changes: seen, kept: BTreeMap::new() };
         let (reconciler, not_before) = (Reconciler::new(earlier.into_iter()), Instant::now());
-        Ok((Self { reconciler, patches, due: None, not_before }, changes))
+        Ok((Self { reconciler, members, patches, due: None, not_before }, changes))
     }
 
     /// Something was seen; the desired state, where it may be another now.
     pub(super) fn handle(&mut self, change: Change) -> Option<Manifests> {
         self.reconciler.handle(change);
         self.schedule();
-        self.reconciler.take_manifests()
+        let manifests = self.reconciler.take_manifests();
+        if manifests.is_some()
+            && let Some(members) = self.reconciler.members()
+        {
+            self.members.desire(members);
+        }
+        manifests
     }
 
     /// The core was told of something.

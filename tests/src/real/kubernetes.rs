@@ -5,6 +5,8 @@
 
 use super::process::{Process, free_port, wait_until};
 use anyhow::{Context, bail, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use std::fs;
 use std::io::Write as _;
@@ -52,7 +54,7 @@ impl Cluster {
         let mut cluster = Self { folder, program, port, store_port, store, server: None };
         cluster.start_server()?;
         for user in [ADMIN, "hub"] {
-            fs::write(cluster.kubeconfig(user), cluster.kubeconfig_of(user))?;
+            fs::write(cluster.kubeconfig(user), cluster.kubeconfig_of(user)?)?;
         }
         Ok(cluster)
     }
@@ -99,7 +101,7 @@ impl Cluster {
         if !self.folder.join("certificates/apiserver.crt").exists() {
             return Ok(false);
         }
-        fs::write(self.kubeconfig(ADMIN), self.kubeconfig_of(ADMIN))?;
+        fs::write(self.kubeconfig(ADMIN), self.kubeconfig_of(ADMIN)?)?;
         Ok(self.kubectl(&["get", "--raw", "/readyz"])?.trim() == "ok")
     }
 
@@ -115,15 +117,17 @@ impl Cluster {
         self.folder.join(format!("{user}.kubeconfig"))
     }
 
-    fn kubeconfig_of(&self, user: &str) -> String {
-        let authority = self.folder.join("certificates/apiserver.crt");
-        format!(
+    fn kubeconfig_of(&self, user: &str) -> anyhow::Result<String> {
+        let authority = fs::read(self.folder.join("certificates/apiserver.crt"))?;
+        let authority = BASE64_STANDARD.encode(authority);
+        let namespace = if user == ADMIN { "default" } else { "hinterland" };
+        Ok(format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\nclusters:\n- name: test\n  cluster:\n    \
-             server: https://127.0.0.1:{}\n    certificate-authority: {}\nusers:\n- name: test\n  user:\n    \
-             token: {user}\ncontexts:\n- name: test\n  context:\n    cluster: test\n    user: test\n",
+             server: https://127.0.0.1:{}\n    certificate-authority-data: {authority}\nusers:\n- name: test\n  \
+             user:\n    token: {user}\ncontexts:\n- name: test\n  context:\n    cluster: test\n    user: test\n    \
+             namespace: {namespace}\n",
             self.port,
-            authority.display()
-        )
+        ))
     }
 
     /// What `kubectl` prints, as [`ADMIN`].

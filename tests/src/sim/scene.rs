@@ -195,6 +195,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
         },
         results: routes(wanted.sink),
         rollout: None,
+        cluster_selector: None,
     }
 }
 

@@ -24,12 +24,18 @@ fn workload(name: &str, placement: &str, template: &str) -> String {
     )
 }
 
+fn cluster_with_spec(spec: &str) -> String {
+    format!(
+        "apiVersion: hinterland.dev/v1alpha1\nkind: EdgeCluster\nmetadata: {{name: a}}\nspec: {spec}\n"
+    )
+}
+
 const PLAIN: &str = "{containers: [{name: server, command: [server]}]}";
 
 #[test]
 fn the_examples_are_accepted_as_they_are() {
     cluster().kubectl(&["create", "namespace", "inspection"]).unwrap();
-    for example in ["classifier", "edge-node", "shared-gpu"] {
+    for example in ["classifier", "edge-node", "member-cluster", "shared-gpu"] {
         let file = format!("{}/../deploy/examples/{example}.yaml", env!("CARGO_MANIFEST_DIR"));
         // The server warns of a field that it does not know; `strict` refuses it.
         cluster().kubectl(&["apply", "--server-side", "--validate=strict", "-f", &file]).unwrap();
@@ -70,6 +76,22 @@ fn nonsense_is_refused_with_a_message_that_names_the_field() {
             "apiVersion: hinterland.dev/v1alpha1\nkind: EdgeNode\nmetadata: {name: a}\nspec: {link: {bytesPerDay: lots}}\n".to_owned(),
             "spec.link.bytesPerDay",
         ),
+        (
+            workload("members", "{clusterSelector: {}, replicasPerNode: 2}", PLAIN),
+            "placement.replicasPerNode: a member cluster places pods itself: expected replicas",
+        ),
+        (
+            workload("waves", "{}", PLAIN) + "  rollout: {waves: [120%]}\n",
+            "spec.rollout.waves[0]",
+        ),
+        (
+            cluster_with_spec("{}"),
+            "spec: expected exactly one of kubeconfigSecretRef and clusterRef",
+        ),
+        (
+            cluster_with_spec("{kubeconfigSecretRef: {name: a}, clusterRef: {name: a, namespace: b}}"),
+            "spec: expected exactly one of kubeconfigSecretRef and clusterRef",
+        ),
     ];
     for (manifest, words) in cases {
         let refusal = cluster().apply(&manifest).expect_err(words).to_string();
@@ -102,7 +124,7 @@ fn what_is_left_out_has_its_default_and_replicas_can_be_scaled() {
 fn kubectl_lists_and_explains_them() {
     let cluster = cluster();
     cluster.apply(&workload("listed", "{}", PLAIN)).unwrap();
-    let listed = cluster.kubectl(&["get", "iw,en", "-A", "-o", "wide"]).unwrap();
+    let listed = cluster.kubectl(&["get", "iw,en,ec", "-A", "-o", "wide"]).unwrap();
     for column in ["DESIRED", "ASSIGNED", "READY", "UPDATED", "STATUS", "WHY"] {
         assert!(listed.contains(column), "{listed}");
     }
@@ -115,6 +137,8 @@ fn kubectl_lists_and_explains_them() {
         ),
         ("en.spec.link.bytesPerDay", "Bytes of any 24 hours"),
         ("iw.status.unchosen", "Why nodes were not chosen"),
+        ("iw.spec.rollout.waves", "How many nodes have the new template after each wave"),
+        ("ec.spec.clusterRef", "A `Cluster` of Cluster API"),
     ] {
         let explained = cluster.kubectl(&["explain", field]).unwrap();
         let explained: Vec<&str> = explained.split_whitespace().collect();

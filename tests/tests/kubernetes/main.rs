@@ -5,12 +5,15 @@
 
 mod api;
 mod hub;
+mod members;
 mod rollout;
 
 use std::path::Path;
 use std::time::Duration;
 use tests::real::kubernetes::Cluster;
 use tests::real::process::wait_until;
+
+const KINDS: [&str; 3] = ["inferenceworkloads", "edgenodes", "edgeclusters"];
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -22,11 +25,12 @@ fn cluster_with_definitions(folder: &Path) -> anyhow::Result<Cluster> {
     wait_until("the definitions are taken", PATIENCE, || {
         cluster.apply(&definitions).map(|_| true)
     })?;
-    for name in ["crd/inferenceworkloads.hinterland.dev", "crd/edgenodes.hinterland.dev"] {
-        cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", name])?;
+    for kind in KINDS {
+        let name = format!("crd/{kind}.hinterland.dev");
+        cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &name])?;
     }
     // What `kubectl explain` and server-side apply read is published later than that.
-    for kind in ["inferenceworkloads", "edgenodes"] {
+    for kind in KINDS {
         wait_until("the definitions are published", PATIENCE, || {
             cluster.kubectl(&["explain", kind]).map(|_| true)
         })?;

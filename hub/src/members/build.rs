@@ -1,0 +1,288 @@
+//! A workload as objects of a member cluster.
+
+use super::applyset::{ApplySet, PART_OF_LABEL};
+use crate::manifests::InferenceWorkload;
+use serde_json::{Map, Value, json};
+use shared::model::{Container, CpuQuantity, MemoryQuantity, Probe, Toleration, WorkloadKey};
+use std::collections::BTreeMap;
+
+/// The label by which a Deployment finds its pods, and a Service too.
+const WORKLOAD_LABEL: &str = "hinterland.dev/workload";
+
+/// Nodes with GPUs are kept free for those who need them by a taint of this key.
+const GPU_RESOURCE: &str = "nvidia.com/gpu";
+
+/// What a container has that says nothing: it is counted, and it is bounded.
+const CPU_REQUEST: CpuQuantity = CpuQuantity { millicores: 100 };
+const CPU_LIMIT: CpuQuantity = CpuQuantity { millicores: 1000 };
+const MEMORY_REQUEST: MemoryQuantity = MemoryQuantity { bytes: 128 << 20 };
+const MEMORY_LIMIT: MemoryQuantity = MemoryQuantity { bytes: 512 << 20 };
+
+/// Seconds without progress after which a Deployment says so.
+const PROGRESS_DEADLINE_SECONDS: u64 = 600;
+
+/// The kinds that a workload becomes, in the order in which they are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum MemberKind {
+    PriorityClass,
+    Service,
+    PodDisruptionBudget,
+    Deployment,
+}
+
+impl MemberKind {
+    pub(super) const ALL: [Self; 4] =
+        [Self::PriorityClass, Self::Service, Self::PodDisruptionBudget, Self::Deployment];
+
+    /// Its API version, kind and plural.
+    pub(super) fn names(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::PriorityClass => ("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses"),
+            Self::Service => ("v1", "Service", "services"),
+            Self::PodDisruptionBudget => {
+                ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+            }
+            Self::Deployment => ("apps/v1", "Deployment", "deployments"),
+        }
+    }
+
+    /// As in `Deployment.apps`.
+    pub(super) fn group_kind(self) -> String {
+        let (version, kind, _) = self.names();
+        version.split_once('/').map_or(kind.to_owned(), |(group, _)| format!("{kind}.{group}"))
+    }
+}
+
+/// Which object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct MemberObjectId {
+    pub(super) kind: MemberKind,
+    /// `None` for those of the whole cluster.
+    pub(super) namespace: Option<String>,
+    pub(super) name: String,
+}
+
+/// An object as it is to be applied.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct MemberObject {
+    pub(super) id: MemberObjectId,
+    pub(super) body: Value,
+    /// Whose it is; several workloads may share one.
+    pub(super) workload: WorkloadKey,
+}
+
+/// The objects that `workload` becomes, in the order in which they are applied.
+pub(super) fn build(workload: &InferenceWorkload, set: &ApplySet) -> Vec<MemberObject> {
+    let builder = Builder { workload, set };
+    let priority = (workload.priority != 0).then(|| builder.priority_class());
+    let parts = [
+        priority,
+        builder.service(),
+        Some(builder.disruption_budget()),
+        Some(builder.deployment()),
+    ];
+    parts.into_iter().flatten().collect()
+}
+
+struct Builder<'a> {
+    workload: &'a InferenceWorkload,
+    set: &'a ApplySet,
+}
+
+impl Builder<'_> {
+    fn object(&self, kind: MemberKind, name: &str, rest: &Value) -> MemberObject {
+        let key = &self.workload.key;
+        let (api_version, kind_name, _) = kind.names();
+        let is_shared = kind == MemberKind::PriorityClass;
+        let namespace = (!is_shared).then(|| key.namespace().to_owned());
+        let mut labels = json!({
+            "app.kubernetes.io/managed-by": "hinterland",
+            PART_OF_LABEL: self.set.id,
+        });
+        let mut metadata = json!({ "name": name });
+        if let Some(namespace) = &namespace {
+            set(&mut metadata, "namespace", json!(namespace));
+            set(&mut labels, "app.kubernetes.io/name", json!(key.name()));
+        }
+        set(&mut metadata, "labels", labels);
+        let mut body =
+            json!({ "apiVersion": api_version, "kind": kind_name, "metadata": metadata });
+        for (field, value) in rest.as_object().into_iter().flatten() {
+            set(&mut body, field, value.clone());
+        }
+        let id = MemberObjectId { kind, namespace, name: name.to_owned() };
+        MemberObject { id, body, workload: key.clone() }
+    }
+
+    fn of_workload(&self, kind: MemberKind, spec: &Value) -> MemberObject {
+        self.object(kind, self.workload.key.name(), &json!({ "spec": spec }))
+    }
+
+    fn selector(&self) -> Value {
+        json!({ WORKLOAD_LABEL: self.workload.key.name() })
+    }
+
+    fn priority_class(&self) -> MemberObject {
+        let value = self.workload.priority;
+        let description = "Of workloads that a hub keeps here.";
+        let rest = json!({ "value": value, "globalDefault": false, "description": description });
+        self.object(MemberKind::PriorityClass, &priority_name(value), &rest)
+    }
+
+    fn service(&self) -> Option<MemberObject> {
+        let ports = self.workload.template.spec.containers.iter().flat_map(|c| &c.ports);
+        let ports: Vec<Value> = ports
+            .map(|port| {
+                let number = port.container_port;
+                let name = port.name.clone().unwrap_or_else(|| format!("port-{number}"));
+                let protocol = json!(port.protocol);
+                json!({ "name": name, "port": number, "targetPort": number, "protocol": protocol })
+            })
+            .collect();
+        if ports.is_empty() {
+            return None;
+        }
+        let spec = json!({ "selector": self.selector(), "ports": ports });
+        Some(self.of_workload(MemberKind::Service, &spec))
+    }
+
+    fn disruption_budget(&self) -> MemberObject {
+        let spec = json!({ "maxUnavailable": 1, "selector": { "matchLabels": self.selector() } });
+        self.of_workload(MemberKind::PodDisruptionBudget, &spec)
+    }
+
+    fn deployment(&self) -> MemberObject {
+        let InferenceWorkload { template, tolerations, node_selector, .. } = self.workload;
+        let policy = self.workload.rollout.as_ref();
+        let seconds = |ms: u64| ms / 1000;
+        let deadline = policy.map(|policy| seconds(policy.progress_deadline_ms));
+        let needs_gpu = template.spec.containers.iter().any(|c| gpus_of(c) > 0);
+        let mut labels: BTreeMap<_, _> = template.metadata.labels.clone();
+        labels.insert(WORKLOAD_LABEL.to_owned(), self.workload.key.name().to_owned());
+        let mut borne: Vec<Value> = tolerations.iter().map(toleration).collect();
+        if needs_gpu {
+            let bears =
+                json!({ "key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule" });
+            borne.push(bears);
+        }
+        let mut pod = json!({
+            "containers": template.spec.containers.iter().map(container).collect::<Vec<_>>(),
+            "terminationGracePeriodSeconds": template.spec.termination_grace_period_seconds,
+            // It is inference: it has no business with the API server.
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+        });
+        set_if(&mut pod, "nodeSelector", !node_selector.is_empty(), json!(node_selector));
+        set_if(&mut pod, "tolerations", !borne.is_empty(), json!(borne));
+        let priority = self.workload.priority;
+        set_if(&mut pod, "priorityClassName", priority != 0, json!(priority_name(priority)));
+        let mut metadata = json!({ "labels": labels });
+        let annotations = &template.metadata.annotations;
+        set_if(&mut metadata, "annotations", !annotations.is_empty(), json!(annotations));
+        // A GPU that is taken can't be given to a second pod before the first has ended.
+        let surge = if needs_gpu { json!(0) } else { json!("25%") };
+        let spec = json!({
+            "replicas": self.workload.replicas_in_a_cluster(),
+            "revisionHistoryLimit": 3,
+            "minReadySeconds": policy.map_or(0, |policy| seconds(policy.min_ready_ms)),
+            "progressDeadlineSeconds": deadline.unwrap_or(PROGRESS_DEADLINE_SECONDS),
+            "paused": policy.is_some_and(|policy| policy.paused),
+            "selector": { "matchLabels": self.selector() },
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": { "maxUnavailable": "25%", "maxSurge": surge },
+            },
+            "template": { "metadata": metadata, "spec": pod },
+        });
+        self.of_workload(MemberKind::Deployment, &spec)
+    }
+}
+
+fn set(object: &mut Value, field: &str, value: Value) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(field.to_owned(), value);
+    }
+}
+
+fn set_if(object: &mut Value, field: &str, is_there: bool, value: Value) {
+    if is_there {
+        set(object, field, value);
+    }
+}
+
+fn priority_name(value: i32) -> String {
+    let sign = if value < 0 { "minus-" } else { "" };
+    format!("hinterland-{sign}{}", value.unsigned_abs())
+}
+
+fn gpus_of(container: &Container) -> u32 {
+    container.resources.limits.gpu_count.unwrap_or(0)
+}
+
+fn toleration(toleration: &Toleration) -> Value {
+    // As it is written, without what is empty.
+    let written = json!(toleration);
+    let fields = written.as_object().into_iter().flatten();
+    let said = fields.filter(|(_, value)| !value.is_null() && **value != json!(""));
+    Value::Object(said.map(|(key, value)| (key.clone(), value.clone())).collect())
+}
+
+fn container(container: &Container) -> Value {
+    let mut written = json!({
+        "name": container.name,
+        "image": container.image,
+        "resources": resources(container),
+    });
+    let Container { command, args, working_dir, env, .. } = container;
+    set_if(&mut written, "command", !command.is_empty(), json!(command));
+    set_if(&mut written, "args", !args.is_empty(), json!(args));
+    set_if(&mut written, "workingDir", working_dir.is_some(), json!(working_dir));
+    set_if(&mut written, "env", !env.is_empty(), json!(env));
+    let port = |port: &shared::model::ContainerPort| {
+        let mut written =
+            json!({ "containerPort": port.container_port, "protocol": port.protocol });
+        set_if(&mut written, "name", port.name.is_some(), json!(port.name));
+        written
+    };
+    let ports: Vec<Value> = container.ports.iter().map(port).collect();
+    set_if(&mut written, "ports", !ports.is_empty(), json!(ports));
+    let probes = [
+        ("startupProbe", &container.startup_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("livenessProbe", &container.liveness_probe),
+    ];
+    for (field, asked) in probes {
+        if let Some(asked) = asked {
+            set(&mut written, field, probe(asked));
+        }
+    }
+    written
+}
+
+/// Without what is not said: a probe has one action.
+fn probe(probe: &Probe) -> Value {
+    fn said(value: Value) -> Value {
+        let Value::Object(fields) = value else { return value };
+        let said_nothing = |value: &Value| value.is_null() || *value == json!([]);
+        let fields = fields.into_iter().filter(|(_, value)| !said_nothing(value));
+        Value::Object(fields.map(|(key, value)| (key, said(value))).collect::<Map<_, _>>())
+    }
+    said(json!(probe))
+}
+
+/// Requests and limits, both always.
+fn resources(container: &Container) -> Value {
+    let (asked, bound) = (&container.resources.requests, &container.resources.limits);
+    let cpu_request = asked.cpu.or(bound.cpu).unwrap_or(CPU_REQUEST);
+    let memory_request = asked.memory.or(bound.memory).unwrap_or(MEMORY_REQUEST);
+    let cpu_limit = bound.cpu.unwrap_or(CPU_LIMIT.max(cpu_request));
+    let memory_limit = bound.memory.unwrap_or(MEMORY_LIMIT.max(memory_request));
+    let mut requests =
+        json!({ "cpu": cpu_request.to_string(), "memory": memory_request.to_string() });
+    let mut limits = json!({ "cpu": cpu_limit.to_string(), "memory": memory_limit.to_string() });
+    let gpus = gpus_of(container);
+    for list in [&mut requests, &mut limits] {
+        set_if(list, GPU_RESOURCE, gpus > 0, json!(gpus.to_string()));
+    }
+    json!({ "requests": requests, "limits": limits })
+}
