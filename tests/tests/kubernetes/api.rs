@@ -35,7 +35,7 @@ const PLAIN: &str = "{containers: [{name: server, command: [server]}]}";
 #[test]
 fn the_examples_are_accepted_as_they_are() {
     cluster().kubectl(&["create", "namespace", "inspection"]).unwrap();
-    for example in ["classifier", "edge-node", "member-cluster", "shared-gpu"] {
+    for example in ["classifier", "edge-node", "kubernetes/member-cluster", "shared-gpu"] {
         let file = format!("{}/../deploy/examples/{example}.yaml", env!("CARGO_MANIFEST_DIR"));
         // The server warns of a field that it does not know; `strict` refuses it.
         cluster().kubectl(&["apply", "--server-side", "--validate=strict", "-f", &file]).unwrap();
