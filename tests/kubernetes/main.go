@@ -1,5 +1,5 @@
 // Command kubernetes is what the tests need of a Kubernetes cluster, in one program: the API server,
-// its store and kubectl, each as upstream has it. The tests start it; nothing else uses it.
+// its store, kubectl and Helm, each as upstream has it. The tests start it; nothing else uses it.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	helm "helm.sh/helm/v4/pkg/cmd"
 	"k8s.io/component-base/cli"
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
@@ -18,7 +19,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("expected apiserver, etcd or kubectl, and its arguments"))
+		fail(fmt.Errorf("expected apiserver, etcd, kubectl or helm, and its arguments"))
 	}
 	program := os.Args[1]
 	os.Args = append([]string{program}, os.Args[2:]...)
@@ -28,10 +29,16 @@ func main() {
 		os.Exit(cli.Run(app.NewAPIServerCommand()))
 	case "kubectl":
 		os.Exit(cli.Run(cmd.NewDefaultKubectlCommand()))
+	case "helm":
+		command, err := helm.NewRootCmd(os.Stdout, os.Args[1:], helm.SetupLogging)
+		fail(err)
+		if err := command.Execute(); err != nil {
+			os.Exit(1)
+		}
 	case "etcd":
 		fail(etcd(os.Args[1:]))
 	default:
-		fail(fmt.Errorf("%q: expected apiserver, etcd or kubectl", program))
+		fail(fmt.Errorf("%q: expected apiserver, etcd, kubectl or helm", program))
 	}
 }
 

@@ -77,6 +77,7 @@ fn object_of(kind: Kind, object: &DynamicObject) -> Object {
     let part = |name: &str| object.data.get(name).cloned().unwrap_or(Value::Null);
     Object {
         key: key_of(kind, object),
+        uid: object.uid().unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or_default(),
         labels: object.labels().clone(),
         annotations: object.annotations().clone(),

@@ -1,9 +1,11 @@
-//! Writes statuses, one after the other, by server-side apply.
+//! Writes statuses, one after the other, by server-side apply, and the Events that go with them.
 
 use super::{FIELD_MANAGER, resource};
 use crate::api::API_VERSION;
 use crate::reconcile::{Change, Kind, StatusPatch};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Error};
 use serde_json::json;
 use std::time::Duration;
@@ -13,15 +15,19 @@ use tracing::{debug, warn};
 /// Between an attempt that failed and the next status: the API server has other worries.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// An Event is a sentence.
+const EVENT_CHARACTERS_MAX: usize = 512;
+
 /// Writes each status that comes; says which were not written. Ends when nobody sends any more.
 pub(crate) async fn write(
     client: Client,
     mut patches: mpsc::Receiver<StatusPatch>,
     changes: mpsc::Sender<Change>,
 ) {
+    let recorder = Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER.to_owned()));
     while let Some(patch) = patches.recv().await {
         match apply(&client, &patch).await {
-            Ok(()) => {}
+            Ok(()) => tell(&recorder, &patch).await,
             // Nobody needs the status of what was deleted meanwhile.
             Err(Error::Api(status)) if status.code == 404 => {
                 debug!(object = ?patch.key, "its status was not written: it is gone");
@@ -37,8 +43,40 @@ pub(crate) async fn write(
     }
 }
 
+/// Nothing depends on an Event: one that is not taken is logged.
+async fn tell(recorder: &Recorder, patch: &StatusPatch) {
+    let object = reference(patch);
+    for event in &patch.events {
+        let type_ = if event.is_warning { EventType::Warning } else { EventType::Normal };
+        let published = Event {
+            type_,
+            reason: event.reason.clone(),
+            // The API server takes 1 kB.
+            note: Some(event.message.chars().take(EVENT_CHARACTERS_MAX).collect()),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = recorder.publish(&published, &object).await {
+            let (object, error) = (&patch.key, shared::in_words(&error));
+            warn!(?object, event = event.reason, error, "an Event was not written");
+        }
+    }
+}
+
+fn reference(patch: &StatusPatch) -> ObjectReference {
+    let StatusPatch { key, uid, .. } = patch;
+    ObjectReference {
+        api_version: Some(API_VERSION.to_owned()),
+        kind: Some(resource(key.kind).kind),
+        name: Some(key.name.clone()),
+        namespace: (!key.namespace.is_empty()).then(|| key.namespace.clone()),
+        uid: Some(uid.clone()),
+        ..ObjectReference::default()
+    }
+}
+
 async fn apply(client: &Client, patch: &StatusPatch) -> Result<(), Error> {
-    let StatusPatch { key, status } = patch;
+    let StatusPatch { key, status, .. } = patch;
     let resource = resource(key.kind);
     let api: Api<DynamicObject> = match key.kind {
         Kind::Workload => Api::namespaced_with(client.clone(), &key.namespace, &resource),

@@ -9,12 +9,14 @@
 //! | `objects` | objects as the API server has them, and the desired state that they make |
 //! | `reconciler` | what is due: desired state, statuses |
 //! | `status` | what the hub says of a workload or a node |
+//! | `events` | what a person should hear of |
 //! | `cluster_status` | what it says of member clusters, and of workloads there |
 //!
 //! Each object stands for itself: one that is refused says so in its status, and the others go on. A
 //! change that is refused leaves in force what was accepted before it.
 
 mod cluster_status;
+mod events;
 mod objects;
 mod reconciler;
 mod status;

@@ -41,6 +41,8 @@ pub(crate) struct ObjectKey {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Object {
     pub(crate) key: ObjectKey,
+    /// Another one of the same name has another.
+    pub(crate) uid: String,
     /// Changes with the spec.
     pub(crate) generation: i64,
     pub(crate) labels: BTreeMap<String, String>,
@@ -78,6 +80,10 @@ pub(super) struct Held {
 }
 
 impl Held {
+    pub(super) fn uid(&self) -> &str {
+        &self.object.uid
+    }
+
     /// The status as it is stored.
     pub(super) fn status(&self) -> &Value {
         &self.object.status

@@ -1,6 +1,7 @@
 //! What is due: desired state once every object is known, and statuses that differ from the stored.
 
 use super::cluster_status::{InClusters, cluster_status, workload_in_clusters};
+use super::events::{ObjectEvent, events_between};
 use super::objects::{Kind, Object, ObjectKey, Objects};
 use super::status::{node_status, with_acceptance, workload_status};
 use crate::core::{HubCore, WorkloadView};
@@ -31,7 +32,10 @@ pub(crate) enum Change {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StatusPatch {
     pub(crate) key: ObjectKey,
+    pub(crate) uid: String,
     pub(crate) status: Value,
+    /// What somebody should hear of once it is written.
+    pub(crate) events: Vec<ObjectEvent>,
 }
 
 /// See the module.
@@ -191,7 +195,9 @@ impl Reconciler {
             };
             let Ok(status) = status else { continue };
             if status != *stored {
-                patches.push(StatusPatch { key: key.clone(), status });
+                let events = events_between(stored, &status);
+                let (key, uid) = (key.clone(), held.uid().to_owned());
+                patches.push(StatusPatch { key, uid, status, events });
             }
         }
         let sent = patches.iter().map(|patch| (patch.key.clone(), patch.status.clone()));

@@ -27,7 +27,8 @@ fn key(kind: Kind, name: &str) -> ObjectKey {
 
 fn object(kind: Kind, name: &str, generation: i64, spec: Value) -> Object {
     let (labels, annotations) = (BTreeMap::new(), BTreeMap::new());
-    Object { key: key(kind, name), generation, labels, annotations, spec, status: Value::Null }
+    let uid = format!("{kind:?}-{name}");
+    Object { key: key(kind, name), uid, generation, labels, annotations, spec, status: Value::Null }
 }
 
 fn workload(name: &str, generation: i64, command: &str) -> Object {

@@ -1,5 +1,5 @@
-//! A real Kubernetes API server on a real etcd, and `kubectl` against it: `tests/kubernetes` builds all
-//! three into one program.
+//! A real Kubernetes API server on a real etcd, and `kubectl` and Helm against it: `tests/kubernetes` builds
+//! all of them into one program.
 //!
 //! Does not run controllers or nodes: what the hub writes is what the API server has.
 
@@ -143,8 +143,20 @@ impl Cluster {
     /// # Errors
     /// What it complains of.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+        self.run("kubectl", arguments, input)
+    }
+
+    /// What `helm` prints, as [`ADMIN`].
+    ///
+    /// # Errors
+    /// What it complains of.
+    pub fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run("helm", arguments, "")
+    }
+
+    fn run(&self, program: &str, arguments: &[&str], input: &str) -> anyhow::Result<String> {
         let mut child = Command::new(&self.program)
-            .arg("kubectl")
+            .arg(program)
             .args(arguments)
             .env("KUBECONFIG", self.kubeconfig(ADMIN))
             // Its cache of what the server has: of this server alone.
@@ -156,7 +168,7 @@ impl Cluster {
         child.stdin.take().context("no input")?.write_all(input.as_bytes())?;
         let output = child.wait_with_output()?;
         let complaint = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "kubectl {}: {complaint}", arguments.join(" "));
+        ensure!(output.status.success(), "{program} {}: {complaint}", arguments.join(" "));
         Ok(String::from_utf8(output.stdout)?)
     }
 

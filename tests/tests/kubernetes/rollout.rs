@@ -66,6 +66,12 @@ fn a_new_template_goes_over_the_fleet_in_waves_and_a_bad_one_gets_no_further_tha
     let listed = cluster.kubectl(&["get", "iw", "-o", "wide"]).unwrap();
     assert!(listed.contains("RolledBack") && listed.contains("mast-1: pod"), "{listed}");
 
+    wait_until("an Event says so", PATIENCE, || {
+        let events = cluster.kubectl(&["get", "events", "-n", "default"])?;
+        Ok(events.contains("RolledBack") && events.contains("mast-1: pod default/ocr-0"))
+    })
+    .unwrap();
+
     // A mended one goes its way.
     cluster.apply(&workload("[sleep, \"4003\"]")).unwrap();
     wait_until("all run the third", PATIENCE, || Ok(counts(&agents, "4003") == [1, 1, 1])).unwrap();
