@@ -1,5 +1,5 @@
 //! The management cluster's API server: what it holds, and what is written back. Decides nothing;
-//! [`crate::reconcile`] does.
+//! `reconcile` does.
 //!
 //! | file | what it holds |
 //! |---|---|
