@@ -184,10 +184,11 @@ fn integers(samples: &[Sample], dictionary: &Dictionary) -> Option<Integers> {
             // What is in the dictionary is not over any limit: that is asked of the others alone.
             let is_next =
                 value.is_finite() && known.peek().is_some_and(|(next, _)| *next == series);
-            if !is_next && !is_written(series, *value) {
-                continue;
-            }
-            let (_, position) = known.find(|(known, _)| *known == series)?;
+            let (_, position) = match is_next {
+                true => known.next()?,
+                false if !is_written(series, *value) => continue,
+                false => known.find(|(known, _)| *known == series)?,
+            };
             let integer = dictionary.entries.get(*position)?.form.integer(*value)?;
             integers.set(CLOCK_COLUMNS + position, index, integer);
         }
