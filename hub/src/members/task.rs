@@ -15,7 +15,6 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
-    Preconditions,
 };
 use kube::runtime::watcher;
 use kube::{Api, Client, Error, ResourceExt as _};
@@ -277,7 +276,7 @@ impl Connection {
 
     async fn prune(&mut self, id: MemberObjectId) -> Result<(), Ended> {
         info!(cluster = self.cluster, object = ?id, "no workload has it any more");
-        match request(self.api(&id).delete(&id.name, &delete_parameters())).await {
+        match request(self.api(&id).delete(&id.name, &DeleteParams::background())).await {
             Ok(_) => self.keeper.gone(&id),
             Err(Failure::Api(status)) if status.code == 404 => self.keeper.gone(&id),
             Err(Failure::Api(status)) => self.keeper.refused(id, status.message.clone()),
@@ -350,10 +349,6 @@ fn ended(failure: &Failure) -> Ended {
 
 fn unreachable(error: &watcher::Error) -> Ended {
     ("Unreachable".to_owned(), shared::in_words(error))
-}
-
-fn delete_parameters() -> DeleteParams {
-    DeleteParams { preconditions: None::<Preconditions>, ..DeleteParams::background() }
 }
 
 fn watched(client: &Client, kind: MemberKind, set: &ApplySet) -> BoxStream<'static, Watched> {
