@@ -1,7 +1,7 @@
 //! One member's objects: what is to be applied, repaired and pruned. Pure; the requests are `task`'s.
 
 use super::MemberWorkload;
-use super::applyset::ApplySet;
+use super::applyset::{ApplySet, PART_OF_LABEL};
 use super::build::{MemberKind, MemberObject, MemberObjectId, build};
 use super::drift::projection;
 use crate::manifests::InferenceWorkload;
@@ -114,6 +114,11 @@ impl Keeper {
         !as_applied.is_some_and(|(applied, live)| {
             applied.body == object.body && projection(&applied.body, live) == applied.shown
         })
+    }
+
+    /// Whether an object with these labels is one of the hub's.
+    pub(super) fn is_ours(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.get(PART_OF_LABEL) == Some(&self.set.id)
     }
 
     /// The namespaces in which something is to be.

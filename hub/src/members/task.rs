@@ -267,11 +267,7 @@ impl Connection {
         id: &MemberObjectId,
     ) -> Result<bool, Ended> {
         let found = request(api.get_metadata_opt(&id.name)).await.map_err(|e| ended(&e))?;
-        let set = ApplySet::of_cluster(&self.cluster);
-        let of_others = |labels: &BTreeMap<String, String>| {
-            labels.get(super::applyset::PART_OF_LABEL) != Some(&set.id)
-        };
-        Ok(found.is_some_and(|found| of_others(found.labels())))
+        Ok(found.is_some_and(|found| !self.keeper.is_ours(found.labels())))
     }
 
     async fn prune(&mut self, id: MemberObjectId) -> Result<(), Ended> {
