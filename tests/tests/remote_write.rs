@@ -104,7 +104,7 @@ fn record(batch: &Batch) -> Vec<u8> {
 fn expected(node: &str, moments: &[u64]) -> Samples {
     let mut expected = Samples::new();
     for at in moments {
-        for (series, value) in sample(*at).values {
+        for (series, value) in sample(*at).values.iter() {
             let mut labels = BTreeMap::clone(&series.labels);
             labels.insert("node".to_owned(), node.to_owned());
             let labels: Vec<String> =

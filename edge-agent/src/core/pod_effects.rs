@@ -124,7 +124,7 @@ impl AgentCore {
 
     /// An alarm when the disk fills up, an event when it has room again.
     pub(super) fn watch_disk(&mut self, sample: &Sample, now: Now) {
-        let value = |name| sample.values.get(&Series::new(name)).copied();
+        let value = |name| sample.values.get(&Series::new(name));
         let sizes = (value("node_filesystem_avail_bytes"), value("node_filesystem_size_bytes"));
         let (Some(free), Some(size)) = sizes else { return };
         let room = free / size.max(1.0);

@@ -114,10 +114,10 @@ impl Recorder {
 impl AgentCore {
     pub(super) fn record_sample(&mut self, mut sample: Sample, now: Now) {
         if self.recorder.ladder.sheds_series() {
-            sample.values.retain(|series, _| is_essential(&series.name));
+            sample.values.retain(|series| is_essential(&series.name));
         }
         if let Some(earlier) = self.recorder.pending.last() {
-            sample.share_series(earlier);
+            sample.values.share_series(&earlier.values);
         }
         self.recorder.pending.push(sample);
         if self.recorder.pending.len() >= self.recorder.ladder.rung().samples_per_batch {

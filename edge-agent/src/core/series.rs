@@ -24,12 +24,13 @@ const METRICS: &str = "hinterland.dev/metrics";
 impl AgentCore {
     /// The sample with how often each pod was started again, named as kube-state-metrics names it.
     pub(super) fn with_pods(&self, mut sample: Sample) -> Sample {
-        for status in self.pods.statuses() {
+        let restarts = self.pods.statuses().map(|status| {
             let series = Series::new("kube_pod_container_status_restarts_total")
                 .with("namespace", status.pod.workload.namespace())
                 .with("pod", &status.pod.name());
-            sample.values.insert(series, f64::from(status.restarts));
-        }
+            (series, f64::from(status.restarts))
+        });
+        sample.values.extend(restarts);
         sample
     }
 

@@ -271,7 +271,7 @@ fn version(term: u64, generation: u64) -> Version {
 }
 
 fn sample() -> Sample {
-    Sample { values: BTreeMap::from([(Series::new("a"), 1.0)]), ..Sample::default() }
+    Sample { values: [(Series::new("a"), 1.0)].into(), ..Sample::default() }
 }
 
 #[test]

@@ -158,7 +158,7 @@ impl AgentPorts for Outside {
         values.extend(self.runtime.sample());
         values.extend(self.runtime.gpu_memory(&self.gpus.processes()));
         values.extend(self.scraper.take());
-        Sample { at: now.wall, clock: self.clock.stamp(now), values }
+        Sample { at: now.wall, clock: self.clock.stamp(now), values: values.into() }
     }
 
     fn scrape(&mut self, targets: Vec<ScrapeTarget>) {

@@ -5,7 +5,7 @@
 
 mod text;
 
-use super::system::Values;
+use super::system::Readings;
 use crate::ports::ScrapeTarget;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
@@ -40,7 +40,7 @@ pub(super) struct Scraper {
 
 #[derive(Debug, Default)]
 struct Seen {
-    values: Values,
+    values: Readings,
     under_way: BTreeSet<PodId>,
 }
 
@@ -72,17 +72,17 @@ impl Scraper {
     }
 
     /// What was read since the last call.
-    pub(super) fn take(&self) -> Values {
+    pub(super) fn take(&self) -> Readings {
         std::mem::take(&mut lock(&self.seen).values)
     }
 }
 
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
-    // Values are put and taken whole: a panic leaves none half done.
+    // Readings are put and taken whole: a panic leaves none half done.
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn read(target: &ScrapeTarget) -> Result<Values, String> {
+async fn read(target: &ScrapeTarget) -> Result<Readings, String> {
     let page = fetch(target).await?;
     let page = std::str::from_utf8(&page).map_err(|error| error.to_string())?;
     let own: BTreeMap<&str, String> =
@@ -167,7 +167,7 @@ mod tests {
         let target = pod(answer(page)).await;
         let scraper = Scraper::new();
         scraper.begin(vec![target.clone(), target]);
-        let mut values = Values::new();
+        let mut values = Readings::new();
         while values.is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
             values = scraper.take();

@@ -34,8 +34,8 @@ const HWMON_CHIPS_MAX: usize = 8;
 /// `USER_HZ`, the unit of `/proc/stat`: 100 on every Linux that is in use (proc(5)).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Values by series.
-pub(super) type Values = BTreeMap<Series, f64>;
+/// Readings by series.
+pub(super) type Readings = BTreeMap<Series, f64>;
 
 /// Thousandths of a core that this machine has.
 pub(super) fn cpu_millicores() -> u64 {
@@ -57,8 +57,8 @@ pub(super) fn boot() -> u64 {
 }
 
 /// What the node measures now; `state_dir` tells which file system counts.
-pub(super) fn sample(state_dir: &Path) -> Values {
-    let mut values = Values::new();
+pub(super) fn sample(state_dir: &Path) -> Readings {
+    let mut values = Readings::new();
     add_cpu(&mut values, &read("/proc/stat"));
     add_load(&mut values, &read("/proc/loadavg"));
     add_memory(&mut values, &read("/proc/meminfo"));
@@ -79,7 +79,7 @@ fn number(value: u64) -> f64 {
     value as f64
 }
 
-fn add_cpu(values: &mut Values, text: &str) {
+fn add_cpu(values: &mut Readings, text: &str) {
     const MODES: [&str; 8] =
         ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"];
     let Some(line) = text.lines().find_map(|line| line.strip_prefix("cpu ")) else { return };
@@ -91,7 +91,7 @@ fn add_cpu(values: &mut Values, text: &str) {
     }
 }
 
-fn add_load(values: &mut Values, text: &str) {
+fn add_load(values: &mut Readings, text: &str) {
     if let Some(load) = text.split_whitespace().next().and_then(|load| load.parse().ok()) {
         values.insert(Series::new("node_load1"), load);
     }
@@ -106,7 +106,7 @@ fn memory_fields(text: &str) -> impl Iterator<Item = (&str, u64)> {
     })
 }
 
-fn add_memory(values: &mut Values, text: &str) {
+fn add_memory(values: &mut Readings, text: &str) {
     for (name, bytes) in memory_fields(text) {
         if ["MemTotal", "MemAvailable", "Cached"].contains(&name) {
             let series = Series::new(&format!("node_memory_{name}_bytes"));
@@ -115,7 +115,7 @@ fn add_memory(values: &mut Values, text: &str) {
     }
 }
 
-fn add_network(values: &mut Values, text: &str) {
+fn add_network(values: &mut Readings, text: &str) {
     let devices = text.lines().filter_map(|line| line.split_once(':'));
     let devices = devices.map(|(name, rest)| (name.trim(), rest));
     let is_virtual = |name: &str| VIRTUAL_DEVICES.iter().any(|kind| name.starts_with(kind));
@@ -143,7 +143,7 @@ fn is_whole_disk(name: &str) -> bool {
 }
 
 /// Source of the fields: kernel documentation, admin-guide/iostats; the third is the device's name.
-fn add_disks(values: &mut Values, text: &str, is_whole: impl Fn(&str) -> bool) {
+fn add_disks(values: &mut Readings, text: &str, is_whole: impl Fn(&str) -> bool) {
     let disk = |line: &str| {
         let mut fields = line.split_whitespace().skip(2);
         let name = fields.next()?;
@@ -160,7 +160,7 @@ fn add_disks(values: &mut Values, text: &str, is_whole: impl Fn(&str) -> bool) {
     }
 }
 
-fn add_file_system(values: &mut Values, state_dir: &Path) {
+fn add_file_system(values: &mut Readings, state_dir: &Path) {
     let Ok(stat) = rustix::fs::statvfs(state_dir) else { return };
     let bytes = |blocks: u64| number(blocks.saturating_mul(stat.f_frsize));
     values.insert(Series::new("node_filesystem_size_bytes"), bytes(stat.f_blocks));
@@ -168,7 +168,7 @@ fn add_file_system(values: &mut Values, state_dir: &Path) {
 }
 
 /// Those of the thermal zones; where there are none, as on many x86 machines, those of the sensors.
-fn add_temperatures(values: &mut Values, class: &Path) {
+fn add_temperatures(values: &mut Readings, class: &Path) {
     let celsius = |(file, series): (String, Series)| {
         let text = fs::read_to_string(class.join(file)).ok()?;
         let millidegrees: i32 = text.trim().parse().ok()?;
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_proc_says_becomes_series_in_base_units() {
-        let mut values = Values::new();
+        let mut values = Readings::new();
         add_cpu(&mut values, "cpu  100 2 50 1000 7 0\ncpu0 1 1 1 1\n");
         add_memory(&mut values, "MemTotal:  2048 kB\nMemFree: 1 kB\nHugePages_Total: 0\n");
         let network =
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn disks_are_told_in_bytes_and_their_parts_are_not_told() {
-        let mut values = Values::new();
+        let mut values = Readings::new();
         let text = "   7 0 loop0 1 2 3 4 5 6 7 8\n 259 0 nvme0n1 10 0 80 0 20 0 160 0 0\n \
                     259 1 nvme0n1p1 10 0 80 0 20 0 160 0 0\n 8 0 sda 1\n";
         add_disks(&mut values, text, |name| !name.ends_with("p1"));
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn garbage_is_left_out() {
-        let mut values = Values::new();
+        let mut values = Readings::new();
         for text in ["", "cpu ", "cpu a b", "x", "a: b kB", ": :", "eth0: -1"] {
             add_cpu(&mut values, text);
             add_load(&mut values, text);
@@ -254,7 +254,7 @@ mod tests {
     fn temperatures_are_those_of_thermal_zones_or_else_of_sensors() {
         let class = tempfile::tempdir().unwrap();
         let temperatures = || {
-            let mut values = Values::new();
+            let mut values = Readings::new();
             add_temperatures(&mut values, class.path());
             values.into_iter().map(|(series, value)| (series.name, value)).collect::<Vec<_>>()
         };

@@ -38,10 +38,10 @@ impl Columns {
         let count = batch.samples.len();
         let mut columns: BTreeMap<&Series, Vec<f64>> = BTreeMap::new();
         for (place, sample) in batch.samples.iter().enumerate() {
-            for (series, value) in &sample.values {
+            for (series, value) in sample.values.iter() {
                 let column = columns.entry(series).or_insert_with(|| vec![f64::NAN; count]);
                 if let Some(slot) = column.get_mut(place) {
-                    *slot = *value;
+                    *slot = value;
                 }
             }
         }

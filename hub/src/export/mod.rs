@@ -186,14 +186,14 @@ fn write_telemetry<'a>(
     samples: impl Iterator<Item = (&'a NodeId, &'a Sample)>,
 ) {
     for (node, sample) in samples {
-        for (series, value) in &sample.values {
+        for (series, value) in sample.values.iter() {
             if let Some(labels) = labels(node, series) {
                 let kind =
                     if series.name.ends_with("_total") { Kind::Counter } else { Kind::Gauge };
                 let help = "As the node reports it.";
                 let labels: Vec<(&str, &str)> =
                     labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                page.float(&series.name, kind, help, &labels, *value);
+                page.float(&series.name, kind, help, &labels, value);
             }
         }
     }

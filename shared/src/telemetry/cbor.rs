@@ -44,17 +44,19 @@ pub(super) fn decode_batch(body: &[u8]) -> Result<Batch, CodecError> {
     let head = form.at.into_iter().zip(form.quality);
     let sample = |(at, quality)| {
         let clock = ClockStamp { quality, ..ClockStamp::default() };
-        Sample { at, clock, values: BTreeMap::new() }
+        (Sample { at, clock, ..Sample::default() }, BTreeMap::new())
     };
-    let mut samples: Vec<Sample> = head.map(sample).collect();
+    let mut samples: Vec<(Sample, BTreeMap<Series, f64>)> = head.map(sample).collect();
     for column in form.columns {
-        for (sample, value) in samples.iter_mut().zip(&column.values) {
+        for ((_, values), value) in samples.iter_mut().zip(&column.values) {
             if let Some(value) = value.filter(|value| value.is_finite()) {
-                sample.values.insert(column.series.clone(), value);
+                values.insert(column.series.clone(), value);
             }
         }
     }
-    Ok(Batch { samples })
+    let whole =
+        |(sample, values): (Sample, BTreeMap<_, _>)| Sample { values: values.into(), ..sample };
+    Ok(Batch { samples: samples.into_iter().map(whole).collect() })
 }
 
 #[cfg(test)]

@@ -35,8 +35,10 @@ pub(super) struct Entry {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dictionary {
     pub(super) entries: Vec<Entry>,
-    /// Positions by series, for whoever looks for one.
-    pub(super) positions: BTreeMap<Series, usize>,
+    /// The same series in ascending order, as samples have them.
+    pub(super) ascending: Arc<[Series]>,
+    /// Where each of `ascending` is among the entries.
+    pub(super) positions: Vec<usize>,
     /// As it travels.
     pub(super) bytes: Vec<u8>,
 }
@@ -61,10 +63,10 @@ impl Dictionary {
         // A form that a later value needs may not fit an earlier one; it only ever rises.
         let mut has_risen = true;
         while std::mem::take(&mut has_risen) {
-            for (name, value) in samples.iter().flat_map(|sample| &sample.values) {
-                if is_written(name, *value) {
+            for (name, value) in samples.iter().flat_map(|sample| sample.values.iter()) {
+                if is_written(name, value) {
                     let form = series.entry(name).or_insert_with(|| before.form_to_begin(name));
-                    let fitting = form.fitting([*value]);
+                    let fitting = form.fitting([value]);
                     has_risen |= fitting != *form;
                     *form = fitting;
                 }
@@ -84,7 +86,7 @@ impl Dictionary {
     /// A digit behind the point that was needed once is kept; a declared resolution is tried anew.
     fn form_to_begin(&self, series: &Series) -> Form {
         let usual = Form::usual(schema::resolution(&series.name));
-        let known = self.positions.get(series).and_then(|position| self.entries.get(*position));
+        let known = self.position(series).and_then(|position| self.entries.get(position));
         let known = known.filter(|_| matches!(usual, Form::Decimal(_)));
         known.map_or(usual, |entry| entry.form.max(usual))
     }
@@ -113,8 +115,14 @@ impl Dictionary {
             entries.push(Entry { series, form, base, is_base: false });
         }
         let named = |(position, entry): (usize, &Entry)| (entry.series.clone(), position);
-        let positions = entries.iter().enumerate().map(named).collect();
-        Self { entries, positions, bytes }
+        let by_series: BTreeMap<Series, usize> = entries.iter().enumerate().map(named).collect();
+        let (ascending, positions): (Vec<_>, _) = by_series.into_iter().unzip();
+        Self { entries, ascending: ascending.into(), positions, bytes }
+    }
+
+    /// Where a series is among the entries.
+    pub(super) fn position(&self, series: &Series) -> Option<usize> {
+        self.positions.get(self.ascending.binary_search(series).ok()?).copied()
     }
 }
 

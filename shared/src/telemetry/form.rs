@@ -96,7 +96,9 @@ impl Form {
 }
 
 fn power_of_ten(digits: u8) -> f64 {
-    10_f64.powi(i32::from(digits))
+    const POWERS: [f64; DIGITS_MAX as usize + 1] =
+        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+    POWERS.get(usize::from(digits)).copied().unwrap_or_else(|| 10_f64.powi(i32::from(digits)))
 }
 
 /// The bits of negative floats count backwards; applied twice it changes nothing.

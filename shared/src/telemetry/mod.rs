@@ -8,6 +8,7 @@
 //! | part | file |
 //! |---|---|
 //! | the declared resolutions | `schema.rs` |
+//! | what one sample holds | `values.rs` |
 //! | one stream's sender and receiver | `encoder.rs`, `decoder.rs` |
 //! | the packed codec: its records | `packed.rs`, `packed/` |
 //! | the packed codec: series, one series, its integers, bits | `dictionary.rs`, `column.rs`, `form.rs`, `bits.rs` |
@@ -24,9 +25,11 @@ mod packed;
 pub mod schema;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub use decoder::BatchDecoder;
 pub use encoder::{BatchEncoder, RUN_RECORDS_MAX, StagedRecord, begins_run};
+pub use values::Values;
 
 use crate::model::{ClockStamp, UnixMs};
 use crate::wire::DecodeError;
@@ -94,20 +97,7 @@ pub struct Sample {
     /// What is known of that clock.
     pub clock: ClockStamp,
     /// Values in the series' own units.
-    pub values: BTreeMap<Series, f64>,
-}
-
-impl Sample {
-    /// Holds the series that `earlier` has as well by its copies: samples that wait for their batch then
-    /// hold each name once.
-    pub fn share_series(&mut self, earlier: &Self) {
-        let mut known = earlier.values.keys().peekable();
-        let shared = std::mem::take(&mut self.values).into_iter().map(|(series, value)| {
-            while known.next_if(|known| **known < series).is_some() {}
-            (known.next_if(|known| **known == series).cloned().unwrap_or(series), value)
-        });
-        self.values = shared.collect();
-    }
+    pub values: Values,
 }
 
 /// Samples that travel together, oldest first.
@@ -149,11 +139,9 @@ impl Batch {
             let later = self.samples.split_off(self.samples.len() / 2);
             return Some((self, Self { samples: later }));
         }
-        let mut sample = self.samples.pop()?;
-        let middle = sample.values.keys().nth(sample.values.len() / 2).cloned();
-        let middle = middle.filter(|_| sample.values.len() > 1)?;
-        let rest = sample.values.split_off(&middle);
-        let second = Sample { values: rest, ..sample.clone() };
-        Some((Self { samples: vec![sample] }, Self { samples: vec![second] }))
+        let sample = self.samples.pop()?;
+        let (first, second) = sample.values.halves()?;
+        let part = |values| Self { samples: vec![Sample { values, ..sample.clone() }] };
+        Some((part(first), part(second)))
     }
 }

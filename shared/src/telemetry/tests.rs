@@ -46,7 +46,7 @@ fn any_sample() -> impl Strategy<Value = Sample> {
                 ClockQuality::Unsynchronised
             };
             let clock = ClockStamp { quality, boot: boot.wrapping_neg(), offset_ms };
-            Sample { at: UnixMs(u64::from(at)), clock, values }
+            Sample { at: UnixMs(u64::from(at)), clock, values: values.into() }
         },
     )
 }
@@ -62,8 +62,8 @@ fn assert_told(sent: &Batch, got: &Batch) -> Result<(), TestCaseError> {
     for (sent, got) in sent.samples.iter().zip(&got.samples) {
         prop_assert_eq!((sent.at, sent.clock), (got.at, got.clock));
         let finite: Vec<_> = sent.values.iter().filter(|(_, value)| value.is_finite()).collect();
-        prop_assert!(finite.iter().map(|(series, _)| *series).eq(got.values.keys()));
-        for ((series, sent), got) in finite.into_iter().zip(got.values.values()) {
+        prop_assert!(finite.iter().map(|(series, _)| *series).eq(got.values.series().iter()));
+        for ((series, sent), got) in finite.into_iter().zip(got.values.numbers()) {
             match schema::metric_named(&series.name) {
                 Some(metric) => {
                     let half = metric.resolution.step() / 2.0 + sent.abs() * f64::EPSILON;
@@ -97,7 +97,7 @@ fn plausible(number: u64) -> Batch {
             values.insert(on("own_total"), (tick * 1000 + wobble) as f64 / 100.0);
         }
         let clock = ClockStamp { quality: ClockQuality::Synchronised, boot: 7, offset_ms: 1 << 40 };
-        Sample { at: UnixMs(1_700_000_000_000 + tick * 10_000), clock, values }
+        Sample { at: UnixMs(1_700_000_000_000 + tick * 10_000), clock, values: values.into() }
     };
     Batch { samples: (0..6).map(sample).collect() }
 }
@@ -141,10 +141,10 @@ proptest! {
             sample.values.iter().map(|(series, value)| (series.clone(), value.to_bits())).collect()
         };
         let mut sharing = later.clone();
-        sharing.share_series(&earlier);
+        sharing.values.share_series(&earlier.values);
         prop_assert_eq!(told(&sharing), told(&later));
-        for series in sharing.values.keys() {
-            if let Some((same, _)) = earlier.values.get_key_value(series) {
+        for series in sharing.values.series().iter() {
+            if let Some(same) = earlier.values.series().iter().find(|same| *same == series) {
                 prop_assert!(Arc::ptr_eq(&series.name, &same.name));
                 prop_assert!(Arc::ptr_eq(&series.labels, &same.labels));
             }
@@ -235,7 +235,7 @@ fn a_steady_clock_and_steady_series_cost_nothing() {
     let batch = |number: u64| {
         let mut batch = plausible(number);
         for sample in &mut batch.samples {
-            sample.values.retain(|series, _| &*series.name == "DCGM_FI_DEV_MEM_CLOCK");
+            sample.values.retain(|series| &*series.name == "DCGM_FI_DEV_MEM_CLOCK");
         }
         batch
     };
@@ -266,7 +266,7 @@ fn a_few_bytes_can_not_claim_more_values_than_a_batch_may_have() {
 
 #[test]
 fn what_one_record_can_not_hold_is_parted_and_nothing_of_it_is_lost() {
-    let values: BTreeMap<Series, f64> = (0..1500)
+    let values: Values = (0..1500)
         .map(|n| (Series::new(&format!("metric_{}_bytes", n * 7919 % 9973)), f64::from(n) / 7.0))
         .collect();
     let sample = Sample { values, ..Sample::default() };

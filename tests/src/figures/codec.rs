@@ -142,7 +142,7 @@ fn check(sent: &Batch, arrived: &Batch) -> anyhow::Result<usize> {
     for (sent, arrived) in sent.samples.iter().zip(&arrived.samples) {
         ensure!((sent.at, sent.clock) == (arrived.at, arrived.clock), "a time has changed");
         ensure!(sent.values.len() == arrived.values.len(), "values are missing");
-        for ((series, sent), (same, arrived)) in sent.values.iter().zip(&arrived.values) {
+        for ((series, sent), (same, arrived)) in sent.values.iter().zip(arrived.values.iter()) {
             let metric = shared::telemetry::schema::metric_named(&series.name);
             let step = metric.map_or(0.0, |metric| metric.resolution.step());
             let off = (sent - arrived).abs();
@@ -175,10 +175,11 @@ pub(super) fn day(seed: u32) -> anyhow::Result<Vec<Sample>> {
     for (tick, line) in (0_u64..).zip(lines.skip(4)) {
         let numbers = line.split(',').map(str::parse::<f64>);
         let mut sample = sample_at(1_790_000_000_000 + tick * 10_000 + noise_ms(tick));
-        for ((series, unit), number) in columns.iter().zip(numbers) {
-            sample.values.insert(series.clone(), number? / unit);
-        }
-        samples.push(sample);
+        let value = |((series, unit), number): (&(Series, f64), Result<f64, _>)| {
+            anyhow::Ok((series.clone(), number? / unit))
+        };
+        sample.values = columns.iter().zip(numbers).map(value).collect::<Result<_, _>>()?;
+        push(&mut samples, sample);
     }
     Ok(samples)
 }
@@ -284,12 +285,24 @@ pub(super) fn trace() -> anyhow::Result<Vec<Sample>> {
     let series: Vec<Series> = names.map(parse_series).collect();
     let sample = |mut cells: std::str::Split<'_, char>| {
         let mut sample = sample_at(cells.next().context("a line without a time")?.parse()?);
-        for (series, cell) in series.iter().zip(cells).filter(|(_, cell)| !cell.is_empty()) {
-            sample.values.insert(series.clone(), cell.parse()?);
-        }
-        Ok(sample)
+        let cells = series.iter().zip(cells).filter(|(_, cell)| !cell.is_empty());
+        let value = |(series, cell): (&Series, &str)| anyhow::Ok((series.clone(), cell.parse()?));
+        sample.values = cells.map(value).collect::<Result<_, _>>()?;
+        anyhow::Ok(sample)
     };
-    lines.map(sample).collect()
+    let mut samples = Vec::new();
+    for line in lines {
+        push(&mut samples, sample(line)?);
+    }
+    Ok(samples)
+}
+
+/// Samples wait for their batch as an agent keeps them: by the names of the one before.
+fn push(samples: &mut Vec<Sample>, mut sample: Sample) {
+    if let Some(earlier) = samples.last() {
+        sample.values.share_series(&earlier.values);
+    }
+    samples.push(sample);
 }
 
 /// `name{label="value",…}` of an exporter whose values have no quotes.

@@ -23,7 +23,7 @@ fn values(records: &[(SequenceNumber, Vec<u8>)]) -> Vec<f64> {
     let mut decoder = BatchDecoder::default();
     let batches = records.iter().map(|(number, record)| decoder.decode(*number, record).unwrap());
     let samples: Vec<Sample> = batches.flat_map(|batch| batch.samples).collect();
-    samples.iter().flat_map(|sample| sample.values.values().copied()).collect()
+    samples.iter().flat_map(|sample| sample.values.numbers().to_vec()).collect()
 }
 
 fn measured(value: f64) -> Event {

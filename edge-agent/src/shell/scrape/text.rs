@@ -4,7 +4,7 @@
 //! specification, section 5. What can't be read is passed over. A histogram is taken whole or not at
 //! all, since a part of one says nothing.
 
-use super::Values;
+use super::Readings;
 use shared::telemetry::Series;
 use std::collections::BTreeMap;
 
@@ -21,16 +21,16 @@ const PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
 /// The series of the metrics called `names`: counters and gauges by the name of their samples,
 /// histograms by their own. Without names: of the first counter `…_requests_total`, and of the first
 /// histogram whose name ends in `_request_duration_seconds` or speaks of latency.
-pub(super) fn select(page: &str, names: &[String]) -> Values {
+pub(super) fn select(page: &str, names: &[String]) -> Readings {
     let names = if names.is_empty() { usual_names(page) } else { names.to_vec() };
-    let mut found: Vec<Values> = vec![Values::new(); names.len()];
+    let mut found: Vec<Readings> = vec![Readings::new(); names.len()];
     for sample in page.lines().filter_map(parse) {
         let place = names.iter().position(|name| is_of(&sample.0.name, name));
         if let Some(values) = place.and_then(|place| found.get_mut(place)) {
             values.insert(sample.0, sample.1);
         }
     }
-    let mut selected = Values::new();
+    let mut selected = Readings::new();
     for values in found {
         if selected.len() + values.len() <= SERIES_MAX {
             selected.extend(values);

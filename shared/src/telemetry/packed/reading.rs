@@ -9,9 +9,10 @@ use crate::limits::LOG_RECORD_BYTES_MAX;
 use crate::model::{ClockQuality, ClockStamp, UnixMs};
 use crate::telemetry::bits::BitReader;
 use crate::telemetry::column::{Column, QUIET_BATCHES, Start};
-use crate::telemetry::dictionary::{Dictionary, Entry};
-use crate::telemetry::{BATCH_SAMPLES_MAX, BATCH_VALUES_MAX, Batch, CodecError, Sample, Series};
-use std::collections::BTreeMap;
+use crate::telemetry::dictionary::Dictionary;
+use crate::telemetry::{
+    BATCH_SAMPLES_MAX, BATCH_VALUES_MAX, Batch, CodecError, Sample, Series, Values,
+};
 use std::sync::Arc;
 
 /// Which values are there, column by column; `None` where all are.
@@ -157,32 +158,25 @@ fn batch(
     integers: &Integers,
     samples: usize,
 ) -> Result<Batch, CodecError> {
-    // In the order of the series, as in a map.
-    let series = dictionary
-        .positions
-        .values()
-        .filter_map(|position| Some((dictionary.entries.get(*position)?, *position)));
-    let series: Vec<(&Entry, usize)> = series.collect();
-    // To copy a map compares no names; to build one does.
-    let every: BTreeMap<Series, f64> =
-        series.iter().map(|(entry, _)| (entry.series.clone(), 0.0)).collect();
     let samples = (0..samples).map(|index| {
         let clock: [_; CLOCK_COLUMNS] = std::array::from_fn(|column| integers.get(column, index));
         let [Some(at), Some(quality), Some(boot), Some(offset_ms)] = clock else {
             return Err(CodecError::Malformed("a sample without a clock"));
         };
         let mut sample = sample_of([at, quality, boot, offset_ms])?;
-        let mut told = series.iter().map(|(entry, position)| {
-            let value = entry.form.value(integers.get(CLOCK_COLUMNS + position, index)?);
-            value.is_finite().then_some(value)
-        });
-        sample.values = every.clone();
-        for value in sample.values.values_mut() {
-            *value = told.next().flatten().unwrap_or(f64::NAN);
-        }
-        if sample.values.values().any(|value| value.is_nan()) {
-            sample.values.retain(|_, value| !value.is_nan());
-        }
+        let number = |position: &usize| {
+            let value = dictionary.entries.get(*position)?.form;
+            Some(value.value(integers.get(CLOCK_COLUMNS + position, index)?))
+        };
+        let number = |position| number(position).unwrap_or(f64::NAN);
+        let numbers: Vec<f64> = dictionary.positions.iter().map(number).collect();
+        sample.values = if numbers.iter().all(|number| number.is_finite()) {
+            Values::of(Arc::clone(&dictionary.ascending), numbers)
+        } else {
+            let told = dictionary.ascending.iter().zip(numbers).filter(|(_, n)| n.is_finite());
+            let (series, numbers): (Vec<Series>, _) = told.map(|(s, n)| (s.clone(), n)).unzip();
+            Values::of(series.into(), numbers)
+        };
         Ok(sample)
     });
     Ok(Batch { samples: samples.collect::<Result<_, _>>()? })
@@ -195,5 +189,5 @@ fn sample_of([at, quality, boot, offset_ms]: [i64; CLOCK_COLUMNS]) -> Result<Sam
         _ => return Err(CodecError::Malformed("a clock's quality that does not exist")),
     };
     let clock = ClockStamp { quality, boot: boot.cast_unsigned(), offset_ms };
-    Ok(Sample { at: UnixMs(at.cast_unsigned()), clock, values: BTreeMap::new() })
+    Ok(Sample { at: UnixMs(at.cast_unsigned()), clock, values: Values::default() })
 }

@@ -9,7 +9,7 @@ use crate::model::ClockQuality;
 use crate::telemetry::bits::BitWriter;
 use crate::telemetry::column::{Column, QUIET_BATCHES, Start};
 use crate::telemetry::dictionary::{Dictionary, is_written};
-use crate::telemetry::{BATCH_SAMPLES_MAX, BATCH_VALUES_MAX, Batch, CodecError, Sample};
+use crate::telemetry::{BATCH_SAMPLES_MAX, BATCH_VALUES_MAX, Batch, CodecError, Sample, Series};
 use std::sync::Arc;
 
 /// What a column writes in one record.
@@ -70,7 +70,7 @@ impl Model {
             return self.columns.get(column).copied();
         };
         let entry = dictionary.entries.get(series)?;
-        let position = *self.dictionary.positions.get(&entry.series)?;
+        let position = self.dictionary.position(&entry.series)?;
         let before = self.dictionary.entries.get(position)?;
         let is_alike = before.form == entry.form && before.base.is_some() == entry.base.is_some();
         let column = self.columns.get(position + CLOCK_COLUMNS).copied();
@@ -174,26 +174,37 @@ fn integers(samples: &[Sample], dictionary: &Dictionary) -> Option<Integers> {
         return None;
     }
     let mut integers = Integers::new(CLOCK_COLUMNS + series, samples.len());
+    // Samples that share their series are all alike.
+    let (mut series_seen, mut positions) = (None::<&Arc<[Series]>>, Vec::new());
     for (index, sample) in samples.iter().enumerate() {
         for (column, integer) in clock_integers(sample).into_iter().enumerate() {
             integers.set(column, index, integer);
         }
-        // Both are in the order of the series.
-        let mut known = dictionary.positions.iter().peekable();
-        for (series, value) in &sample.values {
-            // What is in the dictionary is not over any limit: that is asked of the others alone.
-            let is_next =
-                value.is_finite() && known.peek().is_some_and(|(next, _)| *next == series);
-            let (_, position) = match is_next {
-                true => known.next()?,
-                false if !is_written(series, *value) => continue,
-                false => known.find(|(known, _)| *known == series)?,
+        let names = sample.values.series();
+        if !series_seen.is_some_and(|seen| Arc::ptr_eq(seen, names)) {
+            positions = positions_of(names, dictionary);
+            series_seen = Some(names);
+        }
+        for ((series, value), position) in sample.values.iter().zip(&positions) {
+            let Some(position) = position.filter(|_| value.is_finite()) else {
+                // What is in the dictionary is not over any limit: that is asked of the others alone.
+                if is_written(series, value) { return None } else { continue }
             };
-            let integer = dictionary.entries.get(*position)?.form.integer(*value)?;
+            let integer = dictionary.entries.get(position)?.form.integer(value)?;
             integers.set(CLOCK_COLUMNS + position, index, integer);
         }
     }
     Some(integers)
+}
+
+/// Where each of these series, in ascending order, is among the entries of the dictionary.
+fn positions_of(series: &[Series], dictionary: &Dictionary) -> Vec<Option<usize>> {
+    let mut known = dictionary.ascending.iter().zip(&dictionary.positions).peekable();
+    let position = |series: &Series| {
+        while known.next_if(|(known, _)| *known < series).is_some() {}
+        known.next_if(|(known, _)| *known == series).map(|(_, position)| *position)
+    };
+    series.iter().map(position).collect()
 }
 
 fn clock_integers(sample: &Sample) -> [i64; CLOCK_COLUMNS] {

@@ -53,8 +53,8 @@ pub(super) fn figures(suffix: &str, batches: &[Batch], data: &str) -> anyhow::Re
 fn columns(batch: &Batch) -> BTreeMap<&Series, Vec<(u64, f64)>> {
     let mut columns: BTreeMap<&Series, Vec<(u64, f64)>> = BTreeMap::new();
     for sample in &batch.samples {
-        for (series, value) in &sample.values {
-            columns.entry(series).or_default().push((sample.at.0, *value));
+        for (series, value) in sample.values.iter() {
+            columns.entry(series).or_default().push((sample.at.0, value));
         }
     }
     columns
