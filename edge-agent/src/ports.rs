@@ -3,7 +3,7 @@
 //! A call begins work and returns at once; the work ends as a [`RuntimeEvent`]. So an image pull or
 //! a slow stop never holds up the core.
 
-use crate::placement::Placement;
+use crate::placement::{MainShare, Placement};
 use serde::{Deserialize, Serialize};
 use shared::model::{Container, PodId, Probe, Revision, UnixMs};
 use std::fmt;
@@ -37,6 +37,8 @@ pub struct StartRequest {
     pub gpus: Vec<String>,
     /// Its share of a shared GPU's memory in bytes.
     pub gpu_memory_bytes: Option<u64>,
+    /// What it takes of the node besides; kept with the start for [`Observation::taken`].
+    pub taken: MainShare,
     /// Seconds between SIGTERM and SIGKILL, also for the shim to use when the agent is away.
     pub grace_seconds: u32,
 }
@@ -54,6 +56,9 @@ pub struct Observation {
     pub state: ObservedState,
     /// What it was given, as its start was told; for when the store does not know.
     pub placement: Placement,
+    /// What it takes besides GPUs, as its start was told, for the same; `None` where an earlier version
+    /// started it.
+    pub taken: Option<MainShare>,
 }
 
 /// How an observed start is.

@@ -252,7 +252,8 @@ impl Bench {
     fn observed(&self) -> Vec<Observation> {
         let StartRequest { pod, instance, revision, .. } = self.the_only_start();
         let state = ObservedState::Running { started_at: UnixMs(7) };
-        vec![Observation { pod, instance, revision, state, placement: Placement::default() }]
+        let placement = Placement::default();
+        vec![Observation { pod, instance, revision, state, placement, taken: None }]
     }
 
     fn run_the_only_pod(&mut self) {

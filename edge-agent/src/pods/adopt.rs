@@ -26,10 +26,11 @@ impl Pods {
     }
 
     fn adopt(&mut self, observation: Observation, record: Option<PodRecord>, now: Now) {
-        let Observation { pod: id, instance, revision, state, placement: told } = observation;
+        let Observation { pod: id, instance, revision, state, placement: told, taken: told_taken } =
+            observation;
         let own = record.as_ref().filter(|record| record.instance == instance);
         let placement = own.map_or(told, |record| record.placement.clone());
-        let (known, taken) = (own.is_some(), own.and_then(|record| record.taken));
+        let (known, taken) = (own.is_some(), own.and_then(|record| record.taken).or(told_taken));
         let record = record.unwrap_or_else(|| PodRecord {
             pod: id.clone(),
             revision,

@@ -360,11 +360,12 @@ impl Pod {
     ) {
         let Some(wanted) = &self.wanted else { return };
         let grace_seconds = wanted.grace_seconds();
+        let taken = MainShare::of(&wanted.template.resources());
         let live = Live {
             instance,
             revision: wanted.revision,
             placement: placement.clone(),
-            taken: Some(MainShare::of(&wanted.template.resources())),
+            taken: Some(taken),
             grace_ms: u64::from(grace_seconds) * 1000,
         };
         let request = StartRequest {
@@ -374,6 +375,7 @@ impl Pod {
             container: wanted.container(),
             gpus: placement.gpus,
             gpu_memory_bytes: placement.gpu_memory_bytes,
+            taken,
             grace_seconds,
         };
         self.started_revision = Some(wanted.revision);

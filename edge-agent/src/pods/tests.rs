@@ -264,6 +264,7 @@ fn a_pod_that_runs_when_the_agent_comes_back_is_adopted() {
         revision: request.revision,
         state: ObservedState::Running { started_at: UnixMs(1) },
         placement: Placement::default(),
+        taken: None,
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![record.clone()], vec![running], at(0));
@@ -284,6 +285,7 @@ fn a_pod_whose_record_is_lost_keeps_the_gpus_that_its_start_was_told() {
         revision: request.revision,
         state: ObservedState::Running { started_at: UnixMs(1) },
         placement: Placement { gpus: request.gpus.clone(), gpu_memory_bytes: None },
+        taken: None,
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![running], at(0));
@@ -315,6 +317,7 @@ fn a_pod_that_nobody_wants_any_more_is_stopped_when_the_agent_comes_back() {
         revision: Revision(1),
         state: ObservedState::Running { started_at: UnixMs(1) },
         placement: Placement::default(),
+        taken: None,
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![stray], at(0));
@@ -394,6 +397,7 @@ impl Machine {
             revision: request.revision,
             state: ObservedState::Running { started_at: UnixMs(1) },
             placement: Placement::default(),
+            taken: None,
         };
         self.live.values().map(observation).collect()
     }

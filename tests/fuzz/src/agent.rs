@@ -314,6 +314,7 @@ impl Bench {
             revision: start.revision,
             state: ObservedState::Running { started_at: UnixMs(1) },
             placement: Default::default(),
+            taken: None,
         };
         let observations = self.started.iter().rev().take(4).map(observe).collect();
         self.session = None;

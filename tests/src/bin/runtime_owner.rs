@@ -5,6 +5,7 @@
 //! `default/ocr-0` with that shell script. Prints one word a line: `running`, `started`, `failed …`,
 //! `exited …`; ends when its standard input does.
 
+use edge_agent::placement::MainShare;
 use edge_agent::ports::{InstanceId, ObservedState, Runtime, RuntimeEvent, StartRequest};
 use edge_agent::runtime::process::{ProcessOptions, ProcessRuntime, shim_if_asked};
 use shared::model::{Container, Revision};
@@ -67,6 +68,7 @@ fn request(instance: u64, script: String) -> anyhow::Result<StartRequest> {
         container: Container { name: "main".to_owned(), command, ..Container::default() },
         gpus: vec![],
         gpu_memory_bytes: None,
+        taken: MainShare::default(),
         grace_seconds: 30,
     })
 }

@@ -1,6 +1,6 @@
 //! Pods in memory. They outlive the agent's crashes; a power cut ends them.
 
-use edge_agent::placement::Placement;
+use edge_agent::placement::{MainShare, Placement};
 use edge_agent::ports::{
     InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
     StartRequest,
@@ -46,6 +46,7 @@ pub(super) struct Running {
     pub(super) gpus: Vec<String>,
     /// Its share of a shared GPU's memory.
     pub(super) gpu_memory_bytes: Option<u64>,
+    taken: MainShare,
     state: ObservedState,
 }
 
@@ -128,6 +129,7 @@ impl Runtime for Machine {
                 gpus: running.gpus.clone(),
                 gpu_memory_bytes: running.gpu_memory_bytes,
             },
+            taken: Some(running.taken),
         };
         Ok(inner.pods.iter().map(observation).collect())
     }
@@ -152,6 +154,7 @@ impl Runtime for Machine {
             revision: request.revision,
             gpus: request.gpus,
             gpu_memory_bytes: request.gpu_memory_bytes,
+            taken: request.taken,
             state: ObservedState::Running { started_at },
         };
         inner.pods.insert(request.pod.clone(), running);

@@ -144,6 +144,7 @@ pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
     (14357, "the same as 4557"),
     (15405, "the same as 4557"),
     (13326, "cores that a pod in its grace period still had were given to another"),
+    (20358, "a pod whose record an older store did not have took no cores"),
     (21445, "what the link had spent while the disk was full was forgotten by a kill"),
 ];
 

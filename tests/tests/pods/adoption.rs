@@ -1,7 +1,7 @@
 //! What is left of a pod when its agent, its shim or the power went away: it is adopted, told of or
 //! cleared away, and there is never a second copy of it.
 
-use crate::scene::{Agent, Node, OWNER, is_alive, kill, pod, read_pid, request, wait_until};
+use crate::scene::{Agent, Node, OWNER, TAKEN, is_alive, kill, pod, read_pid, request, wait_until};
 use edge_agent::ports::{InstanceId, ObservedState, Runtime, RuntimeEvent};
 use shared::model::Revision;
 use std::fs;
@@ -21,6 +21,7 @@ fn a_pod_outlives_its_agent_and_is_adopted_with_its_end() {
     let found = agent.observe();
     assert_eq!((found[0].instance, found[0].revision), (InstanceId(5), Revision(9)));
     assert!(matches!(found[0].state, ObservedState::Running { .. }));
+    assert_eq!(found[0].taken, Some(TAKEN));
     let event = agent.start(request(6, "exit 0"));
     assert!(
         matches!(&event, RuntimeEvent::StartFailed { reason, .. } if reason == "StillRunning"),

@@ -1,6 +1,7 @@
 //! A node with its folder, an agent as far as pods are concerned, and what a test asks of processes.
 //! It tests nothing itself; whatever runs from a node's folder ends with the node.
 
+use edge_agent::placement::MainShare;
 use edge_agent::ports::{
     InstanceId, Observation, ObservedState, ProbeKind, ProbeRequest, Runtime, RuntimeEvent,
     StartRequest,
@@ -186,6 +187,9 @@ impl Drop for Agent {
     }
 }
 
+/// What every pod here says that it takes.
+pub(crate) const TAKEN: MainShare = MainShare { cpu_millicores: 250, memory_bytes: 1 << 20 };
+
 pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
     let command = ["bash", "-c", script].map(str::to_owned).to_vec();
     StartRequest {
@@ -195,6 +199,7 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         container: Container { name: "main".to_owned(), command, ..Container::default() },
         gpus: vec![],
         gpu_memory_bytes: None,
+        taken: TAKEN,
         grace_seconds: 30,
     }
 }

@@ -16,7 +16,7 @@
 
 use super::identity::ProcessIdentity;
 use super::layers::{Attempt, attempt};
-use crate::placement::Placement;
+use crate::placement::{MainShare, Placement};
 use crate::ports::{InstanceId, RuntimeError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,9 @@ pub(super) struct StateFile {
     /// What the pod was given.
     #[serde(default)]
     pub(super) placement: Placement,
+    /// What it takes besides GPUs.
+    #[serde(default)]
+    pub(super) taken: Option<MainShare>,
 }
 
 /// How a start ended.

@@ -54,6 +54,7 @@ mod tests {
             started_at: UnixMs(0),
             working_dir: temporary.path().to_owned(),
             placement: Placement::default(),
+            taken: None,
         };
         folder.write_state(&state).unwrap();
         // Its parent is this process.

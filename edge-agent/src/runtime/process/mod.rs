@@ -184,19 +184,23 @@ impl ProcessRuntime {
     }
 
     fn adopt(&self, pod: &PodId, finding: Finding) -> Option<Observation> {
-        let observation = |instance, revision, state, placement| {
-            Some(Observation { pod: pod.clone(), instance, revision, state, placement })
-        };
         // What has ended holds nothing.
         let ended = |instance, revision, state| {
-            observation(instance, revision, state, Placement::default())
+            let (pod, placement) = (pod.clone(), Placement::default());
+            Some(Observation { pod, instance, revision, state, placement, taken: None })
         };
         match finding {
             Finding::Nothing => None,
             Finding::Running { state, keeper } => {
                 self.watch(pod, state.instance, state.main, keeper);
-                let running = ObservedState::Running { started_at: state.started_at };
-                observation(state.instance, state.revision, running, state.placement)
+                Some(Observation {
+                    pod: pod.clone(),
+                    instance: state.instance,
+                    revision: state.revision,
+                    state: ObservedState::Running { started_at: state.started_at },
+                    placement: state.placement,
+                    taken: state.taken,
+                })
             }
             Finding::Exited { instance, revision, code } => {
                 ended(instance, revision, ObservedState::Exited { code })

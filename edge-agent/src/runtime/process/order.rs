@@ -7,7 +7,7 @@
 use super::files::PodFolder;
 use super::identity::ProcessIdentity;
 use super::lock::POD_FOLDER_VARIABLE;
-use crate::placement::Placement;
+use crate::placement::{MainShare, Placement};
 use crate::ports::{InstanceId, StartRequest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,7 @@ pub(super) struct RunOrder {
     pub(super) instance: InstanceId,
     pub(super) revision: Revision,
     pub(super) placement: Placement,
+    pub(super) taken: MainShare,
     pub(super) log_max_bytes: u64,
     pub(super) log_max_files: u32,
     pub(super) limits: ResourceLimits,
@@ -120,6 +121,7 @@ impl RunOrder {
                 gpus: request.gpus.clone(),
                 gpu_memory_bytes: request.gpu_memory_bytes,
             },
+            taken: request.taken,
             log_max_bytes,
             log_max_files,
             limits: ResourceLimits {
@@ -212,6 +214,7 @@ mod tests {
             container,
             gpus: vec!["GPU-1".to_owned(), "GPU-2".to_owned()],
             gpu_memory_bytes: Some(1024),
+            taken: MainShare::default(),
             grace_seconds: 30,
         }
     }

@@ -166,6 +166,7 @@ fn state(order: &RunOrder) -> Attempt<StateFile> {
         started_at: now(),
         working_dir: order.launch.working_dir.clone(),
         placement: order.placement.clone(),
+        taken: Some(order.taken),
     })
 }
 
