@@ -54,6 +54,9 @@ pub struct Config {
     pub api_token_file: Option<PathBuf>,
     /// Whether `run` makes the CA and the keys where there are none.
     pub create_keys: bool,
+    /// A folder with `ca.pem`, `ca.key`, `signing.key` and `session.key`, as a mounted Secret is; without it
+    /// they lie in `state_dir`. Nothing is ever written there.
+    pub keys_dir: Option<PathBuf>,
     /// Milliseconds for which acknowledgements of telemetry and results are gathered: each costs about
     /// 134 bytes of a node's link. At most four hours.
     pub acknowledge_after_ms: u64,
@@ -71,6 +74,12 @@ pub struct Config {
 pub struct KubernetesConfig {
     /// How it is reached; without it by the service account of the pod that the hub runs in.
     pub kubeconfig: Option<PathBuf>,
+    /// Whether this is one of several hubs, of which one leads; with an external broker and `keys_dir`
+    /// alone.
+    pub replicated: bool,
+    /// Where the hubs keep their Lease and what they share; without it the namespace of the service account
+    /// or the kubeconfig.
+    pub namespace: Option<String>,
 }
 
 /// How the hub writes its own log.
@@ -155,6 +164,7 @@ impl Default for Config {
             api: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_API_PORT)),
             api_token_file: None,
             create_keys: true,
+            keys_dir: None,
             acknowledge_after_ms: DELAY_MS_MAX,
             log_format: LogFormat::default(),
             remote_write: None,
@@ -199,6 +209,20 @@ impl Config {
                 "nodes repeat after five hours: expected at most 14400000",
             );
         }
+        if self.kubernetes.as_ref().is_some_and(|kubernetes| kubernetes.replicated) {
+            if self.broker.is_none() {
+                return refused(
+                    "kubernetes.replicated",
+                    "an embedded broker is of one hub alone: expected an external `broker`",
+                );
+            }
+            if self.keys_dir.is_none() {
+                return refused(
+                    "kubernetes.replicated",
+                    "all hubs of a fleet have the same keys: expected their folder as `keys_dir`",
+                );
+            }
+        }
         if self.broker.is_none() && self.listen.port() == 0 {
             return refused("listen", "nodes must find it again: expected a port other than 0");
         }
@@ -225,7 +249,7 @@ impl Config {
     /// The places in the state folder.
     #[must_use]
     pub fn places(&self) -> Places {
-        Places::new(&self.state_dir)
+        Places::new(&self.state_dir, self.keys_dir.as_deref())
     }
 }
 
@@ -238,6 +262,8 @@ fn listen_host(ip: IpAddr, machine: &str) -> String {
 pub struct Places {
     /// The folder of everything.
     pub state_dir: PathBuf,
+    /// Whether the keys are somebody else's to make, and to keep.
+    pub keys_are_given: bool,
     /// The authority's certificate: what nodes and brokers trust.
     pub authority: PathBuf,
     /// Its private key.
@@ -259,14 +285,19 @@ pub struct Places {
 }
 
 impl Places {
-    fn new(state_dir: &Path) -> Self {
+    fn new(state_dir: &Path, keys_dir: Option<&Path>) -> Self {
         let at = |name: &str| state_dir.join(name);
+        let key = |name: &str| match keys_dir {
+            Some(keys_dir) => keys_dir.join(name),
+            None => state_dir.join("keys").join(name),
+        };
         Self {
             state_dir: state_dir.to_owned(),
-            authority: at("ca.pem"),
-            authority_key: at("keys/ca.key"),
-            signing_key: at("keys/signing.key"),
-            session_key: at("keys/session.key"),
+            keys_are_given: keys_dir.is_some(),
+            authority: keys_dir.unwrap_or(state_dir).join("ca.pem"),
+            authority_key: key("ca.key"),
+            signing_key: key("signing.key"),
+            session_key: key("session.key"),
             store_key: at("keys/store.key"),
             store: at("store"),
             enrolled: at("enrolled"),

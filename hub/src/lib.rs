@@ -8,6 +8,7 @@
 //! | [`manifests`] | desired state read strictly from a directory of YAML |
 //! | `reconcile` | custom resources to desired state, and statuses back (pure) |
 //! | [`cluster`] | the management cluster's API server |
+//! | `leader` | which of several hubs leads |
 //! | `members` | workloads in member k3s clusters |
 //! | [`ports`] | what the core's effects need of the world, and `perform` |
 //! | [`broker`] | the embedded MQTT broker, and the connection to an external one |
@@ -28,6 +29,7 @@ mod export;
 pub mod fleet;
 #[cfg(fuzzing)]
 pub mod hostile;
+mod leader;
 pub mod manifests;
 mod members;
 pub mod ports;

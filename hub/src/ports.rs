@@ -1,7 +1,7 @@
 //! What the hub's effects need of the world, and how one effect is performed. The simulation
 //! compiles this same function, with ports in memory.
 
-use crate::core::{Delivery, Effect, Event, Settlement};
+use crate::core::{Delivery, Effect, Event, Settlement, SharedTemplates};
 use shared::in_words;
 use shared::model::NodeId;
 use shared::ports::{StoreError, WriteBatch};
@@ -15,6 +15,8 @@ pub trait HubPorts {
     /// # Errors
     /// When nothing of it is.
     fn persist(&mut self, batch: &WriteBatch) -> Result<(), StoreError>;
+    /// Puts templates where another hub finds them; `Event::Shared` follows once they are there.
+    fn share(&mut self, templates: SharedTemplates);
     /// Publishes a payload on a node's topic. A failure is a lost packet.
     fn send(&mut self, node: &NodeId, payload: Vec<u8>);
     /// The broker may let this node in, with this certificate.
@@ -41,6 +43,7 @@ pub fn perform(effect: Effect, ports: &mut impl HubPorts) -> Option<Event> {
                 Err(error) => Event::PersistFailed { batch, error: in_words(&error) },
             });
         }
+        Effect::Share(templates) => ports.share(templates),
         Effect::Send { node, payload } => ports.send(&node, payload),
         Effect::Admit { node, certificate_serial } => ports.admit(&node, &certificate_serial),
         Effect::Expel { node } => ports.expel(&node),

@@ -19,6 +19,7 @@ mod guard;
 mod query;
 mod routes;
 mod serve;
+mod standby;
 #[cfg(test)]
 mod tests;
 
@@ -29,3 +30,4 @@ pub use query::{
 };
 pub(crate) use routes::{queries, router};
 pub(crate) use serve::serve;
+pub(crate) use standby::Standby;

@@ -2,6 +2,7 @@
 
 use super::guard::{Token, guard};
 use super::query::{HubStatus, Query, Reply, Revoked};
+use super::standby::{Standby, stand_by};
 use crate::shell::SignError;
 use axum::Router;
 use axum::body::Body;
@@ -45,7 +46,7 @@ pub(crate) fn queries() -> (Queries, mpsc::Receiver<Query>) {
 }
 
 /// The whole API.
-pub(crate) fn router(queries: Queries, token: Option<Token>) -> Router {
+pub(crate) fn router(queries: Queries, token: Option<Token>, standby: Standby) -> Router {
     Router::new()
         .route("/v1/hub", get(hub))
         .route("/v1/nodes", get(nodes))
@@ -62,6 +63,7 @@ pub(crate) fn router(queries: Queries, token: Option<Token>) -> Router {
         .route("/readyz", get(ready))
         .fallback(async || Failure(StatusCode::NOT_FOUND, "there is no such path".to_owned()))
         .layer(axum::middleware::from_fn_with_state(token.map(Arc::new), guard))
+        .layer(axum::middleware::from_fn_with_state(standby, stand_by))
         .with_state(queries)
 }
 
@@ -185,9 +187,10 @@ fn sign_status(error: &SignError) -> StatusCode {
         | SignError::Encode(_) => StatusCode::INTERNAL_SERVER_ERROR,
         SignError::Request(_) => StatusCode::BAD_REQUEST,
         SignError::Held { .. } => StatusCode::CONFLICT,
-        SignError::Store(_) | SignError::Registry(_) | SignError::NotDurable(_) => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        SignError::Store(_)
+        | SignError::Registry(_)
+        | SignError::Shared(_)
+        | SignError::NotDurable(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -11,6 +11,7 @@ use shared::model::NodeId;
 use shared::wire::{DownTopic, UpTopic, UpTopicKind};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -25,6 +26,9 @@ pub const EXTERNAL_CLIENT_ID: &str = "_hub";
 /// Between the socket and the reader below, which never waits for the hub with a message.
 const LINK_EVENTS_MAX: usize = 64;
 
+/// Before the next attempt at a full queue: it drains by some hundred messages meanwhile.
+const CALL_OUT_PAUSE: Duration = Duration::from_millis(20);
+
 /// What the connection to an external broker needs to know.
 #[derive(Clone)]
 pub struct ExternalOptions {
@@ -36,7 +40,7 @@ pub struct ExternalOptions {
 
 /// The connection to an external broker.
 pub struct ExternalBroker {
-    client: MqttClient,
+    client: Arc<MqttClient>,
     heard: Heard,
     sink: EventSink,
     tally: Arc<Tally>,
@@ -74,7 +78,7 @@ impl ExternalBroker {
             tally: Arc::clone(&tally),
             is_up: None,
         };
-        let client = connect(link, link_events);
+        let client = Arc::new(connect(link, link_events));
         let reader = tokio::spawn(reader.run(received));
         Self { client, heard, sink, tally, runtime: Handle::current(), reader }
     }
@@ -89,6 +93,27 @@ impl ExternalBroker {
             PublishError::QueueFull => SendError::QueueFull,
             PublishError::Oversize { .. } => SendError::Oversize,
         })
+    }
+
+    pub(super) fn call_out(&self, nodes: Vec<NodeId>, payload: &[u8]) {
+        // Closing does not wait for it.
+        let (client, payload) = (Arc::downgrade(&self.client), payload.to_vec());
+        self.runtime.spawn(async move {
+            for node in nodes {
+                let topic = DownTopic { node }.name();
+                loop {
+                    let Some(client) = client.upgrade() else { return };
+                    let Err(error) = client.try_publish(&topic, payload.clone()) else { break };
+                    drop(client);
+                    match error {
+                        PublishError::QueueFull => tokio::time::sleep(CALL_OUT_PAUSE).await,
+                        // It is called out anew when the link is up again, and never for the others.
+                        PublishError::LinkDown => return,
+                        PublishError::InvalidTopic | PublishError::Oversize { .. } => break,
+                    }
+                }
+            }
+        });
     }
 
     pub(super) fn kick(&self, node: &NodeId) {

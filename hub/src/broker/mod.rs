@@ -136,6 +136,15 @@ impl BrokerLink {
         }
     }
 
+    /// Has each of these told `payload`, whether or not it was heard of yet, as fast as they are taken.
+    /// Nothing at an embedded broker, which knows who is connected.
+    pub fn call_out(&self, nodes: Vec<NodeId>, payload: &[u8]) {
+        match self {
+            Self::Embedded(_) => {}
+            Self::External(broker) => broker.call_out(nodes, payload),
+        }
+    }
+
     /// What the broker did so far.
     #[must_use]
     pub fn counters(&self) -> BrokerCounters {

@@ -6,7 +6,7 @@ mod query;
 mod table;
 
 use crate::api;
-use crate::config::{BrokerUrl, Config, HostPort, KubernetesConfig, LogFormat};
+use crate::config::{BrokerUrl, Config, HostPort, LogFormat};
 use crate::shell;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -229,7 +229,8 @@ fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
         config.kubernetes = None;
     }
     if kubernetes {
-        config.kubernetes = Some(KubernetesConfig { kubeconfig });
+        let kubernetes = config.kubernetes.get_or_insert_default();
+        kubernetes.kubeconfig = kubeconfig.or(kubernetes.kubeconfig.take());
     }
     config.manifests = manifests.unwrap_or(config.manifests);
     config.listen = listen.unwrap_or(config.listen);

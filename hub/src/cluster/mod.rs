@@ -4,6 +4,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `client` | the connection, from a kubeconfig or from within a pod |
+//! | `shared` | what every hub that may lead must know |
 //! | `source` | watches the custom resources |
 //! | `writer` | writes statuses, by server-side apply |
 //!
@@ -11,11 +12,13 @@
 //! pauses; until it answers, what was read last stays in force.
 
 mod client;
+mod shared;
 mod source;
 mod writer;
 
 pub use client::ClusterError;
 pub(crate) use client::connect;
+pub(crate) use shared::{RecordKind, SharedRecord, SharedRecords};
 pub(crate) use source::watch;
 pub(crate) use writer::write;
 

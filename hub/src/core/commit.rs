@@ -68,6 +68,13 @@ impl GroupCommit {
         self.due = Some(now);
     }
 
+    /// As [`Self::put_templates`], for what is gone.
+    pub(super) fn delete_templates(&mut self, key: String, now: MonotonicMs) {
+        self.delete(Tree::Templates, key);
+        self.templates_wait = true;
+        self.due = Some(now);
+    }
+
     /// Sends `message` once everything put so far is durable.
     pub(super) fn acknowledge(&mut self, node: NodeId, message: Message) {
         self.promise(node, Promise::Message(Box::new(message)));

@@ -1,6 +1,6 @@
 //! What goes into the hub's core and what comes out.
 
-use super::{Delivery, NodeRecord, Settlement};
+use super::{Delivery, NodeRecord, Settlement, SharedTemplates};
 use crate::manifests::Manifests;
 use shared::model::NodeId;
 use shared::ports::WriteBatch;
@@ -64,6 +64,8 @@ pub enum Event {
         /// A sentence for people.
         error: String,
     },
+    /// All of the last [`Effect::Share`] is where another hub finds it.
+    Shared,
     /// The last [`Effect::Persist`] is durable.
     Persisted,
     /// The last [`Effect::Persist`] is not durable; nothing of it is.
@@ -88,6 +90,7 @@ impl Event {
             Self::Manifests(_)
             | Self::Delivered { .. }
             | Self::DeliveryFailed { .. }
+            | Self::Shared
             | Self::Persisted
             | Self::PersistFailed { .. } => None,
         }
@@ -99,6 +102,8 @@ impl Event {
 pub enum Effect {
     /// Make this durable; answered by `Persisted` or `PersistFailed` before the next effect.
     Persist(WriteBatch),
+    /// Put these where another hub finds them when it takes over; answered by `Shared`, whenever that is.
+    Share(SharedTemplates),
     /// Publish on a node's topic. May be lost; nothing answers.
     Send {
         /// Whose topic.

@@ -57,7 +57,7 @@ pub(crate) use deliveries::SINK_DELIVERIES_MAX;
 pub use deliveries::{ConfiguredSinks, Content, Delivery, SinkKey};
 pub use event::{Effect, Event};
 pub use node::NodeRecord;
-pub use rollouts::Templates;
+pub use rollouts::{SharedTemplates, Templates};
 pub use settlement::Settlement;
 pub(crate) use settlement::in_ranges;
 pub use view::{
@@ -240,6 +240,14 @@ impl HubCore {
         self
     }
 
+    /// The core that is one of several, of which one leads: what nodes run is shared before any node is told.
+    /// `all` where nothing was shared yet.
+    #[must_use]
+    pub fn sharing_templates(mut self, all: bool) -> Self {
+        self.begin_to_share(all);
+        self
+    }
+
     fn admit(&mut self, node: &NodeId, record: &NodeRecord) {
         if !record.revoked {
             let certificate_serial = record.certificate_serial.clone();
@@ -275,6 +283,7 @@ impl HubCore {
             Event::DeliveryFailed { ticket, error } => {
                 self.handle_delivery_failed(ticket, &error);
             }
+            Event::Shared => self.handle_templates_shared(now),
             Event::Persisted => self.handle_persisted(now),
             Event::PersistFailed { batch, error } => {
                 self.commit.handle_failed(batch, error, now.monotonic);
@@ -342,7 +351,7 @@ impl HubCore {
             self.tell_due(&node, now);
             self.note_deadline(&node);
         }
-        if committed.templates {
+        if committed.templates && !self.rollouts.is_sharing() {
             self.handle_templates_stored(now);
         }
         if committed.term {
@@ -367,6 +376,11 @@ impl HubCore {
     #[must_use]
     pub fn record(&self, node: &NodeId) -> Option<&NodeRecord> {
         self.nodes.get(node).map(|state| &state.record)
+    }
+
+    /// Every node that may come in.
+    pub fn admitted(&self) -> impl Iterator<Item = &NodeId> {
+        self.nodes.iter().filter(|(_, state)| !state.record.revoked).map(|(node, _)| node)
     }
 
     /// The newest events of a node, as it told them.

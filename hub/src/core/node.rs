@@ -65,6 +65,11 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
+    /// The serial number of its certificate; 0 where it is none.
+    pub(crate) fn serial(&self) -> u64 {
+        u64::from_str_radix(&self.certificate_serial, 16).unwrap_or(0)
+    }
+
     /// A node that has just been signed.
     #[must_use]
     pub fn new(

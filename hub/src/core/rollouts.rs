@@ -1,9 +1,11 @@
 //! Templates on their way to the nodes: what each workload's nodes run, and how far a new one is.
 //!
 //! What is decided is made durable before any node is told of it: a hub that is killed at any moment goes
-//! on where it was, and no node that has a new template is handed the one before it back.
+//! on where it was, and no node that has a new template is handed the one before it back. Where several hubs
+//! take turns it is shared with them first.
 
-use super::{HubCore, NodeState};
+use super::commit::GroupCommit;
+use super::{Effect, HubCore, NodeState};
 use crate::fleet::rollout::{
     NodeHealth, RolloutNode, RolloutPhase, RolloutState, RolloutStep, RolloutWatch, step,
 };
@@ -11,7 +13,6 @@ use crate::fleet::{OlderTemplate, OlderTemplates};
 use crate::manifests::{InferenceWorkload, Manifests};
 use serde::{Deserialize, Serialize};
 use shared::model::{MonotonicMs, NodeId, Now, PodPhase, PodTemplate, Revision, WorkloadKey};
-use shared::ports::Tree;
 use shared::wire::{decode, encode};
 use std::collections::BTreeMap;
 use tracing::{info, warn};
@@ -64,12 +65,24 @@ impl Templates {
     }
 
     /// From the store.
-    pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<(WorkloadKey, Self), String> {
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<(WorkloadKey, Self), String> {
         let name = String::from_utf8(key.to_vec()).map_err(|error| error.to_string())?;
         let key: WorkloadKey = name.parse().map_err(|_| format!("`{name}` names no workload"))?;
         let templates = decode("templates", value, TEMPLATES_BYTES_MAX);
         templates.map(|read| (key, read)).map_err(|error| format!("{name}: {error}"))
     }
+}
+
+/// Templates by workload, as they are stored; `None` for a workload that is gone.
+pub type SharedTemplates = BTreeMap<String, Option<Vec<u8>>>;
+
+/// What must be shared before it becomes durable here.
+#[derive(Debug, Default)]
+struct Sharing {
+    /// On its way; empty where nothing is.
+    sent: SharedTemplates,
+    /// To be sent once that has arrived.
+    next: SharedTemplates,
 }
 
 /// See the module.
@@ -81,9 +94,16 @@ pub(super) struct Rollouts {
     next: BTreeMap<WorkloadKey, Templates>,
     watches: BTreeMap<WorkloadKey, RolloutWatch>,
     due: Option<MonotonicMs>,
+    /// Where other hubs may take over.
+    sharing: Option<Sharing>,
 }
 
 impl Rollouts {
+    /// Whether something is not shared yet.
+    pub(super) fn is_sharing(&self) -> bool {
+        self.sharing.as_ref().is_some_and(|s| !s.sent.is_empty() || !s.next.is_empty())
+    }
+
     pub(super) fn restore(stored: BTreeMap<WorkloadKey, Templates>) -> Self {
         Self { durable: stored, ..Self::default() }
     }
@@ -146,20 +166,60 @@ impl HubCore {
         let known = self.rollouts.durable.keys().chain(self.rollouts.next.keys());
         let gone = known.filter(|key| !manifests.workloads.contains_key(*key));
         for key in gone.cloned().collect::<Vec<_>>() {
-            self.commit.delete(Tree::Templates, key.to_string());
+            self.store(key.to_string(), None, now.monotonic);
             self.rollouts.durable.remove(&key);
             self.rollouts.next.remove(&key);
             self.rollouts.watches.remove(&key);
-            self.commit.schedule(now.monotonic);
         }
         self.store_templates(changed, now);
+        self.share_next();
+    }
+
+    /// Every template that is stored is shared from now on; those that are there already as well, if `all`.
+    pub(super) fn begin_to_share(&mut self, all: bool) {
+        let stored = |(key, templates): (&WorkloadKey, &Templates)| {
+            Some((key.to_string(), Some(encode("templates", templates).ok()?)))
+        };
+        let next = self.rollouts.durable.iter().filter(|_| all).filter_map(stored).collect();
+        self.rollouts.sharing = Some(Sharing { sent: BTreeMap::new(), next });
+        self.share_next();
+    }
+
+    fn share_next(&mut self) {
+        if let Some(sharing) = &mut self.rollouts.sharing
+            && sharing.sent.is_empty()
+            && !sharing.next.is_empty()
+        {
+            sharing.sent = std::mem::take(&mut sharing.next);
+            self.effects.push_back(Effect::Share(sharing.sent.clone()));
+        }
+    }
+
+    /// What was sent is where other hubs find it.
+    pub(super) fn handle_templates_shared(&mut self, now: Now) {
+        let Some(sharing) = &mut self.rollouts.sharing else { return };
+        for (key, value) in std::mem::take(&mut sharing.sent) {
+            // What is another already is stored once that is shared.
+            if !sharing.next.contains_key(&key) {
+                store(&mut self.commit, key, value, now.monotonic);
+            }
+        }
+        self.share_next();
+    }
+
+    /// Stores it, at once or once it is shared.
+    fn store(&mut self, key: String, value: Option<Vec<u8>>, now: MonotonicMs) {
+        match &mut self.rollouts.sharing {
+            Some(sharing) => drop(sharing.next.insert(key, value)),
+            None => store(&mut self.commit, key, value, now),
+        }
     }
 
     fn store_templates(&mut self, changed: BTreeMap<WorkloadKey, Templates>, now: Now) {
         for (key, templates) in changed {
             match encode("templates", &templates) {
                 Ok(value) => {
-                    self.commit.put_templates(key.to_string(), value, now.monotonic);
+                    self.store(key.to_string(), Some(value), now.monotonic);
                     self.rollouts.next.insert(key, templates);
                 }
                 Err(error) => {
@@ -235,6 +295,7 @@ impl HubCore {
         }
         (self.rollouts.due, self.rollouts.watches) = (due, watches);
         self.store_templates(changed, now);
+        self.share_next();
     }
 
     fn rollout_nodes(
@@ -253,6 +314,13 @@ impl HubCore {
             Some(RolloutNode { id, online: node.is_online(), health })
         };
         self.assignment.per_node.iter().filter_map(node).collect()
+    }
+}
+
+fn store(commit: &mut GroupCommit, key: String, value: Option<Vec<u8>>, now: MonotonicMs) {
+    match value {
+        Some(value) => commit.put_templates(key, value, now),
+        None => commit.delete_templates(key, now),
     }
 }
 

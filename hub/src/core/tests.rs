@@ -168,6 +168,7 @@ impl World {
                 Effect::Admit { certificate_serial, .. } => {
                     steps.push(Step::Admitted(certificate_serial));
                 }
+                Effect::Share(_) => unreachable!("there is one hub"),
                 Effect::Expel { .. } => steps.push(Step::Expelled),
                 Effect::EndCall(ended) => steps.push(Step::CallEnded(ended)),
                 Effect::Settled { settlement, .. } => self.settled.push(settlement),

@@ -4,19 +4,22 @@
 
 use super::kubernetes::Kubernetes;
 use super::registry::Registry;
+use super::replica::Replica;
 use super::signing::{SignError, Signer};
 use super::world::{HubStore, World};
-use crate::admin::{BrokerStatus, HubStatus, ManifestsStatus, Query, Revoked};
+use crate::admin::{BrokerStatus, HubStatus, ManifestsStatus, Query, Reply, Revoked};
 use crate::broker::BrokerEvent;
 use crate::core::{Event, HubCore, NodeRecord};
 use crate::export;
 use crate::manifests::{ManifestProblems, ReadManifests};
 use crate::ports::perform;
 use crate::reconcile::Change;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use shared::io::clock::SystemClock;
 use shared::model::{NodeId, Now};
 use shared::trust::enrollment::Enrollment;
-use shared::wire::{CallMethod, CallOutcome};
+use shared::wire::{CallMethod, CallOutcome, Envelope};
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
@@ -35,6 +38,8 @@ pub(super) struct Inputs {
     pub(super) queries: mpsc::Receiver<Query>,
     /// Deliveries that have ended.
     pub(super) delivered: mpsc::Receiver<u64>,
+    /// Templates that are where other hubs find them; nothing where there are none.
+    pub(super) shared: mpsc::Receiver<()>,
 }
 
 /// Why the loop ended.
@@ -44,6 +49,8 @@ pub(super) enum Ended {
     Stopped,
     /// The store needs a new process.
     MustRestart,
+    /// Another hub leads, or may.
+    Deposed,
 }
 
 /// The running hub.
@@ -57,6 +64,10 @@ pub(super) struct Hub<S> {
     pub(super) manifests: ManifestsStatus,
     /// Where desired state comes from, if it is an API server.
     pub(super) kubernetes: Option<Kubernetes>,
+    /// Where there are several hubs: that this one leads.
+    pub(super) replica: Option<Replica>,
+    /// Whether the nodes behind an external broker were told since the start that this hub is there.
+    pub(super) called_out: bool,
 }
 
 impl<S: HubStore> Hub<S> {
@@ -68,14 +79,25 @@ impl<S: HubStore> Hub<S> {
     ) -> Ended {
         let mut stop = pin!(stop);
         loop {
+            // A process that was stopped for a while finds out before it does anything.
+            if !self.leads() {
+                return Ended::Deposed;
+            }
             self.settle();
             if self.world.store.must_restart() {
                 return Ended::MustRestart;
             }
             let timer = self.timer();
             let statuses = self.statuses_due();
+            let deposed = async {
+                match &mut self.replica {
+                    Some(replica) => replica.lost().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = &mut stop => return Ended::Stopped,
+                () = deposed => return Ended::Deposed,
                 () = timer => {
                     let now = self.clock.now();
                     self.core.handle_timeout(now);
@@ -86,11 +108,17 @@ impl<S: HubStore> Hub<S> {
                 Some(event) = inputs.broker.recv() => self.handle_broker(event),
                 Some(reading) = inputs.manifests.recv() => self.handle_reading(reading),
                 Some(query) = inputs.queries.recv() => self.answer(query),
+                Some(()) = inputs.shared.recv() => drop(self.handle(Event::Shared)),
                 Some(ticket) = inputs.delivered.recv() => {
                     self.handle(Event::Delivered { ticket });
                 }
             }
         }
+    }
+
+    fn leads(&self) -> bool {
+        let now = self.clock.now().monotonic;
+        self.replica.as_ref().is_none_or(|replica| replica.holds(now))
     }
 
     /// Performs what the core wants done, in order, until there is nothing left.
@@ -167,8 +195,21 @@ impl<S: HubStore> Hub<S> {
                 info!(address = self.broker.address, "the broker can be reached");
                 self.broker.up = true;
                 self.broker.problem = None;
+                self.call_out();
             }
             BrokerEvent::BrokerDown { reason } => self.handle_broker_down(reason),
+        }
+    }
+
+    /// Has nodes greet that may not have noticed that another hub is there: this one, since its start.
+    fn call_out(&mut self) {
+        if std::mem::replace(&mut self.called_out, true) {
+            return;
+        }
+        let payload = Envelope::UnknownSession.encode();
+        let nodes = self.core.admitted().cloned().collect();
+        if let Some(broker) = &self.world.broker {
+            broker.call_out(nodes, &payload);
         }
     }
 
@@ -229,10 +270,8 @@ impl<S: HubStore> Hub<S> {
             Query::TailLog { node, pod, lines, reply } => {
                 self.begin_call(node, CallMethod::TailLog { pod, lines }, reply);
             }
-            Query::Sign(request, reply) => {
-                drop(reply.send(self.sign(&request).map(Box::new)));
-            }
-            Query::Revoke(node, reply) => drop(reply.send(self.revoke(node))),
+            Query::Sign(request, reply) => self.answer_sign(&request, reply),
+            Query::Revoke(node, reply) => self.answer_revoke(node, reply),
             Query::Metrics(reply) => drop(reply.send(self.metrics())),
         }
     }
@@ -245,6 +284,38 @@ impl<S: HubStore> Hub<S> {
     ) {
         let ticket = self.world.begin_call(reply);
         self.handle(Event::Call { ticket, node, method, timeout_ms: CALL_TIMEOUT_MS });
+    }
+
+    /// The answer waits until the other hubs know it, where there are any.
+    fn answer_sign(&mut self, request: &str, reply: Reply<Result<Box<Enrollment>, SignError>>) {
+        let signed = self.sign(request).map(Box::new);
+        let node = signed.as_ref().ok().map(|enrollment| enrollment.node.clone());
+        let Some(shared) = node.and_then(|node| self.share_node(&node)) else {
+            return drop(reply.send(signed));
+        };
+        tokio::spawn(async move {
+            let shared = shared.await.map_err(SignError::Shared);
+            drop(reply.send(shared.and(signed)));
+        });
+    }
+
+    fn answer_revoke(&mut self, node: NodeId, reply: Reply<Revoked>) {
+        let revoked = self.revoke(node.clone());
+        let Some(shared) = self.share_node(&node) else { return drop(reply.send(revoked)) };
+        tokio::spawn(async move {
+            let revoked = match (revoked, shared.await) {
+                (Revoked::Durably, Err(error)) => {
+                    Revoked::ForNow(format!("the other hubs do not know it: {error}"))
+                }
+                (revoked, _) => revoked,
+            };
+            drop(reply.send(revoked));
+        });
+    }
+
+    /// Shares what is known of a node, where there are other hubs.
+    fn share_node(&self, node: &NodeId) -> Option<BoxFuture<'static, Result<(), String>>> {
+        Some(self.replica.as_ref()?.note(node, self.core.record(node)?).boxed())
     }
 
     /// Signs; the answer leaves when the node's record is durable.

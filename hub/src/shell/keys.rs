@@ -16,9 +16,16 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tracing::info;
+use zeroize::Zeroizing;
 
 /// The authority's name, unless it is given one.
 pub(crate) const DEFAULT_AUTHORITY_NAME: &str = "Hinterland fleet CA";
+
+/// Permission bits that let everybody in.
+const OTHERS: u32 = 0o007;
+
+/// Far above any private key.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why keys could not be made or read.
 #[derive(Debug, Error)]
@@ -44,6 +51,21 @@ pub enum KeysError {
     )]
     Partial {
         /// The file that is missing.
+        path: PathBuf,
+    },
+    /// `keys_dir` lacks one.
+    #[error(
+        "{path} is missing: expected ca.pem, ca.key, signing.key and session.key in `keys_dir`, as \
+         `hub ca init` makes them"
+    )]
+    NotGiven {
+        /// The file that is missing.
+        path: PathBuf,
+    },
+    /// Anybody may read a private key.
+    #[error("{path} can be read by everybody: expected at most its owner and one group")]
+    Open {
+        /// The file.
         path: PathBuf,
     },
     /// A file can't be read or written.
@@ -107,10 +129,15 @@ pub(crate) fn open(
     now: UnixMs,
 ) -> Result<(CertificateAuthority, HubKeys), KeysError> {
     let is_new = !places.authority.exists() && !places.store.exists();
-    if is_new && !create_missing {
+    if places.keys_are_given {
+        make_state_dir(places)?;
+        if !has_store_credential() && !places.store_key.exists() && !places.store.exists() {
+            create_store_key(&places.store_key)?;
+        }
+    } else if is_new && !create_missing {
         return Err(KeysError::Missing { state_dir: places.state_dir.clone() });
     }
-    if is_new {
+    if is_new && !places.keys_are_given {
         create(places, DEFAULT_AUTHORITY_NAME, now)?;
         info!(
             state_dir = %places.state_dir.display(),
@@ -119,10 +146,14 @@ pub(crate) fn open(
         );
     }
     if let Some(path) = files(places).into_iter().find(|path| !path.exists()) {
-        return Err(KeysError::Partial { path: path.to_owned() });
+        let path = path.to_owned();
+        return Err(match places.keys_are_given {
+            true => KeysError::NotGiven { path },
+            false => KeysError::Partial { path },
+        });
     }
-    let session = SessionPrivateKey::from_bytes(key_bytes(&places.session_key)?);
-    let signing = SigningKey::from_bytes(&key_bytes(&places.signing_key)?);
+    let session = SessionPrivateKey::from_bytes(key_bytes(places, &places.session_key)?);
+    let signing = SigningKey::from_bytes(&key_bytes(places, &places.signing_key)?);
     Ok((open_authority(places)?, HubKeys { session, signing }))
 }
 
@@ -133,7 +164,7 @@ pub(crate) fn open(
 pub(crate) fn open_authority(places: &Places) -> Result<CertificateAuthority, KeysError> {
     let certificate =
         std::fs::read_to_string(&places.authority).map_err(failed("read", &places.authority))?;
-    let key = read_secret(&places.authority_key)?;
+    let key = read_key(places, &places.authority_key)?;
     let key = std::str::from_utf8(&key).map_err(|_| KeysError::Damaged {
         path: places.authority_key.clone(),
         expected: "a private key in PEM",
@@ -171,8 +202,27 @@ fn make_state_dir(places: &Places) -> Result<(), KeysError> {
     made.map_err(failed("make the folder", folder))
 }
 
-fn key_bytes(path: &Path) -> Result<[u8; 32], KeysError> {
-    let bytes = read_secret(path)?;
+/// A private key. Kubernetes lets the pod's group read a mounted Secret, and none but that pod has the
+/// folder.
+fn read_key(places: &Places, path: &Path) -> Result<Zeroizing<Vec<u8>>, KeysError> {
+    if !places.keys_are_given {
+        return Ok(read_secret(path)?);
+    }
+    let metadata = std::fs::metadata(path).map_err(failed("read", path))?;
+    if metadata.permissions().mode() & OTHERS != 0 {
+        return Err(KeysError::Open { path: path.to_owned() });
+    }
+    if metadata.len() > SECRET_BYTES_MAX {
+        return Err(KeysError::Damaged {
+            path: path.to_owned(),
+            expected: "a key of some kilobytes",
+        });
+    }
+    Ok(Zeroizing::new(std::fs::read(path).map_err(failed("read", path))?))
+}
+
+fn key_bytes(places: &Places, path: &Path) -> Result<[u8; 32], KeysError> {
+    let bytes = read_key(places, path)?;
     let damaged = || KeysError::Damaged { path: path.to_owned(), expected: "32 bytes" };
     bytes.as_slice().try_into().map_err(|_| damaged())
 }

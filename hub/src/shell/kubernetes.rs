@@ -1,7 +1,6 @@
 //! Custom resources of an API server as the source of desired state, and where statuses go.
 
-use crate::cluster::{self, ClusterError};
-use crate::config::KubernetesConfig;
+use crate::cluster;
 use crate::core::{Event, HubCore};
 use crate::manifests::{InferenceWorkload, Manifests};
 use crate::members::{self, Member, MemberDesired};
@@ -80,14 +79,10 @@ impl Members {
 impl Kubernetes {
     /// Begins to watch and to write; what is seen comes out of the receiver. `earlier` are workloads as
     /// the hub's last start accepted them.
-    ///
-    /// # Errors
-    /// [`ClusterError`]; not when the API server does not answer.
-    pub(super) async fn start(
-        config: &KubernetesConfig,
+    pub(super) fn start(
+        client: Client,
         earlier: Vec<InferenceWorkload>,
-    ) -> Result<(Self, mpsc::Receiver<Change>), ClusterError> {
-        let client = cluster::connect(config.kubeconfig.as_deref()).await?;
+    ) -> (Self, mpsc::Receiver<Change>) {
         let (seen, changes) = mpsc::channel(WAITING_MAX);
         let (patches, to_write) = mpsc::channel(WAITING_MAX);
         for kind in Kind::ALL {
@@ -96,7 +91,7 @@ impl Kubernetes {
         tokio::spawn(cluster::write(client.clone(), to_write, seen.clone()));
         let members = Members { client, changes: seen, kept: BTreeMap::new() };
         let (reconciler, not_before) = (Reconciler::new(earlier.into_iter()), Instant::now());
-        Ok((Self { reconciler, members, patches, due: None, not_before }, changes))
+        (Self { reconciler, members, patches, due: None, not_before }, changes)
     }
 
     /// Something was seen; the desired state, where it may be another now.

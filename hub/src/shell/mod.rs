@@ -10,6 +10,7 @@
 //! | `kubernetes` | custom resources as the source of desired state, and where statuses go |
 //! | `keys` | the CA and the hub's keys in files |
 //! | `admission` | whom the broker lets in |
+//! | `replica` | waits until this hub leads, where there are several, and shares with the others |
 //! | `registry` | who is enrolled, beside the store |
 //! | `sinks` | starts the tasks of the sinks, hands them what is to be delivered |
 
@@ -20,6 +21,7 @@ mod hub;
 pub(crate) mod keys;
 mod kubernetes;
 mod registry;
+mod replica;
 mod signing;
 mod sinks;
 #[cfg(test)]

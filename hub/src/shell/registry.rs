@@ -11,6 +11,7 @@ use shared::in_words;
 use shared::io::keys::{KeyError, write_secret};
 use shared::model::{NodeId, UnixMs};
 use shared::trust::session::SessionPublicKey;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,11 @@ impl Registry {
     /// # Errors
     /// When the file can't be written; the old one is still there.
     pub(super) fn note(&self, node: &NodeId, record: &NodeRecord) -> Result<(), KeyError> {
+        write_secret(&self.file(node), &Self::entry_of(record))
+    }
+
+    /// What a file says.
+    pub(super) fn entry_of(record: &NodeRecord) -> Vec<u8> {
         let entry = Entry {
             session_key: record.session_key,
             certificate_serial: record.certificate_serial.clone(),
@@ -51,14 +57,54 @@ impl Registry {
             revoked: record.revoked,
         };
         // Strings, a number and a truth value: there is nothing in it that JSON can't say.
-        let text = serde_json::to_vec_pretty(&entry).unwrap_or_default();
-        write_secret(&self.file(node), &text)
+        serde_json::to_vec_pretty(&entry).unwrap_or_default()
+    }
+
+    /// Puts right what `stored` does not know, by entries that lay elsewhere, and notes it here as well.
+    pub(super) fn restore_from<'a>(
+        &self,
+        stored: &mut StoredState,
+        entries: impl Iterator<Item = (&'a String, &'a Vec<u8>)>,
+    ) {
+        let mut read = Vec::new();
+        for (name, text) in entries {
+            match (NodeId::new(name), serde_json::from_slice::<Entry>(text)) {
+                (Ok(node), Ok(entry)) => read.push((node, entry)),
+                (_, entry) => {
+                    let error = entry.err().map(|error| error.to_string());
+                    error!(node = name, error, "a shared enrolment can't be read");
+                }
+            }
+        }
+        let before: BTreeMap<NodeId, Vec<u8>> = read
+            .iter()
+            .filter_map(|(node, _)| Some((node.clone(), Self::entry_of(stored.nodes.get(node)?))))
+            .collect();
+        let nodes: Vec<NodeId> = read.iter().map(|(node, _)| node.clone()).collect();
+        self.restore_all(stored, read);
+        for node in nodes {
+            let Some(record) = stored.nodes.get(&node) else { continue };
+            if before.get(&node) == Some(&Self::entry_of(record)) {
+                continue;
+            }
+            if let Err(error) = self.note(&node, record) {
+                let error = in_words(&error);
+                error!(node = %node, error, "an enrolment can't be noted beside the store");
+            }
+        }
     }
 
     /// Puts right what `stored` does not know. A file that can't be read is passed over, loudly.
     pub(super) fn restore(&self, stored: &mut StoredState) {
+        let restored = self.restore_all(stored, self.entries());
+        if restored > 0 {
+            warn!(restored, "enrolments that the store did not have were taken from their files");
+        }
+    }
+
+    fn restore_all(&self, stored: &mut StoredState, entries: Vec<(NodeId, Entry)>) -> u64 {
         let mut restored = 0_u64;
-        for (node, entry) in self.entries() {
+        for (node, entry) in entries {
             let known = stored.nodes.get_mut(&node);
             match known.filter(|record| record.session_key == entry.session_key) {
                 Some(record) => {
@@ -72,9 +118,7 @@ impl Registry {
                 }
             }
         }
-        if restored > 0 {
-            warn!(restored, "enrolments that the store did not have were taken from their files");
-        }
+        restored
     }
 
     /// A revocation that only the store has is written here as well, lest it be lost with the store.

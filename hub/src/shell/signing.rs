@@ -53,6 +53,11 @@ pub enum SignError {
     /// The enrolment could not be noted beside the store.
     #[error("the request was not signed, since the enrolment can't be written")]
     Registry(#[source] KeyError),
+    /// The other hubs would not know the node.
+    #[error(
+        "the request was not signed, since the enrolment can't be shared with the other hubs: {0}"
+    )]
+    Shared(String),
     /// As [`Self::Store`], for what the core wrote; in its words.
     #[error("the request was not signed, since the store can't be written: {0}")]
     NotDurable(String),
@@ -87,6 +92,11 @@ impl Signer {
         let (session_key, signing_key) = (keys.session.public(), keys.signing.verifying());
         let last_serial = last_serial.unwrap_or(0);
         Ok(Self { authority, session_key, signing_key, broker, last_serial })
+    }
+
+    /// Other hubs have given numbers up to this one.
+    pub(super) fn begin_above(&mut self, serial: u64) {
+        self.last_serial = self.last_serial.max(serial);
     }
 
     /// Signs `request`. `known` is what the hub knows of a node. The caller hands the record to the

@@ -117,21 +117,35 @@ impl TestHub {
         let (sinks, delivered) = Sinks::none();
         let (world, status) = (World::new(store, sinks), BrokerStatus::default());
         let manifests = ManifestsStatus::default();
-        let kubernetes = None;
-        let mut hub =
-            Hub { core, world, signer, registry, clock, broker: status, manifests, kubernetes };
+        let mut hub = Hub {
+            core,
+            world,
+            signer,
+            registry,
+            clock,
+            broker: status,
+            manifests,
+            kubernetes: None,
+            replica: None,
+            called_out: false,
+        };
         hub.begin();
         let (broker, broker_events) = mpsc::channel(16);
         let (readings, manifests) = mpsc::channel(16);
         let (queries, questions) = admin::queries();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = listener.local_addr().unwrap();
-        let served = tokio::spawn(admin::serve(listener, admin::router(queries, token)));
+        let served = tokio::spawn(admin::serve(
+            listener,
+            admin::router(queries, token, admin::Standby::default()),
+        ));
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
             let (_silent, changes) = mpsc::channel(1);
             let broker = broker_events;
-            let mut inputs = Inputs { broker, manifests, changes, queries: questions, delivered };
+            let (_alone, shared) = mpsc::channel(1);
+            let queries = questions;
+            let mut inputs = Inputs { broker, manifests, changes, queries, delivered, shared };
             hub.run(&mut inputs, async { drop(stopped.await) }).await
         });
         Self { api, broker, manifests: readings, stop: Some(stop), running, served, folder }

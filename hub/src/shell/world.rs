@@ -3,7 +3,7 @@
 use super::admission::Admissions;
 use super::sinks::Sinks;
 use crate::broker::BrokerLink;
-use crate::core::{Delivery, Settlement, in_ranges};
+use crate::core::{Delivery, Settlement, SharedTemplates, in_ranges};
 use crate::ports::HubPorts;
 use shared::io::store::SealedStore;
 use shared::model::NodeId;
@@ -11,7 +11,7 @@ use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::CallEnded;
 use shared::wire::{CallOutcome, LogId};
 use std::collections::HashMap;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 /// A store that can say that it needs a new process.
@@ -33,6 +33,8 @@ pub(super) struct World<S> {
     /// `None` until the first term is durable.
     pub(super) broker: Option<BrokerLink>,
     pub(super) sinks: Sinks,
+    /// Where other hubs may take over.
+    pub(super) sharing: Option<mpsc::Sender<SharedTemplates>>,
     calls: HashMap<u64, oneshot::Sender<CallOutcome>>,
     next_ticket: u64,
 }
@@ -40,7 +42,7 @@ pub(super) struct World<S> {
 impl<S: HubStore> World<S> {
     pub(super) fn new(store: S, sinks: Sinks) -> Self {
         let (admissions, calls) = (Admissions::default(), HashMap::new());
-        Self { store, admissions, broker: None, sinks, calls, next_ticket: 0 }
+        Self { store, admissions, broker: None, sinks, sharing: None, calls, next_ticket: 0 }
     }
 
     /// The number of a call whose end goes to `reply`.
@@ -54,6 +56,16 @@ impl<S: HubStore> World<S> {
 impl<S: HubStore> HubPorts for World<S> {
     fn persist(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
         self.store.commit(batch)
+    }
+
+    fn share(&mut self, templates: SharedTemplates) {
+        // The core sends one after the other, and none where it is the only hub; whoever does not take it
+        // has stopped since this hub does not lead any more.
+        if let Some(sharing) = &self.sharing
+            && let Err(error) = sharing.try_send(templates)
+        {
+            warn!(error = %error, "templates can't be shared any more");
+        }
     }
 
     fn send(&mut self, node: &NodeId, payload: Vec<u8>) {

@@ -26,6 +26,13 @@ impl Marks {
         )
     }
 
+    /// What such a pod runs.
+    pub(super) fn command(&self) -> [String; 4] {
+        let folder = self.0.display().to_string();
+        let script = ": > \"$0/$HINTERLAND_POD_NAME\"; exec sleep 100000";
+        ["sh".to_owned(), "-c".to_owned(), script.to_owned(), folder]
+    }
+
     /// When each pod of a workload marked its start.
     pub(super) fn starts(&self, workload: &str) -> anyhow::Result<Vec<SystemTime>> {
         let mut starts = Vec::new();

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `restart.rs` | an offline restart: to the first start, to the first answer, to all ready |
 //! | `change.rs` | from a manifest to a started pod |
+//! | `apply.rs` | from `kubectl apply` to a started pod, and to a ready one in its status |
+//! | `failover.rs` | from the death of a leading hub to the first word of the next |
 //! | `codec.rs` | what a sample of telemetry costs, beside what others make of it |
 //! | `memory.rs` | memory of agent, shim and hub; size of the program |
 //! | `outbox.rs` | records appended to the outbox and drained from it |
@@ -14,8 +16,10 @@
 //! | `full_store.rs` | fills a node's store, as weeks without a link do |
 //! | `marks.rs` | pods that leave a mark when they start |
 
+mod apply;
 mod change;
 mod codec;
+mod failover;
 mod flash;
 mod full_store;
 mod kills;
@@ -57,6 +61,8 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("restart", restart::inference),
         ("restart_ten", restart::ten_pods),
         ("change", change::change_to_start),
+        ("apply", apply::apply_to_ready),
+        ("failover", failover::failover),
         ("agent_memory", memory::agent),
         ("hub_memory", memory::hub),
         ("outbox", outbox::outbox),

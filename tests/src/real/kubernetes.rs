@@ -3,6 +3,7 @@
 //!
 //! Does not run controllers or nodes: what the hub writes is what the API server has.
 
+use super::kubernetes_proxy::KubernetesProxy;
 use super::process::{Process, free_port, wait_until};
 use anyhow::{Context, bail, ensure};
 use base64::Engine as _;
@@ -16,6 +17,9 @@ use std::time::Duration;
 
 /// It starts in four seconds; on a machine that is busy with others of its kind it needs longer.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The custom resources.
+const KINDS: [&str; 3] = ["inferenceworkloads", "edgenodes", "edgeclusters"];
 
 /// Whoever may do everything.
 pub const ADMIN: &str = "admin";
@@ -57,6 +61,39 @@ impl Cluster {
             fs::write(cluster.kubeconfig(user), cluster.kubeconfig_of(user)?)?;
         }
         Ok(cluster)
+    }
+
+    /// One that knows the custom resources.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and when they are refused.
+    pub fn with_definitions(folder: &Path) -> anyhow::Result<Self> {
+        let cluster = Self::start(folder)?;
+        let definitions = hub::api::crds_yaml()?;
+        // A server that has just become ready may not know all of its own kinds yet.
+        wait_until("the definitions are taken", START_TIMEOUT, || {
+            cluster.apply(&definitions).map(|_| true)
+        })?;
+        for kind in KINDS {
+            let name = format!("crd/{kind}.hinterland.dev");
+            cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &name])?;
+        }
+        // What `kubectl explain` and server-side apply read is published later than that.
+        for kind in KINDS {
+            wait_until("the definitions are published", START_TIMEOUT, || {
+                cluster.kubectl(&["explain", kind]).map(|_| true)
+            })?;
+        }
+        Ok(cluster)
+    }
+
+    /// Plain HTTP to it, as [`ADMIN`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn proxy(&self) -> anyhow::Result<KubernetesProxy> {
+        let log = self.folder.join("proxy.log");
+        KubernetesProxy::start(&self.program, &self.kubeconfig(ADMIN), &log)
     }
 
     /// Starts the server, which does not run, and waits until it is ready.

@@ -5,7 +5,8 @@
 //! | `process.rs` | any process, with its log; what a folder's processes are; memory |
 //! | `binaries.rs` | where the programs of this workspace lie |
 //! | `hub.rs`, `agent.rs` | a hub, an agent, each with a folder of its own |
-//! | `kubernetes.rs` | a Kubernetes API server on its etcd, and kubectl |
+//! | `kubernetes.rs`, `kubernetes_proxy.rs` | a Kubernetes API server on its etcd, and kubectl |
+//! | `replicas.rs` | hubs that take turns, on a broker and an API server |
 //! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
 //! | `http.rs` | one request and its answer |
 //! | `recording.rs` | what processes do to their files, operation by operation |
@@ -21,10 +22,12 @@ pub mod http;
 pub mod hub;
 pub mod kills;
 pub mod kubernetes;
+pub mod kubernetes_proxy;
 pub mod mosquitto;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod raw_node;
 pub mod recording;
+pub mod replicas;
 pub mod site;

@@ -3,8 +3,8 @@
 use super::accounts::{Deed, Durable};
 use super::disk::Disk;
 use hub::core::{
-    ConfiguredSinks, Delivery, Effect, Event, HubCore, HubKeys, NodeRecord, Settlement, SinkKey,
-    read_stored_state,
+    ConfiguredSinks, Delivery, Effect, Event, HubCore, HubKeys, NodeRecord, Settlement,
+    SharedTemplates, SinkKey, read_stored_state,
 };
 use hub::ports::{HubPorts, perform};
 use shared::model::{NodeId, Now, SinkId};
@@ -56,6 +56,9 @@ struct Ports<'a> {
 }
 
 impl HubPorts for Ports<'_> {
+    /// The replicas of this world share a store.
+    fn share(&mut self, _: SharedTemplates) {}
+
     fn persist(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
         let done = self.disk.commit(batch);
         self.outcome.deeds.push(if done.is_ok() { Deed::Stored } else { Deed::Unstored });

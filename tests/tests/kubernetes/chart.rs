@@ -11,6 +11,7 @@ use tests::real::kubernetes::Cluster;
 use tests::real::process::wait_until;
 
 const RBAC: &str = include_str!("../../../deploy/rbac/hub.yaml");
+const RBAC_REPLICATED: &str = include_str!("../../../deploy/rbac/hub-replicated.yaml");
 const DASHBOARD: &str = include_str!("../../../deploy/chart/files/dashboard.json");
 
 fn deploy(part: &str) -> String {
@@ -126,7 +127,12 @@ fn values_that_nobody_could_run_are_refused_and_toggles_do_what_they_say() {
         .helm(&["lint", &deploy("chart"), "--set", "image.repository=a,broker.advertise=b"])
         .unwrap();
     for (values, words) in [
-        (&["broker.advertise=a", "replicas=2"][..], "replicas"),
+        (&["broker.advertise=a", "replicas=2"][..], "broker"),
+        (&["broker.external.url=mqtts://b:8883", "replicas=2"], "keys"),
+        (
+            &["broker.external.url=mqtts://b:8883", "keys.existingSecret=k", "replicas=4"],
+            "replicas",
+        ),
         (&["broker.advertise=a", "replica=1"], "replica"),
         (&["broker.external.url=mqtt://a:1883"], "url"),
         (&[], "broker.advertise: expected HOST[:PORT]"),
@@ -144,6 +150,23 @@ fn values_that_nobody_could_run_are_refused_and_toggles_do_what_they_say() {
     assert!(
         external.contains("broker = \"mqtts://broker:8883\"") && !external.contains("hub-mqtt")
     );
+    assert!(!external.contains("leases") && !external.contains("replicated"));
+    // Three of them have a Lease, the same keys, and the rights that the file gives.
+    let three = [
+        "broker.external.url=mqtts://broker:8883",
+        "keys.existingSecret=hub-keys",
+        "replicas=3",
+        "serviceAccount.name=hub",
+    ];
+    helm(&cluster, "install", &three).unwrap();
+    let text = configuration(&cluster);
+    let config = hub::config::Config::load(Some(&in_folder(folder.path(), &text))).unwrap();
+    config.check().unwrap();
+    assert!(config.kubernetes.unwrap().replicated);
+    cluster.apply(RBAC_REPLICATED).unwrap();
+    let rules = |role| cluster.get(&["role", role, "-n", "hinterland"]).unwrap()["rules"].clone();
+    assert_eq!(rules("hub-replicated"), rules("hinterland-hub-replicated"));
+    cluster.get(&["pdb", "hub", "-n", "hinterland"]).unwrap();
 }
 
 #[test]

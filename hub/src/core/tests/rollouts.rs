@@ -38,13 +38,35 @@ struct Fleet {
     /// How often a node was handed what it had before.
     handed_back: u32,
     had: BTreeMap<NodeId, BTreeSet<Revision>>,
+    /// What another hub finds, where there are several.
+    shared: Option<BTreeMap<String, Vec<u8>>>,
+    /// On its way there, and when it arrives.
+    on_its_way: Option<(MonotonicMs, SharedTemplates)>,
 }
+
+/// How long it takes to share something.
+const SHARE_MS: u64 = 130;
 
 impl Fleet {
     fn new() -> Self {
+        Self::with_shared(None)
+    }
+
+    /// One whose hub is one of several.
+    fn of_several() -> Self {
+        let mut fleet = Self::with_shared(Some(BTreeMap::new()));
+        fleet.pass(1_000);
+        fleet
+    }
+
+    fn with_shared(shared: Option<BTreeMap<String, Vec<u8>>>) -> Self {
         let (store, now) = (Memory::default(), Now::default());
+        let hub = match &shared {
+            Some(_) => hub_on(&store, now).sharing_templates(true),
+            None => hub_on(&store, now),
+        };
         let mut fleet = Self {
-            hub: hub_on(&store, now),
+            hub,
             store,
             now,
             manifests: manifests(1, WAVES),
@@ -53,6 +75,8 @@ impl Fleet {
             told: BTreeMap::new(),
             handed_back: 0,
             had: BTreeMap::new(),
+            shared,
+            on_its_way: None,
         };
         for number in 0..NODES {
             let key =
@@ -93,12 +117,49 @@ impl Fleet {
         self.begin();
     }
 
+    /// The hub is gone with its store, and what it had not shared yet; another one knows what was shared.
+    fn take_over(&mut self) {
+        self.on_its_way = None;
+        let mut batch = WriteBatch::new();
+        for (key, _) in self.store.scan(Tree::Templates, &[], usize::MAX).unwrap() {
+            batch.delete(Tree::Templates, key);
+        }
+        for (key, value) in self.shared.iter().flatten() {
+            batch.put(Tree::Templates, key.clone(), value.clone());
+        }
+        self.store.commit(&batch).unwrap();
+        self.hub = hub_on(&self.store, self.now).sharing_templates(false);
+        self.settle();
+        self.begin();
+    }
+
+    fn arrive(&mut self) {
+        let due = |(at, _): &mut (MonotonicMs, SharedTemplates)| *at <= self.now.monotonic;
+        let Some((_, templates)) = self.on_its_way.take_if(due) else { return };
+        let shared = self.shared.as_mut().unwrap();
+        for (key, value) in templates {
+            match value {
+                Some(value) => drop(shared.insert(key, value)),
+                None => drop(shared.remove(&key)),
+            }
+        }
+        self.hub.handle_event(Event::Shared, self.now);
+        self.settle();
+    }
+
     /// Performs what is due and has the nodes report; nothing is lost, and no time passes.
     fn settle(&mut self) {
         while let Some(effect) = self.hub.poll_effect() {
-            if let Effect::Persist(batch) = effect {
-                self.store.commit(&batch).unwrap();
-                self.hub.handle_event(Event::Persisted, self.now);
+            match effect {
+                Effect::Persist(batch) => {
+                    self.store.commit(&batch).unwrap();
+                    self.hub.handle_event(Event::Persisted, self.now);
+                }
+                Effect::Share(templates) => {
+                    assert!(self.on_its_way.is_none(), "one after the other");
+                    self.on_its_way = Some((self.now.monotonic.plus_ms(SHARE_MS), templates));
+                }
+                _ => {}
             }
         }
         for number in 0..NODES {
@@ -138,10 +199,14 @@ impl Fleet {
 
     fn pass(&mut self, ms: u64) {
         let end = self.now.monotonic.plus_ms(ms);
-        while let Some(due) = self.hub.poll_timeout().filter(|due| *due <= end) {
+        loop {
+            let arrives = self.on_its_way.as_ref().map(|(at, _)| *at);
+            let due = self.hub.poll_timeout().into_iter().chain(arrives).min();
+            let Some(due) = due.filter(|due| *due <= end) else { break };
             self.now.monotonic = due.max(self.now.monotonic);
             self.hub.handle_timeout(self.now);
             self.settle();
+            self.arrive();
         }
         self.now.monotonic = end;
     }
@@ -183,6 +248,38 @@ fn a_hub_that_is_killed_after_any_step_goes_on_where_it_was() {
         assert_eq!((fleet.with(2), fleet.view().rollout), (NODES, None), "{kill_after_ms}");
         assert_eq!(fleet.handed_back, 0, "killed after {kill_after_ms} ms");
     }
+}
+
+/// What nodes were told was shared before: no node is handed back what it had, and none is passed over.
+#[test]
+fn another_hub_goes_on_where_the_one_before_was() {
+    for killed_after_ms in (0..22_000).step_by(150) {
+        let mut fleet = Fleet::of_several();
+        assert_eq!(fleet.with(1), NODES);
+        fleet.change(manifests(2, WAVES));
+        fleet.pass(killed_after_ms);
+        let before = fleet.with(2);
+        fleet.take_over();
+        // A wave that was shared and not told yet is told now.
+        assert!((before..=NODES / 2).contains(&fleet.with(2)) || before > 6, "{killed_after_ms}");
+        fleet.pass(40_000);
+        assert_eq!((fleet.with(2), fleet.view().rollout), (NODES, None), "{killed_after_ms}");
+        assert_eq!(fleet.handed_back, 0, "killed after {killed_after_ms} ms");
+    }
+}
+
+#[test]
+fn what_is_not_shared_is_told_to_nobody_and_what_is_gone_is_shared_as_well() {
+    let mut fleet = Fleet::of_several();
+    fleet.change(manifests(2, WAVES));
+    fleet.pass(SHARE_MS);
+    assert_eq!(fleet.with(2), 0, "the rollout is known elsewhere, and its first wave is not");
+    fleet.pass(1_000);
+    assert_eq!(fleet.with(2), 1);
+    assert_eq!(fleet.shared.as_ref().unwrap().len(), 1);
+    fleet.change(Manifests::default());
+    fleet.pass(1_000);
+    assert_eq!(fleet.shared.as_ref().unwrap().len(), 0);
 }
 
 #[test]

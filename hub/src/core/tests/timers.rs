@@ -85,7 +85,8 @@ impl Fleet {
                         drop(session.handle_payload(&payload));
                     }
                 }
-                Effect::Admit { .. }
+                Effect::Share(_)
+                | Effect::Admit { .. }
                 | Effect::Expel { .. }
                 | Effect::EndCall(_)
                 | Effect::Settled { .. }
