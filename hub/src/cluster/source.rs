@@ -9,42 +9,61 @@ use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::pin::pin;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-/// Tells every change of the objects of `kind`, beginning with all that are there. Ends when nobody
-/// listens any more.
+/// Attempts are at most half as far apart: a watch that has not failed for so long is well, though nothing
+/// has changed and so nothing has come of it.
+const CALM: Duration = Duration::from_secs(60);
+
+/// Tells every change of the objects of `kind`, beginning with all that are there, and that they can't be
+/// watched. Ends when nobody listens any more.
 pub(crate) async fn watch(client: Client, kind: Kind, changes: mpsc::Sender<Change>) {
     let events = watcher(all(&client, kind), watcher::Config::default()).default_backoff();
     let mut events = pin!(events);
     let mut listed = BTreeSet::new();
     // The same complaint again and again is said once.
     let mut complaint = String::new();
-    while let Some(event) = events.next().await {
-        let change = match event {
-            Ok(event) => change_of(kind, event, &mut listed),
-            Err(error) => {
-                let words = shared::in_words(&error);
-                if complaint == words {
-                    debug!(?kind, error = words, "custom resources still can't be watched");
-                } else {
-                    warn!(
-                        ?kind,
-                        error = words,
-                        "custom resources can't be watched: what was read \
-                        last stays in force"
-                    );
-                }
-                complaint = words;
+    loop {
+        let next = match complaint.is_empty() {
+            true => Ok(events.next().await),
+            false => tokio::time::timeout(CALM, events.next()).await,
+        };
+        let (is_well, change) = match next {
+            Ok(None) => return,
+            Ok(Some(Err(error))) => (false, complain(kind, &error, &mut complaint)),
+            // The beginning of a list is sent before anybody was asked.
+            Ok(Some(Ok(watcher::Event::Init))) => {
+                listed.clear();
                 continue;
             }
+            Ok(Some(Ok(event))) => (true, change_of(kind, event, &mut listed)),
+            Err(_) => (true, None),
         };
-        complaint.clear();
-        let Some(change) = change else { continue };
-        if changes.send(change).await.is_err() {
-            return;
+        let is_mended = is_well && !std::mem::take(&mut complaint).is_empty();
+        let mended = is_mended.then_some(Change::Watched(kind, Ok(())));
+        for change in mended.into_iter().chain(change) {
+            if changes.send(change).await.is_err() {
+                return;
+            }
         }
     }
+}
+
+fn complain(kind: Kind, error: &watcher::Error, complaint: &mut String) -> Option<Change> {
+    let words = shared::in_words(error);
+    if *complaint == words {
+        debug!(?kind, error = words, "custom resources still can't be watched");
+        return None;
+    }
+    warn!(
+        ?kind,
+        error = words,
+        "custom resources can't be watched: what was read last stays in force"
+    );
+    complaint.clone_from(&words);
+    Some(Change::Watched(kind, Err(words)))
 }
 
 fn change_of(
@@ -53,10 +72,7 @@ fn change_of(
     listed: &mut BTreeSet<ObjectKey>,
 ) -> Option<Change> {
     match event {
-        watcher::Event::Init => {
-            listed.clear();
-            None
-        }
+        watcher::Event::Init => None,
         watcher::Event::InitApply(object) => {
             let object = object_of(kind, &object);
             listed.insert(object.key.clone());

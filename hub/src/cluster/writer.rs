@@ -33,9 +33,10 @@ pub(crate) async fn write(
                 debug!(object = ?patch.key, "its status was not written: it is gone");
             }
             Err(error) => {
-                warn!(object = ?patch.key, error = shared::in_words(&error), "a status was not written");
+                let error = shared::in_words(&error);
+                warn!(object = ?patch.key, error, "a status was not written");
                 tokio::time::sleep(PAUSE).await;
-                if changes.send(Change::NotWritten(patch.key)).await.is_err() {
+                if changes.send(Change::NotWritten(patch.key, Some(error))).await.is_err() {
                     return;
                 }
             }

@@ -22,8 +22,10 @@ pub(crate) enum Change {
     Removed(ObjectKey),
     /// These are all objects of a kind: one that is not among them is gone.
     Listed(Kind, BTreeSet<ObjectKey>),
-    /// A status was not written.
-    NotWritten(ObjectKey),
+    /// A status was not written; in words, unless it was for want of room alone.
+    NotWritten(ObjectKey, Option<String>),
+    /// Objects of a kind can't be watched, in words; or can be again.
+    Watched(Kind, Result<(), String>),
     /// How a member cluster is.
     Member(Box<MemberReport>),
 }
@@ -53,6 +55,10 @@ pub(crate) struct Reconciler {
     due: BTreeSet<ObjectKey>,
     /// What is known of each member cluster.
     members: BTreeMap<String, MemberReport>,
+    /// Kinds whose objects can't be watched at present, and why.
+    unwatched: BTreeMap<Kind, String>,
+    /// Why the last status was not written; `None` where it was.
+    unwritten: Option<String>,
 }
 
 impl Reconciler {
@@ -67,7 +73,9 @@ impl Reconciler {
             Change::Put(object) => {
                 let key = object.key.clone();
                 // The watch shows what was written, or what somebody else made of it.
-                self.sent.remove(&key);
+                if self.sent.remove(&key).is_some() {
+                    self.unwritten = None;
+                }
                 self.changed |= self.objects.put(*object);
                 self.due.insert(key);
             }
@@ -78,10 +86,13 @@ impl Reconciler {
                 gone.iter().for_each(|key| self.remove(key));
                 self.changed |= self.listed.insert(kind);
             }
-            Change::NotWritten(key) => {
+            Change::NotWritten(key, problem) => {
                 self.sent.remove(&key);
                 self.due.insert(key);
+                self.unwritten = problem.or(self.unwritten.take());
             }
+            Change::Watched(kind, Ok(())) => drop(self.unwatched.remove(&kind)),
+            Change::Watched(kind, Err(problem)) => drop(self.unwatched.insert(kind, problem)),
             Change::Member(report) => self.members_told(*report),
         }
     }
@@ -141,7 +152,15 @@ impl Reconciler {
         let refused = self.objects.refused();
         let refused =
             refused.map(|(key, (path, problem))| format!("{}: {path}: {problem}", named(key)));
-        unknown.chain(refused).take(PROBLEMS_MAX).collect()
+        let unwatched = self.unwatched.iter().map(|(kind, problem)| {
+            format!("{kind:?}s can't be watched, and what was read last stays in force: {problem}")
+        });
+        let unwritten = self
+            .unwritten
+            .iter()
+            .map(|problem| format!("statuses can't be written, and are tried again: {problem}"));
+        let all = unwatched.chain(unwritten).chain(unknown).chain(refused);
+        all.take(PROBLEMS_MAX).collect()
     }
 
     /// A node's status may have to be another.

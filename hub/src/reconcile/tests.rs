@@ -121,7 +121,7 @@ fn a_status_is_written_once_and_its_time_is_of_the_transition() {
         stored(&json!({ "conditions": first[0].status["conditions"], "ready": 7 })),
     );
     assert_eq!(reconciler.take_statuses(&core, later), first);
-    reconciler.handle(Change::NotWritten(key(Kind::Workload, "ocr")));
+    reconciler.handle(Change::NotWritten(key(Kind::Workload, "ocr"), None));
     assert_eq!(reconciler.take_statuses(&core, later), first, "it was not written");
 }
 
@@ -234,7 +234,7 @@ fn away(cluster: &str) -> Change {
 
 /// The newest status of an object, written or not.
 fn status_of(reconciler: &mut Reconciler, kind: Kind, name: &str) -> Value {
-    reconciler.handle(Change::NotWritten(key(kind, name)));
+    reconciler.handle(Change::NotWritten(key(kind, name), None));
     let statuses = reconciler.take_statuses(&core(), NOW);
     statuses.into_iter().find(|patch| patch.key.name == name).unwrap().status
 }

@@ -131,7 +131,7 @@ impl Kubernetes {
         for patch in self.reconciler.take_statuses(core, now) {
             let key = patch.key.clone();
             if self.patches.try_send(patch).is_err() {
-                self.reconciler.handle(Change::NotWritten(key));
+                self.reconciler.handle(Change::NotWritten(key, None));
                 self.schedule();
             }
         }

@@ -92,8 +92,16 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub fn proxy(&self) -> anyhow::Result<KubernetesProxy> {
+        self.proxy_as(ADMIN)
+    }
+
+    /// Plain HTTP to it, as this user.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn proxy_as(&self, user: &str) -> anyhow::Result<KubernetesProxy> {
         let log = self.folder.join("proxy.log");
-        KubernetesProxy::start(&self.program, &self.kubeconfig(ADMIN), &log)
+        KubernetesProxy::start(&self.program, &self.kubeconfig(user), &log)
     }
 
     /// Starts the server, which does not run, and waits until it is ready.

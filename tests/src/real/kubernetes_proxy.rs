@@ -38,6 +38,12 @@ impl KubernetesProxy {
         Ok(Self { address, _process: process })
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Creates an object below `path`.
     ///
     /// # Errors

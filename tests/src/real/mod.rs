@@ -8,6 +8,7 @@
 //! | `kubernetes.rs`, `kubernetes_proxy.rs` | a Kubernetes API server on its etcd, and kubectl |
 //! | `replicas.rs` | hubs that take turns, on a broker and an API server |
 //! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
+//! | `fault_proxy.rs` | an HTTP server in trouble |
 //! | `http.rs` | one request and its answer |
 //! | `recording.rs` | what processes do to their files, operation by operation |
 //! | `proxy.rs` | the judge of bytes: a link whose packets are counted, slowed, cut and lost |
@@ -18,6 +19,7 @@
 pub mod agent;
 pub mod binaries;
 pub mod broker_case;
+pub mod fault_proxy;
 pub mod http;
 pub mod hub;
 pub mod kills;

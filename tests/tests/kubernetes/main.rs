@@ -5,6 +5,7 @@
 
 mod api;
 mod chart;
+mod faults;
 mod hub;
 mod members;
 mod replicas;
