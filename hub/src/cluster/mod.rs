@@ -15,7 +15,7 @@ mod source;
 mod writer;
 
 pub use client::ClusterError;
-pub(crate) use client::connect;
+pub(crate) use client::{connect, connect_as_person};
 pub(crate) use source::watch;
 pub(crate) use writer::write;
 
@@ -27,7 +27,8 @@ use kube::{Api, Client};
 /// Whose fields are the hub's, in server-side apply.
 const FIELD_MANAGER: &str = "hinterland-hub";
 
-fn resource(kind: Kind) -> ApiResource {
+/// What the API server calls a kind.
+pub(crate) fn resource(kind: Kind) -> ApiResource {
     match kind {
         Kind::Workload => ApiResource::erase::<InferenceWorkload>(&()),
         Kind::Node => ApiResource::erase::<EdgeNode>(&()),

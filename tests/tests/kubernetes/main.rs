@@ -7,6 +7,7 @@ mod api;
 mod chart;
 mod hub;
 mod members;
+mod plugin;
 mod rollout;
 
 use std::path::Path;
