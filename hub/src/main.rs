@@ -10,10 +10,15 @@ fn main() -> ExitCode {
         return ExitCode::from(status);
     }
     shared::io::tls::install_crypto_provider();
-    match hub::cli::Cli::parse().carry_out() {
+    let carried_out = if hub::cli::is_plugin(&arguments) {
+        hub::cli::Plugin::parse().carry_out()
+    } else {
+        hub::cli::Cli::parse().carry_out()
+    };
+    match carried_out {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            hub::cli::complain(&error);
+            hub::cli::complain(&arguments, &error);
             ExitCode::FAILURE
         }
     }

@@ -3,6 +3,9 @@
 //! Without a token the API is on loopback alone, where web pages of a browser on the same machine
 //! reach it as well: a request that carries an `Origin`, or that was made for another host's name,
 //! is refused.
+//!
+//! The token is shown as a bearer, or in [`TOKEN_HEADER`]: who asks through the API server's proxy shows
+//! `Authorization` to the API server, which passes it on to nobody.
 
 use super::routes::Failure;
 use axum::extract::{Request, State};
@@ -17,6 +20,9 @@ use thiserror::Error;
 
 /// A call to a node has 15 s; nothing else takes a second.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Shows the token where `Authorization` is another's.
+pub(crate) const TOKEN_HEADER: &str = "x-hinterland-token";
 
 /// Shorter is guessed.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -58,13 +64,15 @@ impl Token {
     pub(crate) fn read(path: &Path) -> Result<Self, TokenError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| TokenError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).ok_or_else(|| TokenError::Form { path: path.to_owned() })
+    }
+
+    /// The first line of a text.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let token = text.lines().next().unwrap_or_default().trim();
         let fits = (TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len());
-        if fits && token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            Ok(Self(token.to_owned()))
-        } else {
-            Err(TokenError::Form { path: path.to_owned() })
-        }
+        let is_one = fits && token.bytes().all(|byte| byte.is_ascii_graphic());
+        is_one.then(|| Self(token.to_owned()))
     }
 
     /// The value of the header that shows it.
@@ -72,13 +80,24 @@ impl Token {
         format!("Bearer {}", self.0)
     }
 
-    /// Compares in a time that does not tell how much of it is right.
-    fn is_shown_in(&self, headers: &HeaderMap) -> bool {
-        let shown = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-        let (shown, expected) = (shown.unwrap_or_default(), self.bearer());
-        let differing = shown.iter().zip(expected.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
-        shown.len() == expected.len() && differing == 0
+    /// The value of [`TOKEN_HEADER`].
+    pub(crate) fn bare(&self) -> &str {
+        &self.0
     }
+
+    fn is_shown_in(&self, headers: &HeaderMap) -> bool {
+        let shown = |name: &str| headers.get(name).map(|value| value.as_bytes());
+        let as_bearer = is_same(shown(header::AUTHORIZATION.as_str()), self.bearer().as_bytes());
+        let bare = is_same(shown(TOKEN_HEADER), self.0.as_bytes());
+        as_bearer | bare
+    }
+}
+
+/// Compares in a time that does not tell how much of it is right.
+fn is_same(shown: Option<&[u8]>, expected: &[u8]) -> bool {
+    let shown = shown.unwrap_or_default();
+    let differing = shown.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b));
+    shown.len() == expected.len() && differing == 0
 }
 
 /// Passes on what may pass.
@@ -106,7 +125,9 @@ fn admit(token: Option<&Token>, request: &Request) -> Result<(), Failure> {
         if token.is_shown_in(headers) {
             return Ok(());
         }
-        let words = "expected the API's token, as `Authorization: Bearer TOKEN`".to_owned();
+        let words = "expected the API's token, as `Authorization: Bearer TOKEN` or \
+                     `X-Hinterland-Token: TOKEN`"
+            .to_owned();
         return Err(Failure(StatusCode::UNAUTHORIZED, words));
     }
     let foreign = |words: &str| Err(Failure(StatusCode::FORBIDDEN, words.to_owned()));

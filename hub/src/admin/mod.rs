@@ -23,8 +23,8 @@ mod standby;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use guard::Token;
 pub use guard::TokenError;
+pub(crate) use guard::{TOKEN_HEADER, Token};
 pub use query::{
     BrokerStatus, HubStatus, ManifestsStatus, NodeSummary, Query, Reply, Revoked, SinkView,
 };

@@ -227,6 +227,11 @@ async fn with_a_token_only_who_shows_it_may_ask() {
     assert_eq!(ask(&shown("Bearer 0123456789abcdeg")).await, 401);
     assert_eq!(ask(&shown("Bearer 0123456789abcde")).await, 401);
     assert_eq!(ask(&shown("Bearer 0123456789abcdef")).await, 200);
+    let bare = |value| [("x-hinterland-token", value)];
+    assert_eq!(ask(&bare("0123456789abcdef")).await, 200, "where the bearer is another's");
+    assert_eq!(ask(&bare("0123456789abcde")).await, 401);
+    assert_eq!(ask(&bare("Bearer 0123456789abcdef")).await, 401);
+    assert_eq!(ask(&[("authorization", "Bearer other"), bare("0123456789abcdef")[0]]).await, 200);
     assert_eq!(get(&hub, "/metrics").await.0, 401);
     assert_eq!(get(&hub, "/healthz").await.0, 200);
     std::fs::write(&path, "short\n").unwrap();

@@ -28,6 +28,11 @@ use std::collections::BTreeMap;
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
+    printcolumn(
+        name = "Scheduling",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="SchedulingDisabled")].reason"#
+    ),
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods.total"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.pods.ready"),
     printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.capacity.gpus"),
@@ -46,6 +51,9 @@ pub struct EdgeNodeSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::taints")]
     pub taints: Vec<Taint>,
+    /// Cordoned: nothing new comes to it, whatever a workload bears; what it has stays and is updated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unschedulable: bool,
     /// What its link may carry; no limit where nothing is said.
     #[serde(default)]
     pub link: LinkSpec,
@@ -73,7 +81,8 @@ pub struct EdgeNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`: it is in session, and `Unknown` while it is offline, since its pods go on without the
-    /// hub. Further ones as the node reports them.
+    /// hub. `SchedulingDisabled`, where nothing new comes to it: `Cordoned`, `Draining`, `Drained`. Further
+    /// ones as the node reports them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

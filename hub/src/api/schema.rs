@@ -77,6 +77,9 @@ pub(super) fn taints(_: &mut SchemaGenerator) -> Schema {
                 },
             },
         },
+        // One writer may add its taint beside those of another, as who drains a node does.
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["key", "effect"],
     })
 }
 

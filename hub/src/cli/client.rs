@@ -1,16 +1,21 @@
-//! Asks the running hub over its HTTP API: one request a connection.
+//! Asks the running hub over its HTTP API: one request a connection, or through the API server's proxy to the
+//! hub's service.
 
-use crate::admin::Token;
+use crate::admin::{TOKEN_HEADER, Token};
 use crate::config::Config;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, header};
+use hyper::body::{Body, Bytes};
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::error::Error;
+use std::fmt;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 
 /// An answer: ten thousand nodes in short are 3 MB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -19,18 +24,40 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a hub is asked.
-#[derive(Debug)]
 pub(super) struct Client {
-    /// `HOST:PORT`.
-    authority: String,
-    /// The value of the header that shows the token.
-    bearer: Option<String>,
+    runtime: Rc<Runtime>,
+    way: Way,
+    token: Option<Token>,
 }
 
-/// How every error of the API looks.
+/// How a hub is reached.
+pub(super) enum Way {
+    /// At `HOST:PORT`.
+    Direct(String),
+    /// Below this path of an API server.
+    Proxy(kube::Client, String),
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct(authority) => f.write_str(authority),
+            Self::Proxy(_, path) => write!(f, "{path} of the API server"),
+        }
+    }
+}
+
+/// How every error of the API looks; the API server's own have a `message`.
 #[derive(Deserialize)]
 struct ErrorBody {
+    #[serde(alias = "message")]
     error: String,
+}
+
+/// What a command waits for others in.
+pub(super) fn runtime() -> anyhow::Result<Rc<Runtime>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(Rc::new(runtime.context("could not start the runtime of tasks")?))
 }
 
 impl Client {
@@ -41,7 +68,12 @@ impl Client {
             None => config.api.to_string(),
         };
         let token = config.api_token_file.as_deref().map(Token::read).transpose()?;
-        Ok(Self { authority, bearer: token.map(|token| token.bearer()) })
+        Ok(Self::by(runtime()?, Way::Direct(authority), token))
+    }
+
+    /// By a way that is known.
+    pub(super) fn by(runtime: Rc<Runtime>, way: Way, token: Option<Token>) -> Self {
+        Self { runtime, way, token }
     }
 
     /// The bytes under a path.
@@ -60,44 +92,82 @@ impl Client {
     }
 
     fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let asked = self.exchange(method, path, body);
-        runtime.block_on(async {
+        let asked = async {
+            match &self.way {
+                Way::Direct(authority) => self.exchange(authority, method, path, body).await,
+                Way::Proxy(client, base) => {
+                    self.pass_on(client, method, format!("{base}{path}"), body).await
+                }
+            }
+        };
+        self.runtime.block_on(async {
             let answered = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
-            answered.with_context(|| format!("the hub at {} does not answer", self.authority))?
+            answered.with_context(|| format!("the hub at {} does not answer", self.way))?
         })
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-        let stream = TcpStream::connect(&self.authority).await.with_context(|| {
-            format!("no hub runs here: could not connect to {}", self.authority)
-        })?;
+    /// `Authorization` is for the API server: the hub sees nothing of it.
+    async fn pass_on(
+        &self,
+        client: &kube::Client,
+        method: Method,
+        path: String,
+        body: Vec<u8>,
+    ) -> anyhow::Result<Vec<u8>> {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = &self.token {
+            request = request.header(TOKEN_HEADER, token.bare());
+        }
+        let response = client.send(request.body(kube::client::Body::from(body))?).await;
+        read(response.context("could not ask the API server")?).await
+    }
+
+    async fn exchange(
+        &self,
+        authority: &str,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<Vec<u8>> {
+        let stream = TcpStream::connect(authority)
+            .await
+            .with_context(|| format!("no hub runs here: could not connect to {authority}"))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let mut request =
-            Request::builder().method(method).uri(path).header(header::HOST, &self.authority);
-        if let Some(bearer) = &self.bearer {
-            request = request.header(header::AUTHORIZATION, bearer);
+            Request::builder().method(method).uri(path).header(header::HOST, authority);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, token.bearer());
         }
         let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("could not read the answer: {error}"))?;
+        let answer = read(response).await;
         connection.abort();
-        let bytes = body.to_bytes().to_vec();
-        if !status.is_success() {
-            bail!("{}", words_of(&bytes).unwrap_or_else(|| format!("the hub answered {status}")));
-        }
-        Ok(bytes)
+        answer
     }
+}
+
+/// The body of a response that is none of an error.
+async fn read<B>(response: Response<B>) -> anyhow::Result<Vec<u8>>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("could not read the answer: {error}"))?;
+    let bytes = body.to_bytes().to_vec();
+    if !status.is_success() {
+        bail!("{}", words_of(&bytes).unwrap_or_else(|| format!("the hub answered {status}")));
+    }
+    Ok(bytes)
 }
 
 fn words_of(body: &[u8]) -> Option<String> {
     serde_json::from_slice(body).ok().map(|ErrorBody { error }| error)
 }
 
-fn authority_of(api: &str) -> anyhow::Result<String> {
+pub(super) fn authority_of(api: &str) -> anyhow::Result<String> {
     let authority = api.strip_prefix("http://").unwrap_or(api).trim_end_matches('/');
     let is_plain = !authority.is_empty() && !authority.contains(['/', '@', ' ']);
     anyhow::ensure!(
@@ -110,6 +180,38 @@ fn authority_of(api: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_of_the_hub_and_of_the_api_server_are_told_in_their_words() {
+        assert_eq!(words_of(br#"{"error":"no node"}"#).unwrap(), "no node");
+        let status = br#"{"kind":"Status","status":"Failure","message":"forbidden","code":403}"#;
+        assert_eq!(words_of(status).unwrap(), "forbidden");
+        assert_eq!(words_of(b"<html>"), None);
+    }
+
+    #[tokio::test]
+    async fn a_hub_is_asked_through_a_proxy_that_takes_authorization_away() {
+        let token = || Token::parse("0123456789abcdef").unwrap();
+        let hub = crate::shell::testing::TestHub::start(Default::default(), Some(token())).await;
+        let (url, shown) = (format!("http://{}", hub.api), Some(token()));
+        let ask = move || {
+            let runtime = runtime().unwrap();
+            let client = {
+                let _entered = runtime.enter();
+                kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()
+            };
+            // The hub itself stands for the proxy: it sees no other header than the proxy leaves.
+            let ask = |base: &str, token| {
+                let way = Way::Proxy(client.clone(), base.to_owned());
+                Client::by(Rc::clone(&runtime), way, token).fetch("/v1/hub")
+            };
+            (ask("", shown), ask("", None), ask("/elsewhere", Some(token())))
+        };
+        let (answered, refused, elsewhere) = tokio::task::spawn_blocking(ask).await.unwrap();
+        assert!(answered.unwrap().starts_with(b"{"));
+        assert!(refused.unwrap_err().to_string().contains("X-Hinterland-Token"));
+        assert_eq!(elsewhere.unwrap_err().to_string(), "there is no such path");
+    }
 
     #[test]
     fn an_api_is_a_host_with_a_port() {

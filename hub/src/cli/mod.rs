@@ -1,7 +1,15 @@
 //! The commands of the hub, and nothing of what they do.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `authority` | the certificate authority |
+//! | `client`, `query` | questions to the running hub |
+//! | `table` | answers for people |
+//! | `plugin` | what the same program offers as `kubectl hinterland` |
 
 mod authority;
 mod client;
+mod plugin;
 mod query;
 mod table;
 
@@ -11,7 +19,9 @@ use crate::shell;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
+pub use plugin::{Plugin, is_plugin};
 use shared::model::{NodeId, PodId};
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -281,8 +291,9 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// An error with its causes, on standard error.
-pub fn complain(error: &anyhow::Error) {
+/// An error with its causes, on standard error, by the program that was called with these arguments.
+pub fn complain(arguments: &[OsString], error: &anyhow::Error) {
+    let program = if is_plugin(arguments) { "kubectl hinterland" } else { "hub" };
     // Nobody reads it: there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "hub: {error:#}");
+    let _ = writeln!(std::io::stderr(), "{program}: {error:#}");
 }

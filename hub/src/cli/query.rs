@@ -87,6 +87,6 @@ fn show<T: DeserializeOwned + Serialize>(
     }
 }
 
-fn wall_clock() -> UnixMs {
+pub(super) fn wall_clock() -> UnixMs {
     shared::io::clock::SystemClock::new().now().wall
 }

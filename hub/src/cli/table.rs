@@ -80,7 +80,7 @@ pub(super) fn nodes(nodes: &[NodeSummary], now: UnixMs) -> String {
     let row = |node: &NodeSummary| {
         vec![
             node.node.clone(),
-            node.state.clone(),
+            with_scheduling(&node.state, &node.scheduling),
             age(node.last_seen, now),
             node.agent_version.clone(),
             if node.in_sync { "yes" } else { "no" }.to_owned(),
@@ -90,6 +90,11 @@ pub(super) fn nodes(nodes: &[NodeSummary], now: UnixMs) -> String {
     };
     let header = ["NODE", "STATE", "LAST SEEN", "AGENT", "IN SYNC", "WORKLOADS", "PODS READY"];
     columns(&header, nodes.iter().map(row))
+}
+
+/// As in `Online,Cordoned`.
+pub(super) fn with_scheduling(state: &str, scheduling: &str) -> String {
+    if scheduling.is_empty() { state.to_owned() } else { format!("{state},{scheduling}") }
 }
 
 pub(super) fn workloads(workloads: &[WorkloadView]) -> String {
@@ -130,7 +135,7 @@ pub(super) fn workload(view: &WorkloadView) -> String {
 pub(super) fn node(view: &NodeView, now: UnixMs) -> String {
     let mut lines = vec![
         ("Node", view.node.clone()),
-        ("State", view.state.clone()),
+        ("State", with_scheduling(&view.state, &view.scheduling)),
         ("Last seen", age(view.last_seen, now)),
         ("Agent", view.agent_version.clone()),
         ("Desired", format!("{}, {}", view.desired_version, sync_words(view.in_sync))),
@@ -244,7 +249,7 @@ fn why(pod: &PodStatus) -> String {
 }
 
 /// How long ago, roughly.
-fn age(at: Option<UnixMs>, now: UnixMs) -> String {
+pub(super) fn age(at: Option<UnixMs>, now: UnixMs) -> String {
     let Some(at) = at else { return "never".to_owned() };
     let seconds = now.0.saturating_sub(at.0) / 1000;
     match seconds {
@@ -255,7 +260,7 @@ fn age(at: Option<UnixMs>, now: UnixMs) -> String {
     }
 }
 
-fn fields(lines: &[(&str, String)]) -> String {
+pub(super) fn fields(lines: &[(&str, String)]) -> String {
     lines.iter().fold(String::new(), |mut text, (name, value)| {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{name:11}{}", printable(value));
@@ -263,7 +268,7 @@ fn fields(lines: &[(&str, String)]) -> String {
     })
 }
 
-fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(super) fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let header = header.iter().map(|name| (*name).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(header)
         .chain(rows.map(|row| row.iter().map(|cell| printable(cell)).collect()))
@@ -301,16 +306,19 @@ mod tests {
             workloads: 1,
             pods: 2,
             pods_ready: 1,
+            scheduling: String::new(),
         }
     }
 
     #[test]
     fn columns_stand_under_each_other_and_nothing_steers_the_terminal() {
-        let text = nodes(&[summary("mast-17", "Online"), summary("m", "Offline")], UnixMs(65_000));
+        let cordoned =
+            NodeSummary { scheduling: "Cordoned".to_owned(), ..summary("mast-17", "Online") };
+        let text = nodes(&[cordoned, summary("m", "Offline")], UnixMs(65_000));
         let expected = "\
-NODE     STATE    LAST SEEN  AGENT      IN SYNC  WORKLOADS  PODS READY
-mast-17  Online   65 s ago   0.1.0 [2J  yes      1          1/2
-m        Offline  65 s ago   0.1.0 [2J  yes      1          1/2
+NODE     STATE            LAST SEEN  AGENT      IN SYNC  WORKLOADS  PODS READY
+mast-17  Online,Cordoned  65 s ago   0.1.0 [2J  yes      1          1/2
+m        Offline          65 s ago   0.1.0 [2J  yes      1          1/2
 ";
         assert_eq!(text, expected);
     }

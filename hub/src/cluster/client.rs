@@ -17,6 +17,9 @@ pub enum ClusterError {
         #[source]
         source: Box<KubeconfigError>,
     },
+    /// The person's own kubeconfig can't be used.
+    #[error("could not use the kubeconfig of $KUBECONFIG, or of ~/.kube/config")]
+    OwnKubeconfig(#[source] Box<KubeconfigError>),
     /// This is no pod of a cluster.
     #[error("there is no service account of a pod here: expected a kubeconfig")]
     InCluster(#[source] Box<InClusterError>),
@@ -31,16 +34,35 @@ pub enum ClusterError {
 /// [`ClusterError`].
 pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClusterError> {
     let config = match kubeconfig {
-        Some(path) => from_file(path).await.map_err(|source| {
-            let (path, source) = (path.to_owned(), Box::new(source));
-            ClusterError::Kubeconfig { path, source }
-        })?,
+        Some(path) => from_file(path, &KubeConfigOptions::default()).await?,
         None => Config::incluster().map_err(|error| ClusterError::InCluster(Box::new(error)))?,
     };
     Client::try_from(config).map_err(|error| ClusterError::Client(Box::new(error)))
 }
 
-async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
-    let kubeconfig = Kubeconfig::read_from(path)?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
+/// A client as a person's `kubectl` has it: by `kubeconfig`, else by `$KUBECONFIG`, else by the file in the home
+/// folder; of the context of this name, else of the current one.
+///
+/// # Errors
+/// [`ClusterError`].
+pub(crate) async fn connect_as_person(
+    kubeconfig: Option<&Path>,
+    context: Option<&str>,
+) -> Result<Client, ClusterError> {
+    let options =
+        KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let config = match kubeconfig {
+        Some(path) => from_file(path, &options).await?,
+        None => Config::from_kubeconfig(&options)
+            .await
+            .map_err(|source| ClusterError::OwnKubeconfig(Box::new(source)))?,
+    };
+    Client::try_from(config).map_err(|error| ClusterError::Client(Box::new(error)))
+}
+
+async fn from_file(path: &Path, options: &KubeConfigOptions) -> Result<Config, ClusterError> {
+    let wrong =
+        |source| ClusterError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
+    Config::from_custom_kubeconfig(kubeconfig, options).await.map_err(wrong)
 }

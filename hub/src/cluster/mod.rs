@@ -17,8 +17,12 @@ mod source;
 mod writer;
 
 pub use client::ClusterError;
+<<<<<<< HEAD
 pub(crate) use client::connect;
 pub(crate) use shared::{RecordKind, SharedRecord, SharedRecords};
+=======
+pub(crate) use client::{connect, connect_as_person};
+>>>>>>> cli
 pub(crate) use source::watch;
 pub(crate) use writer::write;
 
@@ -30,7 +34,8 @@ use kube::{Api, Client};
 /// Whose fields are the hub's, in server-side apply.
 const FIELD_MANAGER: &str = "hinterland-hub";
 
-fn resource(kind: Kind) -> ApiResource {
+/// What the API server calls a kind.
+pub(crate) fn resource(kind: Kind) -> ApiResource {
     match kind {
         Kind::Workload => ApiResource::erase::<InferenceWorkload>(&()),
         Kind::Node => ApiResource::erase::<EdgeNode>(&()),

@@ -256,10 +256,14 @@ spec:
 
     /// A hub that has started on what was stored, and has read one workload with one replica.
     fn started(stored: StoredState) -> HubCore {
+        started_with(stored, OCR)
+    }
+
+    fn started_with(stored: StoredState, manifests: &str) -> HubCore {
         let (session, signing) =
             (SessionPrivateKey::generate([2; 32]), SigningKey::generate([3; 32]));
         let mut core = HubCore::new(HubKeys { session, signing }, [4; 32], stored, Now::default());
-        let manifests = parse_documents("ocr.yaml", OCR).unwrap();
+        let manifests = parse_documents("ocr.yaml", manifests).unwrap();
         core.handle_event(Event::Manifests(manifests), Now::default());
         core
     }
@@ -278,6 +282,23 @@ spec:
         assert_eq!(holders(&core), ["b"]);
         core.reassign(Now::default());
         assert_eq!(holders(&core), ["b"], "nor does it move later");
+    }
+
+    #[test]
+    fn a_hub_that_starts_again_takes_nothing_from_a_cordoned_node_that_is_offline() {
+        let nodes = ["a", "b"].map(|name| (node(name), record(Some(UnixMs(1)))));
+        let reported = [(node("b"), BTreeMap::from([reported_pod("default/ocr-0")]))];
+        let (nodes, reported) = (nodes.into(), reported.into());
+        let stored = StoredState { term: 1, nodes, reported, ..StoredState::default() };
+        let cordon = "---\napiVersion: hinterland.dev/v1alpha1\nkind: EdgeNode\n\
+                      metadata: {name: b}\nspec: {unschedulable: true}\n";
+        let core = started_with(stored, &format!("{OCR}{cordon}"));
+        assert_eq!(holders(&core), ["b"]);
+        assert_eq!(core.node_view(&node("b")).unwrap().scheduling, "Cordoned");
+        let why = core.why(&node("b"), &"default/ocr-0".parse().unwrap()).unwrap();
+        assert!(why.remarks.iter().any(|remark| remark.contains("cordoned")), "{:?}", why.remarks);
+        let absent = core.why(&node("b"), &"default/other-0".parse().unwrap()).unwrap_err();
+        assert_eq!(absent, "no manifest has a workload `default/other`");
     }
 
     #[test]

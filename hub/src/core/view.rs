@@ -3,7 +3,7 @@
 use super::{HubCore, NodeState, corrected_time};
 use crate::fleet::WorkloadSummary;
 use crate::fleet::rollout::RolloutPhase;
-use crate::manifests::InferenceWorkload;
+use crate::manifests::{DRAIN_TAINT, EdgeNode, InferenceWorkload};
 use serde::{Deserialize, Serialize};
 use shared::model::{
     NodeEvent, NodeId, NodeStatus, PodStatus, Revision, SinkId, UnixMs, Workload, WorkloadKey,
@@ -96,6 +96,9 @@ pub struct NodeView {
     /// Sinks that it has results for and this hub was not configured with, by number.
     #[serde(default)]
     pub missing_sinks: Vec<String>,
+    /// `Cordoned` or `Draining`; empty where new pods may come.
+    #[serde(default)]
+    pub scheduling: String,
 }
 
 /// One node in short: a list of thousands must stay small.
@@ -119,6 +122,9 @@ pub struct NodeSummary {
     pub pods: u64,
     /// Of those, pods that are ready.
     pub pods_ready: u64,
+    /// `Cordoned` or `Draining`; empty where new pods may come.
+    #[serde(default)]
+    pub scheduling: String,
 }
 
 /// One pod of one node, with the reason why it is as it is.
@@ -229,7 +235,10 @@ impl HubCore {
 
     /// Every node in short, by name; copies nothing of what nodes report.
     pub fn node_summaries(&self) -> impl Iterator<Item = NodeSummary> + '_ {
-        self.nodes.iter().map(|(id, node)| summary_of(id, node))
+        self.nodes.iter().map(|(id, node)| NodeSummary {
+            scheduling: self.scheduling_word(id).to_owned(),
+            ..summary_of(id, node)
+        })
     }
 
     /// Nodes in session, by name.
@@ -267,6 +276,23 @@ impl HubCore {
             results_received: node.record.results_received,
             waiting: waiting_of(node),
             missing_sinks: node.missing_sinks.iter().map(|sink| sink_number(*sink)).collect(),
+            scheduling: self.scheduling_word(id).to_owned(),
+        }
+    }
+
+    fn scheduling_word(&self, node: &NodeId) -> &'static str {
+        let said = self.manifests.as_ref().and_then(|manifests| manifests.nodes.get(node));
+        said.map_or("", EdgeNode::scheduling_word)
+    }
+
+    /// What a person should know of a node to which nothing new comes.
+    fn scheduling_remark(&self, node: &NodeId) -> Option<String> {
+        match self.scheduling_word(node) {
+            "" => None,
+            "Cordoned" => {
+                Some("the node is cordoned: what it has stays, nothing new comes".to_owned())
+            }
+            _ => Some(format!("the node is being drained: only what bears `{DRAIN_TAINT}` stays")),
         }
     }
 
@@ -289,6 +315,7 @@ impl HubCore {
         } else if !state.desired.is_in_sync() {
             remarks.push("the node does not have its newest desired state yet".to_owned());
         }
+        remarks.extend(self.scheduling_remark(node));
         Ok(PodView { node: node.to_string(), status: status.clone(), remarks })
     }
 
@@ -310,7 +337,11 @@ impl HubCore {
             Some(summary) => {
                 let reasons = summary.reasons.iter().map(|(why, count)| format!("{count} {why}"));
                 let reasons = reasons.collect::<Vec<_>>().join(", ");
-                format!("`{workload}` is not assigned to `{node}`: nodes not chosen: {reasons}")
+                let remark = self.scheduling_remark(node).map(|remark| format!("{remark}; "));
+                let remark = remark.unwrap_or_default();
+                format!(
+                    "`{workload}` is not assigned to `{node}`: {remark}nodes not chosen: {reasons}"
+                )
             }
         }
     }
@@ -392,6 +423,7 @@ fn summary_of(id: &NodeId, node: &NodeState) -> NodeSummary {
         workloads: node.desired.content().items().len() as u64,
         pods: node.pods.len() as u64,
         pods_ready: node.pods.values().filter(|pod| pod.ready).count() as u64,
+        scheduling: String::new(),
     }
 }
 

@@ -253,6 +253,7 @@ mod tests {
             in_sync: true,
             workloads: 1,
             pods: 1,
+            scheduling: String::new(),
             pods_ready: 1,
         }
     }

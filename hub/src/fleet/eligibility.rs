@@ -2,6 +2,12 @@
 //!
 //! Labels and taints only, as Kubernetes decides them, with one exception: a node whose labels no
 //! longer match loses what it holds, since re-selecting is how workloads are moved.
+//!
+//! A node that is cordoned keeps the pods that it holds, with whatever template their workload has, and is
+//! given no further one. What it holds is what was assigned to it; after a restart of the hub what it
+//! reported last, which the store has. No toleration bears this, unlike in Kubernetes, where pods of a
+//! `DaemonSet` come to a cordoned node: who cordons one wants nothing new there. To take away what it has is
+//! a taint's affair: [`crate::manifests::DRAIN_TAINT`].
 
 use super::Site;
 use crate::manifests::{HOSTNAME_LABEL, InferenceWorkload};
@@ -24,6 +30,8 @@ pub(super) enum Reason<'a> {
     Label(&'a str, &'a str),
     /// A taint is not tolerated.
     Taint(&'a Taint),
+    /// The node is cordoned, and holds none.
+    Cordoned,
     /// The node's desired or reported state has no room for it.
     Full,
     /// Other nodes hold all the replicas.
@@ -41,6 +49,7 @@ impl fmt::Display for Reason<'_> {
                 let equals = if value.is_empty() { "" } else { "=" };
                 write!(f, "taint `{key}{equals}{value}:{effect:?}` is not tolerated")
             }
+            Self::Cordoned => f.write_str("cordoned: nothing new comes there"),
             Self::Full => f.write_str("as many pods or bytes as one node can be assigned"),
             Self::NotNeeded => f.write_str("not needed: other nodes hold all replicas"),
         }
@@ -63,10 +72,12 @@ pub(super) fn judge<'a>(
     if let Some(taint) = not_borne(TaintEffect::NoExecute) {
         return Err(Reason::Taint(taint));
     }
+    let is_cordoned = site.said.is_some_and(|said| said.unschedulable);
     match not_borne(TaintEffect::NoSchedule) {
-        None => Ok(Eligibility::Schedulable),
-        Some(_) if held > 0 => Ok(Eligibility::KeepsOnly),
+        None if !is_cordoned => Ok(Eligibility::Schedulable),
+        _ if held > 0 => Ok(Eligibility::KeepsOnly),
         Some(taint) => Err(Reason::Taint(taint)),
+        None => Err(Reason::Cordoned),
     }
 }
 

@@ -120,6 +120,53 @@ fn a_taint_keeps_new_pods_away_and_leaves_what_is_there() {
 }
 
 #[test]
+fn a_cordoned_node_keeps_and_updates_what_it_has_and_gets_nothing_new() {
+    let cordon = document("EdgeNode", "n00000", "spec: {unschedulable: true}\n");
+    // Not even what bears every taint.
+    let per_node = "{replicasPerNode: 2, tolerations: [{operator: Exists}]}";
+    let written = |command: &str| {
+        let workloads = [workload("ocr", "{replicas: 3}"), workload("log", per_node)];
+        let workloads = workloads.map(|text| text.replace("[c]", command));
+        manifests(&[workloads.as_slice(), std::slice::from_ref(&cordon)].concat())
+    };
+    let mut nodes = online(2);
+    let fresh = assign_all(&written("[c]"), &nodes);
+    assert_eq!(spread(&fresh, &nodes, "ocr"), [0, 3]);
+    assert_eq!(spread(&fresh, &nodes, "log"), [0, 2]);
+    let cordoned = "cordoned: nothing new comes there".to_owned();
+    assert_eq!(reasons(&fresh, "log"), [(cordoned, 1)]);
+    let holds = BTreeMap::from([(key("ocr"), 1), (key("log"), 1)]);
+    nodes.get_mut(&id("n00000")).unwrap().previous = holds;
+    let later = assign_all(&written("[d]"), &nodes);
+    assert_eq!(spread(&later, &nodes, "ocr"), [1, 2]);
+    assert_eq!(spread(&later, &nodes, "log"), [1, 2]);
+    let told = &later.per_node[&id("n00000")][&key("ocr")];
+    assert_eq!(told.template.spec.containers[0].command, ["d"]);
+}
+
+#[test]
+fn a_drained_node_loses_all_but_what_bears_that_and_its_replicas_go_elsewhere() {
+    let taint = "{key: hinterland.dev/drain, effect: NoExecute}";
+    let drain = format!("spec: {{unschedulable: true, taints: [{taint}]}}\n");
+    let bears = "{tolerations: [{key: hinterland.dev/drain, operator: Exists}]}";
+    let manifests = manifests(&[
+        document("EdgeNode", "n00000", &drain),
+        workload("ocr", "{replicas: 3}"),
+        workload("log", "{}"),
+        workload("base", bears),
+    ]);
+    let mut nodes = online(2);
+    for node in nodes.values_mut() {
+        node.previous = ["ocr", "log", "base"].map(|name| (key(name), 1)).into();
+    }
+    nodes.get_mut(&id("n00000")).unwrap().online = false;
+    let assignment = assign_all(&manifests, &nodes);
+    assert_eq!(spread(&assignment, &nodes, "ocr"), [0, 3]);
+    assert_eq!(spread(&assignment, &nodes, "log"), [0, 1]);
+    assert_eq!(spread(&assignment, &nodes, "base"), [1, 1]);
+}
+
+#[test]
 fn fleet_replicas_go_to_the_emptiest_nodes_that_are_online() {
     let mut nodes = online(4);
     nodes.get_mut(&id("n00000")).unwrap().online = false;

@@ -30,8 +30,8 @@ mod yaml;
 pub use directory::{DIRECTORY_BYTES_MAX, FILE_BYTES_MAX, FILES_MAX, read_directory};
 pub use documents::{DOCUMENTS_MAX, parse_documents};
 pub(crate) use labels::Invalid;
-pub use node::HOSTNAME_LABEL;
 pub(crate) use node::edge_node;
+pub use node::{DRAIN_TAINT, HOSTNAME_LABEL};
 pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
 pub(crate) use rollout::WAVES_MAX;
 
@@ -114,6 +114,8 @@ pub struct EdgeNode {
     pub labels: BTreeMap<String, String>,
     /// Marks that keep workloads away.
     pub taints: Vec<Taint>,
+    /// Whether it is cordoned: nothing new comes to it.
+    pub unschedulable: bool,
     /// What its link may carry.
     pub link: LinkBudget,
 }

@@ -1,4 +1,4 @@
-//! What an `EdgeNode` may say: labels, taints, and what its link may carry.
+//! What an `EdgeNode` may say: labels, taints, whether it is cordoned, and what its link may carry.
 //!
 //! It says nothing of a node's identity: a node is who its certificate says, whether or not a
 //! manifest names it.
@@ -9,7 +9,7 @@ use super::yaml::{self, Refusal, below};
 use crate::api::{EdgeNodeSpec, LinkSpec};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use shared::model::{LinkBudget, MemoryQuantity, NodeId};
+use shared::model::{LinkBudget, MemoryQuantity, NodeId, Taint, TaintEffect};
 use std::collections::BTreeMap;
 
 /// The least that a day may have: two connections in full, a few alarms, and a batch by the hour.
@@ -20,6 +20,30 @@ const BYTES_PER_SECOND_MIN: u64 = 500;
 
 /// The label that every node has without a manifest; its value is the node's name.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+
+/// The key of the taint, with the effect `NoExecute`, that drains a node: what does not bear it stops there,
+/// and replicas over the fleet go elsewhere.
+pub const DRAIN_TAINT: &str = "hinterland.dev/drain";
+
+impl EdgeNode {
+    /// Whether what does not bear [`DRAIN_TAINT`] is to stop there.
+    #[must_use]
+    pub fn is_to_drain(&self) -> bool {
+        let drains =
+            |taint: &Taint| taint.key == DRAIN_TAINT && taint.effect == TaintEffect::NoExecute;
+        self.taints.iter().any(drains)
+    }
+
+    /// Why nothing new comes to it, in a word: `Cordoned`, `Draining`, or empty where it does.
+    #[must_use]
+    pub fn scheduling_word(&self) -> &'static str {
+        match (self.is_to_drain(), self.unschedulable) {
+            (true, _) => "Draining",
+            (false, true) => "Cordoned",
+            (false, false) => "",
+        }
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -84,10 +108,10 @@ pub(crate) fn edge_node(
         return Err((below("metadata.labels", HOSTNAME_LABEL), problem));
     }
     check_annotations("metadata.annotations", annotations)?;
-    let taints = spec.taints;
+    let EdgeNodeSpec { taints, unschedulable, link } = spec;
     check_taints("spec.taints", &taints)?;
-    let link = budget(&spec.link)?;
-    Ok((id, EdgeNode { labels: labels.clone(), taints, link }))
+    let link = budget(&link)?;
+    Ok((id, EdgeNode { labels: labels.clone(), taints, unschedulable, link }))
 }
 
 fn budget(spec: &LinkSpec) -> Result<LinkBudget, Invalid> {

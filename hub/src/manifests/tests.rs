@@ -176,6 +176,24 @@ fn placement_that_can_not_be_meant_is_refused() {
 }
 
 #[test]
+fn a_node_can_be_cordoned_and_drained_by_its_document() {
+    let said = |more: &str| {
+        let text = NODE.replace("spec:\n", &format!("spec:\n{more}"));
+        let node = parse_documents("w/site.yaml", &text).unwrap().nodes.pop_first().unwrap().1;
+        (node.unschedulable, node.scheduling_word())
+    };
+    assert_eq!(said(""), (false, ""));
+    assert_eq!(said("  unschedulable: true\n"), (true, "Cordoned"));
+    let drain =
+        "  unschedulable: true\n  taints: [{key: hinterland.dev/drain, effect: NoExecute}]\n";
+    let text =
+        NODE.split("  taints").next().unwrap().replace("spec:\n", &format!("spec:\n{drain}"));
+    let node = parse_documents("w/site.yaml", &text).unwrap().nodes.pop_first().unwrap().1;
+    assert_eq!((node.unschedulable, node.scheduling_word()), (true, "Draining"));
+    assert_snapshot!(changed_node("taints:", "unschedulable: maybe\n  taints:"), @"w/ocr.yaml:7: spec.unschedulable: expected a value of type boolean");
+}
+
+#[test]
 fn nodes_that_can_not_be_meant_are_refused() {
     assert_snapshot!(changed_node("name: site-1", "name: site-1\n  namespace: lab"), @"w/ocr.yaml:5: metadata.namespace: an EdgeNode belongs to no namespace, expected none");
     assert_snapshot!(changed_node("zone: north", "zone/: north"), @"w/ocr.yaml:5: metadata.labels[zone/]: `zone/` is not a key: expected at most 63 characters of letters, digits, '-', '_' and '.', beginning and ending with a letter or digit, after an optional DNS name and '/'");
@@ -230,7 +248,7 @@ fn every_document_with_a_problem_is_named() {
     ];
     assert_snapshot!(refused(&text.join("---\n")), @r#"
 w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits.memory: `lots` is not a quantity: expected a number with an optional suffix, as in `512Mi` or `2G`
-w/ocr.yaml:31: spec.taint: unknown field, expected one of `taints`, `link`
+w/ocr.yaml:31: spec.taint: unknown field, expected one of `taints`, `unschedulable`, `link`
 w/ocr.yaml:34: a: unclosed bracket '['
 w/ocr.yaml:54: metadata.name: InferenceWorkload `default/ocr` is declared already by the document at w/ocr.yaml:35
 "#);

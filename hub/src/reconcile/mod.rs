@@ -9,6 +9,7 @@
 //! | `objects` | objects as the API server has them, and the desired state that they make |
 //! | `reconciler` | what is due: desired state, statuses |
 //! | `status` | what the hub says of a workload or a node |
+//! | `scheduling` | whether a node takes new pods, and how far it is drained |
 //! | `events` | what a person should hear of |
 //! | `cluster_status` | what it says of member clusters, and of workloads there |
 //!
@@ -19,6 +20,7 @@ mod cluster_status;
 mod events;
 mod objects;
 mod reconciler;
+mod scheduling;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -84,6 +84,14 @@ impl Held {
         &self.object.uid
     }
 
+    /// What is in force of a node.
+    pub(super) fn node(&self) -> Option<&EdgeNode> {
+        match &self.accepted {
+            Some(Said::Node(_, node)) => Some(node),
+            _ => None,
+        }
+    }
+
     /// The status as it is stored.
     pub(super) fn status(&self) -> &Value {
         &self.object.status

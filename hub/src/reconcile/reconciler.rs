@@ -209,7 +209,9 @@ impl Reconciler {
                 }
                 Kind::Node => {
                     let view = NodeId::new(&key.name).ok().and_then(|id| core.node_view(&id));
-                    serde_json::to_value(node_status(view.as_ref(), &held.verdict, stored, &now))
+                    let status =
+                        node_status(view.as_ref(), held.node(), &held.verdict, stored, &now);
+                    serde_json::to_value(status)
                 }
             };
             let Ok(status) = status else { continue };

@@ -4,10 +4,12 @@
 //! same is the same, and nothing is written.
 
 use super::objects::Verdict;
+use super::scheduling::{self, scheduling};
 use crate::api::{
     EdgeNodeStatus, InferenceWorkloadStatus, NodeResources, PodCounts, RolloutStatus, UnchosenNodes,
 };
 use crate::core::{NodeView, RolloutView, WorkloadView};
+use crate::manifests::EdgeNode;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -179,15 +181,21 @@ fn readiness(view: Option<&WorkloadView>) -> Aspect {
     }
 }
 
-/// The status of a node: `view` is what the hub knows of it, `before` its status as it is stored.
+/// The status of a node: `view` is what the hub knows of it, `said` what is in force of its object, `before`
+/// its status as it is stored.
 pub(crate) fn node_status(
     view: Option<&NodeView>,
+    said: Option<&EdgeNode>,
     verdict: &Verdict,
     before: &Value,
     now: &Time,
 ) -> EdgeNodeStatus {
     let mut aspects = vec![presence(view)];
     aspects.push(acceptance(verdict));
+    let disabled = said.and_then(|said| scheduling(said, view, before));
+    aspects.extend(disabled.map(|(reason, message)| {
+        Aspect::new(scheduling::KIND, ConditionStatus::True, reason, message)
+    }));
     let reported = view.and_then(|view| view.status.as_ref());
     let told = reported.into_iter().flat_map(|status| &status.conditions);
     aspects.extend(told.map(|c| Aspect::new(&c.kind, c.status, &c.reason, c.message.clone())));

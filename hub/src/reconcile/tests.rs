@@ -213,6 +213,25 @@ fn a_node_that_nobody_enrolled_and_one_that_is_wrong_say_so() {
     assert!(message.starts_with("spec.link.bytesPerDay: "), "{message}");
 }
 
+#[test]
+fn a_node_says_that_it_is_cordoned_or_drained_as_long_as_it_is() {
+    let mut reconciler = listed();
+    let mut reason_of = |generation: i64, spec: Value| {
+        put(&mut reconciler, object(Kind::Node, "mast-17", generation, spec));
+        let status = status_of(&mut reconciler, Kind::Node, "mast-17");
+        let conditions = status["conditions"].as_array().unwrap().clone();
+        let found = conditions.into_iter().find(|c| c["type"] == "SchedulingDisabled");
+        found.map(|condition| (condition["status"].clone(), condition["reason"].clone()))
+    };
+    let is = |reason: &str| Some((json!("True"), json!(reason)));
+    assert_eq!(reason_of(1, json!({})), None);
+    assert_eq!(reason_of(2, json!({ "unschedulable": true })), is("Cordoned"));
+    let drain = json!([{ "key": "hinterland.dev/drain", "effect": "NoExecute" }]);
+    let drained = reason_of(3, json!({ "unschedulable": true, "taints": drain }));
+    assert_eq!(drained, is("Drained"), "nobody is enrolled by this name");
+    assert_eq!(reason_of(4, json!({})), None);
+}
+
 fn cluster_object(name: &str, tier: &str) -> Object {
     let spec = json!({ "kubeconfigSecretRef": { "name": name } });
     let labels = BTreeMap::from([("tier".to_owned(), tier.to_owned())]);

@@ -8,6 +8,7 @@ mod chart;
 mod faults;
 mod hub;
 mod members;
+mod plugin;
 mod replicas;
 mod rollout;
 
