@@ -17,12 +17,8 @@ mod source;
 mod writer;
 
 pub use client::ClusterError;
-<<<<<<< HEAD
-pub(crate) use client::connect;
-pub(crate) use shared::{RecordKind, SharedRecord, SharedRecords};
-=======
 pub(crate) use client::{connect, connect_as_person};
->>>>>>> cli
+pub(crate) use shared::{RecordKind, SharedRecord, SharedRecords};
 pub(crate) use source::watch;
 pub(crate) use writer::write;
 

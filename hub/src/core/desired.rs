@@ -46,6 +46,7 @@ impl HubCore {
         let nodes = self.fleet_nodes();
         let Some(manifests) = &self.manifests else { return };
         self.assignment = fleet::assign(manifests, &nodes, &self.rollouts.older(manifests));
+        self.note_kept(now);
         let ids: Vec<NodeId> = self.nodes.keys().cloned().collect();
         let mut encoded = EncodedWorkloads::default();
         for id in &ids {
@@ -57,15 +58,21 @@ impl HubCore {
 
     fn fleet_nodes(&self) -> BTreeMap<NodeId, FleetNode> {
         let trusted = self.nodes.iter().filter(|(_, node)| !node.record.revoked);
+        let kept = self.rollouts.kept();
         let fleet_node = |(id, node): (&NodeId, &NodeState)| {
-            let previous = self.held_by(id, node);
+            let mut previous = self.held_by(id, node);
+            for (key, replicas) in kept.get(id).into_iter().flatten().filter(|_| !node.assigned) {
+                let held = previous.entry((*key).clone()).or_default();
+                *held = (*held).max(*replicas);
+            }
             (id.clone(), FleetNode { online: node.is_online(), previous })
         };
         trusted.map(fleet_node).collect()
     }
 
     /// Pods that `node` holds, by workload: what was assigned to it, and before this hub's first
-    /// assignment what it reported to the hub's last start, so that a restart moves nothing.
+    /// assignment what it reported to the hub's last start, so that a restart moves nothing. Beside it stands
+    /// what was decided then: another hub that takes over has heard no reports.
     fn held_by(&self, id: &NodeId, node: &NodeState) -> BTreeMap<WorkloadKey, u32> {
         if node.record.last_seen.is_none() {
             // It can't have been told anything yet: nothing is lost when its share goes elsewhere.

@@ -341,6 +341,7 @@ impl HubCore {
     }
 
     fn advance(&mut self, now: Now) {
+        self.share_next();
         self.effects.extend(self.commit.poll(now.monotonic).map(Effect::Persist));
     }
 

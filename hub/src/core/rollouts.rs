@@ -33,18 +33,21 @@ pub struct Templates {
     rollout: Option<RolloutState>,
     /// The workload as it was accepted last.
     accepted: InferenceWorkload,
+    /// What nodes hold of it that can't be concluded from the manifests.
+    #[serde(default)]
+    kept: BTreeMap<NodeId, u32>,
 }
 
 impl Templates {
-    fn all_at_once(workload: &InferenceWorkload) -> Self {
+    fn all_at_once(workload: &InferenceWorkload, kept: BTreeMap<NodeId, u32>) -> Self {
         let (revision, template) = (workload.revision, workload.template.clone());
-        Self { revision, template, rollout: None, accepted: workload.clone() }
+        Self { revision, template, rollout: None, accepted: workload.clone(), kept }
     }
 
     /// What they are once `workload` is what it is to be.
     fn with(&self, workload: &InferenceWorkload) -> Self {
         if workload.rollout.is_none() || workload.revision == self.revision {
-            return Self::all_at_once(workload);
+            return Self::all_at_once(workload, self.kept.clone());
         }
         let known = |rollout: &&RolloutState| rollout.target == workload.revision;
         let rollout = self.rollout.as_ref().filter(known).cloned();
@@ -113,6 +116,17 @@ impl Rollouts {
         self.durable.values().map(|templates| &templates.accepted)
     }
 
+    /// What nodes hold that can't be concluded from the manifests, as it was decided last.
+    pub(super) fn kept(&self) -> BTreeMap<&NodeId, Vec<(&WorkloadKey, u32)>> {
+        let mut kept: BTreeMap<&NodeId, Vec<_>> = BTreeMap::new();
+        for (key, templates) in &self.durable {
+            for (node, replicas) in &templates.kept {
+                kept.entry(node).or_default().push((key, *replicas));
+            }
+        }
+        kept
+    }
+
     /// When they are to be looked at.
     pub(super) fn due(&self) -> Option<MonotonicMs> {
         self.due
@@ -157,7 +171,7 @@ impl HubCore {
             let before = self.rollouts.next.get(key).or_else(|| self.rollouts.durable.get(key));
             let after = match before {
                 Some(before) => before.with(workload),
-                None => Templates::all_at_once(workload),
+                None => Templates::all_at_once(workload, BTreeMap::new()),
             };
             if before != Some(&after) {
                 changed.insert(key.clone(), after);
@@ -172,7 +186,18 @@ impl HubCore {
             self.rollouts.watches.remove(&key);
         }
         self.store_templates(changed, now);
-        self.share_next();
+    }
+
+    /// What was decided is known to the hub's next start, and to other hubs.
+    pub(super) fn note_kept(&mut self, now: Now) {
+        let mut changed = BTreeMap::new();
+        for (key, kept) in &self.assignment.kept {
+            let known = self.rollouts.next.get(key).or_else(|| self.rollouts.durable.get(key));
+            if let Some(known) = known.filter(|known| known.kept != *kept) {
+                changed.insert(key.clone(), Templates { kept: kept.clone(), ..known.clone() });
+            }
+        }
+        self.store_templates(changed, now);
     }
 
     /// Every template that is stored is shared from now on; those that are there already as well, if `all`.
@@ -182,10 +207,10 @@ impl HubCore {
         };
         let next = self.rollouts.durable.iter().filter(|_| all).filter_map(stored).collect();
         self.rollouts.sharing = Some(Sharing { sent: BTreeMap::new(), next });
-        self.share_next();
     }
 
-    fn share_next(&mut self) {
+    /// To be called when an event was handled.
+    pub(super) fn share_next(&mut self) {
         if let Some(sharing) = &mut self.rollouts.sharing
             && sharing.sent.is_empty()
             && !sharing.next.is_empty()
@@ -204,7 +229,6 @@ impl HubCore {
                 store(&mut self.commit, key, value, now.monotonic);
             }
         }
-        self.share_next();
     }
 
     /// Stores it, at once or once it is shared.
@@ -289,13 +313,13 @@ impl HubCore {
                 }
                 RolloutStep::Complete => {
                     info!(workload = %key, revision = %workload.revision, "every node has it");
-                    changed.insert(key.clone(), Templates::all_at_once(workload));
+                    let kept = templates.kept.clone();
+                    changed.insert(key.clone(), Templates::all_at_once(workload, kept));
                 }
             }
         }
         (self.rollouts.due, self.rollouts.watches) = (due, watches);
         self.store_templates(changed, now);
-        self.share_next();
     }
 
     fn rollout_nodes(

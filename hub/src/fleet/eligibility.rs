@@ -4,8 +4,8 @@
 //! longer match loses what it holds, since re-selecting is how workloads are moved.
 //!
 //! A node that is cordoned keeps the pods that it holds, with whatever template their workload has, and is
-//! given no further one. What it holds is what was assigned to it; after a restart of the hub what it
-//! reported last, which the store has. No toleration bears this, unlike in Kubernetes, where pods of a
+//! given no further one. What it holds is what was assigned to it, which the store has and other hubs
+//! find; after a restart of the hub also what it reported last. No toleration bears this, unlike in Kubernetes, where pods of a
 //! `DaemonSet` come to a cordoned node: who cordons one wants nothing new there. To take away what it has is
 //! a taint's affair: [`crate::manifests::DRAIN_TAINT`].
 

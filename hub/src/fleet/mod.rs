@@ -52,6 +52,8 @@ pub struct Assignment {
     pub per_node: BTreeMap<NodeId, BTreeMap<WorkloadKey, Arc<Workload>>>,
     /// Each workload over the fleet.
     pub workloads: BTreeMap<WorkloadKey, WorkloadSummary>,
+    /// By workload, what nodes hold that can't be concluded from the manifests.
+    pub kept: BTreeMap<WorkloadKey, BTreeMap<NodeId, u32>>,
 }
 
 /// One workload over the fleet.
@@ -106,7 +108,9 @@ pub fn assign(
     let mut per_site = vec![BTreeMap::new(); sites.len()];
     for plan in &plans {
         plan.write(&sites, &mut per_site);
-        assignment.workloads.insert(plan.workload.key.clone(), plan.summary());
+        let key = &plan.workload.key;
+        assignment.workloads.insert(key.clone(), plan.summary());
+        assignment.kept.insert(key.clone(), plan.kept(&sites));
     }
     let written = sites.iter().zip(per_site).filter(|(_, workloads)| !workloads.is_empty());
     assignment.per_node = written.map(|(site, workloads)| (site.id.clone(), workloads)).collect();

@@ -5,7 +5,7 @@ use super::room::Room;
 use super::{OlderTemplate, Site, WorkloadSummary};
 use crate::manifests::{InferenceWorkload, Replicas};
 use shared::limits::REPLICAS_PER_NODE_MAX;
-use shared::model::{Workload, WorkloadKey};
+use shared::model::{NodeId, Workload, WorkloadKey};
 use shared::wire::encode;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -34,6 +34,8 @@ struct Candidate {
     /// Pods that it may have at most.
     most: u32,
     given: u32,
+    /// Whether it has them only because it had them before.
+    keeps_only: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -96,6 +98,17 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// What nodes hold that can't be concluded from the manifests: which of them have the replicas of a fleet,
+    /// and what those have that would be given nothing.
+    pub(super) fn kept(&self, sites: &[Site<'_>]) -> BTreeMap<NodeId, u32> {
+        let of_fleet = matches!(self.workload.replicas, Replicas::Fleet(_));
+        let kept =
+            |candidate: &&Candidate| candidate.given > 0 && (of_fleet || candidate.keeps_only);
+        let entry =
+            |candidate: &Candidate| Some((sites.get(candidate.site)?.id.clone(), candidate.given));
+        self.candidates.iter().filter(kept).filter_map(entry).collect()
+    }
+
     pub(super) fn summary(&self) -> WorkloadSummary {
         let mut counted: Vec<_> = self.reasons.iter().collect();
         counted.sort_by_key(|(_, nodes)| Reverse(**nodes));
@@ -111,17 +124,18 @@ impl<'a> Plan<'a> {
 
     fn consider(&mut self, index: usize, site: &Site<'a>) {
         let held = site.node.previous.get(&self.workload.key).copied().unwrap_or(0);
-        let most = match judge(self.workload, site, held) {
+        let (most, keeps_only) = match judge(self.workload, site, held) {
             Err(reason) => return self.count(reason, 1),
-            Ok(Eligibility::Schedulable) => REPLICAS_PER_NODE_MAX,
-            Ok(Eligibility::KeepsOnly) => held.min(REPLICAS_PER_NODE_MAX),
+            Ok(Eligibility::Schedulable) => (REPLICAS_PER_NODE_MAX, false),
+            Ok(Eligibility::KeepsOnly) => (held.min(REPLICAS_PER_NODE_MAX), true),
         };
         let given = match self.workload.replicas {
             Replicas::PerNode(wanted) => wanted.min(most),
             Replicas::Fleet(_) => held.min(most),
         };
         self.desired = self.desired.saturating_add(given);
-        self.candidates.push(Candidate { site: index, online: site.node.online, most, given });
+        let online = site.node.online;
+        self.candidates.push(Candidate { site: index, online, most, given, keeps_only });
     }
 
     /// Takes replicas over `wanted` back, always from a node that has the most of them; from one

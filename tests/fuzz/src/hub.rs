@@ -158,7 +158,8 @@ impl Bench {
                     self.core.handle_event(event, now(self.now));
                 }
                 Some(
-                    Effect::Admit { .. }
+                    Effect::Share(_)
+                    | Effect::Admit { .. }
                     | Effect::Expel { .. }
                     | Effect::EndCall(_)
                     | Effect::Settled { .. },

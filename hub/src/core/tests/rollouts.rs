@@ -3,12 +3,17 @@
 use super::*;
 use crate::manifests::parse_documents;
 use shared::model::{PodPhase, PodStatus, Revision};
+use shared::trust::session::SessionPublicKey;
 use std::collections::BTreeSet;
 
 const NODES: usize = 12;
 
 fn id(number: usize) -> NodeId {
     NodeId::new(&format!("mast-{number:02}")).unwrap()
+}
+
+fn key_of(number: usize) -> SessionPublicKey {
+    SessionPrivateKey::from_bytes([100 + u8::try_from(number).unwrap(); 32]).public()
 }
 
 fn manifests(version: u32, rollout: &str) -> Manifests {
@@ -79,9 +84,7 @@ impl Fleet {
             on_its_way: None,
         };
         for number in 0..NODES {
-            let key =
-                SessionPrivateKey::from_bytes([100 + u8::try_from(number).unwrap(); 32]).public();
-            let record = NodeRecord::new(key, "1".to_owned(), UnixMs(0));
+            let record = NodeRecord::new(key_of(number), "1".to_owned(), UnixMs(0));
             let record = NodeRecord { last_seen: Some(UnixMs(1)), ..record };
             fleet.hub.handle_event(Event::Enrolled { node: id(number), record }, fleet.now);
         }
@@ -131,6 +134,26 @@ impl Fleet {
         self.hub = hub_on(&self.store, self.now).sharing_templates(false);
         self.settle();
         self.begin();
+    }
+
+    /// As [`Self::take_over`], by a hub that knows no more of the nodes than that they are enrolled.
+    fn take_over_unheard(&mut self) {
+        self.on_its_way = None;
+        self.store = Memory::default();
+        let mut batch = WriteBatch::new();
+        for (key, value) in self.shared.iter().flatten() {
+            batch.put(Tree::Templates, key.clone(), value.clone());
+        }
+        self.store.commit(&batch).unwrap();
+        self.hub = hub_on(&self.store, self.now).sharing_templates(false);
+        for number in 0..NODES {
+            let record = NodeRecord::new(key_of(number), "1".to_owned(), UnixMs(0));
+            self.hub.handle_event(Event::Enrolled { node: id(number), record }, self.now);
+        }
+        // Nobody has greeted yet when the manifests are read.
+        self.hub.handle_event(Event::Manifests(self.manifests.clone()), self.now);
+        self.settle();
+        self.connect();
     }
 
     fn arrive(&mut self) {
@@ -248,6 +271,38 @@ fn a_hub_that_is_killed_after_any_step_goes_on_where_it_was() {
         assert_eq!((fleet.with(2), fleet.view().rollout), (NODES, None), "{kill_after_ms}");
         assert_eq!(fleet.handed_back, 0, "killed after {kill_after_ms} ms");
     }
+}
+
+/// Where a fleet's replicas are is a decision that no manifest repeats: another hub that has heard no report
+/// yet leaves them where they are, also at a node that is cordoned.
+#[test]
+fn another_hub_moves_no_replica_before_it_has_heard_of_anybody() {
+    let text = |unschedulable| {
+        format!(
+            "apiVersion: hinterland.dev/v1alpha1\nkind: InferenceWorkload\nmetadata: {{name: ocr}}\n\
+             spec:\n  placement: {{replicas: 4}}\n  template: {{spec: {{containers: [{{name: c, command: \
+             [ocr, v1]}}]}}}}\n---\napiVersion: hinterland.dev/v1alpha1\nkind: EdgeNode\nmetadata: {{name: \
+             mast-09}}\nspec: {{unschedulable: {unschedulable}}}\n"
+        )
+    };
+    let read = |unschedulable| parse_documents("ocr.yaml", &text(unschedulable)).unwrap();
+    let holders =
+        |fleet: &Fleet| -> Vec<NodeId> { fleet.hub.assignment.per_node.keys().cloned().collect() };
+    let mut fleet = Fleet::of_several();
+    // Of those that are there then: the last four.
+    fleet.offline = (0..8).collect();
+    fleet.connect();
+    fleet.change(read(false));
+    fleet.pass(1_000);
+    let before = holders(&fleet);
+    assert_eq!(before, (8..12).map(id).collect::<Vec<_>>());
+    fleet.change(read(true));
+    fleet.pass(1_000);
+    fleet.offline.clear();
+    fleet.take_over_unheard();
+    assert_eq!(holders(&fleet), before);
+    fleet.pass(60_000);
+    assert_eq!(holders(&fleet), before);
 }
 
 /// What nodes were told was shared before: no node is handed back what it had, and none is passed over.
