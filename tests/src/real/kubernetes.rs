@@ -3,6 +3,7 @@
 //!
 //! Does not run controllers or nodes: what the hub writes is what the API server has.
 
+use super::hub::Hub;
 use super::process::{Process, free_port, wait_until};
 use anyhow::{Context, bail, ensure};
 use base64::Engine as _;
@@ -16,6 +17,15 @@ use std::time::Duration;
 
 /// It starts in four seconds; on a machine that is busy with others of its kind it needs longer.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The definitions are taken and published a few seconds after the server is ready.
+const DEFINITIONS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The kinds that the hub defines.
+const KINDS: [&str; 3] = ["inferenceworkloads", "edgenodes", "edgeclusters"];
+
+/// What the hub may do.
+const RBAC: &str = include_str!("../../../deploy/rbac/hub.yaml");
 
 /// Whoever may do everything.
 pub const ADMIN: &str = "admin";
@@ -57,6 +67,41 @@ impl Cluster {
             fs::write(cluster.kubeconfig(user), cluster.kubeconfig_of(user)?)?;
         }
         Ok(cluster)
+    }
+
+    /// As [`Self::start`], with the hub's definitions installed.
+    ///
+    /// # Errors
+    /// When it does not start or does not take them.
+    pub fn with_definitions(folder: &Path) -> anyhow::Result<Self> {
+        let cluster = Self::start(folder)?;
+        let definitions = hub::api::crds_yaml()?;
+        // A server that has just become ready may not know all of its own kinds yet.
+        wait_until("the definitions are taken", DEFINITIONS_TIMEOUT, || {
+            cluster.apply(&definitions).map(|_| true)
+        })?;
+        for kind in KINDS {
+            let name = format!("crd/{kind}.hinterland.dev");
+            cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &name])?;
+        }
+        // What `kubectl explain` and server-side apply read is published later than that.
+        for kind in KINDS {
+            wait_until("the definitions are published", DEFINITIONS_TIMEOUT, || {
+                cluster.kubectl(&["explain", kind]).map(|_| true)
+            })?;
+        }
+        Ok(cluster)
+    }
+
+    /// Gives the user `hub` the rights of the hub's role, and lets `hub` use them from its next start on.
+    ///
+    /// # Errors
+    /// When the server refuses, or the hub's folder can't be written.
+    pub fn let_in(&self, hub: &Hub) -> anyhow::Result<()> {
+        self.kubectl(&["create", "namespace", "hinterland"])?;
+        self.apply(RBAC)?;
+        let kubeconfig = self.kubeconfig("hub");
+        hub.configure(&format!("[kubernetes]\nkubeconfig = \"{}\"\n", kubeconfig.display()))
     }
 
     /// Starts the server, which does not run, and waits until it is ready.
