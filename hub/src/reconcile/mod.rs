@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `objects` | objects as the API server has them, and the desired state that they make |
 //! | `reconciler` | what is due: desired state, statuses |
+//! | `pace` | when a status is looked at, and what is on its way |
 //! | `status` | what the hub says of a workload or a node |
 //! | `events` | what a person should hear of |
 //! | `cluster_status` | what it says of member clusters, and of workloads there |
@@ -18,6 +19,7 @@
 mod cluster_status;
 mod events;
 mod objects;
+mod pace;
 mod reconciler;
 mod status;
 #[cfg(test)]
