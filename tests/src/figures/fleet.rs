@@ -200,14 +200,14 @@ impl Scene {
         self.hub.start()?;
         self.wait_until_in_sync()?;
         let took = begin.elapsed();
-        let (up, down) = self.broker_bytes()?;
+        let ((up, down), (sent_up, sent_down)) = self.broker_counters()?;
         let crossed = self.fleet.payload_bytes().since(crossed);
         let writes = self.writes_once_quiet()?.since(&before);
         let (resident, peak) = resident_kib(self.hub.id().context("the hub does not run")?)?;
         let nodes = self.nodes as u64;
         let how = format!(
             "payloads of MQTT both ways by the counters of the restarted hub's broker, from its start until all \
-             {nodes} nodes were in sync {took:.0?} later, over their number: {up} bytes up and {down} down (the \
+             {nodes} nodes were in sync {took:.0?} later, over their number: {up} bytes up in {sent_up} messages and {down} down in {sent_down} (the \
              nodes count {} and {}, telemetry among them). The restart made these writes: {writes}; the hub then \
              has {} MiB, {} at most",
             crossed.up,
@@ -219,8 +219,8 @@ impl Scene {
         Ok(vec![Figure::new("hub_restart_app_bytes_per_node", per_node, "bytes", &how)])
     }
 
-    /// Payload bytes that the hub's broker has received and sent.
-    fn broker_bytes(&self) -> anyhow::Result<(u64, u64)> {
+    /// What the hub's broker has received and sent: payload bytes, and messages.
+    fn broker_counters(&self) -> anyhow::Result<((u64, u64), (u64, u64))> {
         let answer = request(self.hub.api, "GET", "/metrics", &[], Duration::from_secs(60))?;
         let page = String::from_utf8(answer.body)?;
         let number = |name: &str| -> anyhow::Result<u64> {
@@ -228,7 +228,8 @@ impl Scene {
             let value = page.lines().find_map(|line| line.strip_prefix(&name));
             Ok(value.with_context(|| format!("the page has no {name}"))?.trim().parse()?)
         };
-        Ok((number("received_bytes")?, number("sent_bytes")?))
+        let bytes = (number("received_bytes")?, number("sent_bytes")?);
+        Ok((bytes, (number("messages_received")?, number("messages_sent")?)))
     }
 }
 
