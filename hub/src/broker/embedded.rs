@@ -212,12 +212,16 @@ async fn receive(door: Door, gate: Arc<Gate>) {
         let (greeting, gate) = (door.greet(stream, address), Arc::clone(&gate));
         tokio::spawn(async move {
             let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-            match timeout_at(deadline, greeting).await {
-                Ok(Ok((stream, identity))) => serve(gate, id, stream, identity, deadline).await,
-                Ok(Err(error)) => debug!(%address, %error, "no TLS handshake"),
-                Err(_) => debug!(%address, "no TLS handshake in time"),
-            }
-            drop(place);
+            let (stream, identity) = match timeout_at(deadline, greeting).await {
+                Ok(Ok(greeted)) => greeted,
+                Ok(Err(error)) => return debug!(%address, %error, "no TLS handshake"),
+                Err(_) => return debug!(%address, "no TLS handshake in time"),
+            };
+            // A task of its own, for weeks: what the handshake took is given back.
+            tokio::spawn(async move {
+                serve(gate, id, stream, identity, deadline).await;
+                drop(place);
+            });
         });
     }
 }

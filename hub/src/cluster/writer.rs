@@ -1,42 +1,57 @@
-//! Writes statuses, one after the other, by server-side apply, and the Events that go with them.
+//! Writes statuses by server-side apply, a few at a time, and the Events that go with them.
+//!
+//! Of one object it writes one after the other, in their order. It decides nothing: what stands in a status, and
+//! when it is due, is `reconcile`'s.
 
 use super::{FIELD_MANAGER, resource};
 use crate::api::API_VERSION;
-use crate::reconcile::{Change, Kind, StatusPatch};
+use crate::reconcile::{Change, Kind, ObjectKey, StatusPatch};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Error};
 use serde_json::json;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-/// Between an attempt that failed and the next status: the API server has other worries.
+/// Writes on their way at once. A write is a few milliseconds of waiting, and a fleet that changes
+/// together is thousands of them; more at once would crowd out others at a small API server.
+const WRITES_MAX: usize = 8;
+
+/// An attempt that failed keeps its place among [`WRITES_MAX`] for so long: the API server has other
+/// worries.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// An Event is a sentence.
 const EVENT_CHARACTERS_MAX: usize = 512;
 
-/// Writes each status that comes; says which were not written. Ends when nobody sends any more.
+/// Writes each status that comes, and says of each what became of it. Ends when nobody sends any more.
 pub(crate) async fn write(
     client: Client,
     mut patches: mpsc::Receiver<StatusPatch>,
     changes: mpsc::Sender<Change>,
 ) {
     let recorder = Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER.to_owned()));
-    while let Some(patch) = patches.recv().await {
-        match apply(&client, &patch).await {
-            Ok(()) => tell(&recorder, &patch).await,
-            // Nobody needs the status of what was deleted meanwhile.
-            Err(Error::Api(status)) if status.code == 404 => {
-                debug!(object = ?patch.key, "its status was not written: it is gone");
-            }
-            Err(error) => {
-                let error = shared::in_words(&error);
-                warn!(object = ?patch.key, error, "a status was not written");
-                tokio::time::sleep(PAUSE).await;
-                if changes.send(Change::NotWritten(patch.key, Some(error))).await.is_err() {
+    let mut queue = Queue::default();
+    let mut writes = FuturesUnordered::new();
+    loop {
+        while writes.len() < WRITES_MAX
+            && let Some(patch) = queue.take()
+        {
+            writes.push(write_one(&client, &recorder, patch));
+        }
+        tokio::select! {
+            patch = patches.recv() => match patch {
+                Some(patch) => queue.put(patch),
+                None => return,
+            },
+            Some((key, change)) = writes.next() => {
+                queue.end(&key);
+                if changes.send(change).await.is_err() {
                     return;
                 }
             }
@@ -44,6 +59,53 @@ pub(crate) async fn write(
     }
 }
 
+/// Statuses that wait, the oldest first. At most one of an object is on its way.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<StatusPatch>,
+    writing: BTreeSet<ObjectKey>,
+}
+
+impl Queue {
+    fn put(&mut self, patch: StatusPatch) {
+        self.waiting.push_back(patch);
+    }
+
+    /// The next to be written.
+    fn take(&mut self) -> Option<StatusPatch> {
+        let free = |patch: &StatusPatch| !self.writing.contains(&patch.key);
+        let at = self.waiting.iter().position(free)?;
+        let patch = self.waiting.remove(at)?;
+        self.writing.insert(patch.key.clone());
+        Some(patch)
+    }
+
+    /// A write has come to its end.
+    fn end(&mut self, key: &ObjectKey) {
+        self.writing.remove(key);
+    }
+}
+
+async fn write_one(
+    client: &Client,
+    recorder: &Recorder,
+    patch: StatusPatch,
+) -> (ObjectKey, Change) {
+    match apply(client, &patch).await {
+        Ok(()) => tell(recorder, &patch).await,
+        // Nobody needs the status of what was deleted meanwhile.
+        Err(Error::Api(status)) if status.code == 404 => {
+            debug!(object = ?patch.key, "its status was not written: it is gone");
+        }
+        Err(error) => {
+            let error = shared::in_words(&error);
+            warn!(object = ?patch.key, error, "a status was not written");
+            tokio::time::sleep(PAUSE).await;
+            return (patch.key.clone(), Change::NotWritten(patch.key, Some(error)));
+        }
+    }
+    (patch.key.clone(), Change::Written(patch.key))
+}
 /// Nothing depends on an Event: one that is not taken is logged.
 async fn tell(recorder: &Recorder, patch: &StatusPatch) {
     let object = reference(patch);
@@ -91,4 +153,26 @@ async fn apply(client: &Client, patch: &StatusPatch) -> Result<(), Error> {
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     api.patch_status(&key.name, &parameters, &Patch::Apply(&object)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patch(name: &str, number: u64) -> StatusPatch {
+        let key = ObjectKey { kind: Kind::Node, namespace: String::new(), name: name.to_owned() };
+        StatusPatch { key, uid: String::new(), status: json!(number), events: vec![] }
+    }
+
+    #[test]
+    fn of_one_object_they_are_written_one_after_the_other_and_nobody_waits_for_another() {
+        let mut queue = Queue::default();
+        [patch("a", 1), patch("a", 2), patch("b", 3)].into_iter().for_each(|p| queue.put(p));
+        assert_eq!(queue.take(), Some(patch("a", 1)));
+        assert_eq!(queue.take(), Some(patch("b", 3)));
+        assert_eq!(queue.take(), None);
+        queue.end(&patch("a", 1).key);
+        assert_eq!(queue.take(), Some(patch("a", 2)));
+        assert_eq!(queue.take(), None);
+    }
 }

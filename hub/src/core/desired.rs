@@ -16,6 +16,11 @@ use std::sync::Arc;
 use thiserror::Error;
 use tracing::{error, info};
 
+/// Of nodes and workloads that are looked at together when it is decided what runs where, for each
+/// millisecond until the next such decision. A slow core takes half a microsecond for each, so that nodes
+/// that come one after the other take a quarter of the hub's time at most.
+const REASSIGN_PAIRS_PER_MS: u64 = 500;
+
 /// What a node runs that is assigned nothing.
 static NOTHING: BTreeMap<WorkloadKey, Arc<Workload>> = BTreeMap::new();
 
@@ -38,6 +43,18 @@ impl HubCore {
         self.manifests = Some(manifests);
         self.handle_templates(now);
         self.reassign(now);
+    }
+
+    /// Decides anew what runs where, once for all who come within a while. Deciding takes the longer the
+    /// larger the fleet is, and nothing else happens meanwhile: so it is done the less often.
+    pub(super) fn reassign_soon(&mut self, delay_ms_min: u64, now: Now) {
+        let workloads = self.manifests.as_ref().map_or(0, |manifests| manifests.workloads.len());
+        let pairs = (self.nodes.len() as u64).saturating_mul(workloads as u64);
+        let delay_ms = delay_ms_min.max(pairs / REASSIGN_PAIRS_PER_MS);
+        if delay_ms == 0 {
+            return self.reassign(now);
+        }
+        self.reassign_due.get_or_insert(now.monotonic.plus_ms(delay_ms));
     }
 
     /// Decides anew what runs where, and hands each node what changed for it. Does nothing before
@@ -306,6 +323,23 @@ spec:
         assert!(why.remarks.iter().any(|remark| remark.contains("cordoned")), "{:?}", why.remarks);
         let absent = core.why(&node("b"), &"default/other-0".parse().unwrap()).unwrap_err();
         assert_eq!(absent, "no manifest has a workload `default/other`");
+    }
+
+    #[test]
+    fn a_large_fleet_is_assigned_once_for_all_nodes_that_come_together() {
+        let names = (0..1_000).map(|number| node(&format!("n-{number}")));
+        let nodes: BTreeMap<_, _> = names.map(|name| (name, record(None))).collect();
+        let mut core = started(StoredState { term: 1, nodes, ..StoredState::default() });
+        for name in ["x-1", "x-2"] {
+            let enrolled = Event::Enrolled { node: node(name), record: record(None) };
+            core.handle_event(enrolled, Now::default());
+        }
+        assert!(!core.nodes[&node("x-2")].assigned);
+        let due = core.reassign_due.unwrap();
+        assert_eq!(due.0, 1_001 / REASSIGN_PAIRS_PER_MS);
+        core.handle_timeout(Now { monotonic: due, ..Now::default() });
+        assert!(core.nodes[&node("x-2")].assigned);
+        assert_eq!(core.reassign_due, None);
     }
 
     #[test]

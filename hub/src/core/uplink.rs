@@ -63,7 +63,7 @@ impl HubCore {
         self.store_record(&node, now);
         let content = Default::default();
         self.sign(&node, content, now);
-        self.reassign(now);
+        self.reassign_soon(0, now);
     }
 
     /// Whether `node` is enrolled already with the key in `record`. Then it keeps what is known of
@@ -178,11 +178,8 @@ impl HubCore {
             state.reported = shared::sync::MapReceiver::new(MapName::Reported);
             state.decode_reported();
         }
-        if state.record.incarnation == 0 {
-            // Until now it may have been passed over, or replicas wait at a node that never came.
-            let due = now.monotonic.plus_ms(super::REASSIGN_DELAY_MS);
-            self.reassign_due.get_or_insert(due);
-        }
+        // Until now it may have been passed over, or replicas wait at a node that never came.
+        let is_first = state.record.incarnation == 0;
         state.record.incarnation = hello.incarnation;
         state.record.logs.forget_before(hello.oldest_incarnation);
         state.decoders.forget_before(hello.oldest_incarnation, node, &mut self.commit);
@@ -191,6 +188,9 @@ impl HubCore {
             state.clocks = Arc::new(clocks.clone());
         }
         state.agent_version = hello.agent_version;
+        if is_first {
+            self.reassign_soon(super::REASSIGN_DELAY_MS, now);
+        }
         self.begin_session(node, shown, Greeting::Full, now);
     }
 

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `objects` | objects as the API server has them, and the desired state that they make |
 //! | `reconciler` | what is due: desired state, statuses |
+//! | `pace` | when a status is looked at, and what is on its way |
 //! | `status` | what the hub says of a workload or a node |
 //! | `scheduling` | whether a node takes new pods, and how far it is drained |
 //! | `events` | what a person should hear of |
@@ -19,6 +20,7 @@
 mod cluster_status;
 mod events;
 mod objects;
+mod pace;
 mod reconciler;
 mod scheduling;
 mod status;

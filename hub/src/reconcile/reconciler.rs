@@ -2,8 +2,9 @@
 
 use super::cluster_status::{InClusters, cluster_status, workload_in_clusters};
 use super::events::{ObjectEvent, events_between};
-use super::objects::{Kind, Object, ObjectKey, Objects};
-use super::status::{node_status, with_acceptance, workload_status};
+use super::objects::{Held, Kind, Object, ObjectKey, Objects};
+use super::pace::{Pace, key_of_node};
+use super::status::{is_about, node_status, with_acceptance, workload_status};
 use crate::core::{HubCore, WorkloadView};
 use crate::manifests::{InferenceWorkload, Manifests, PROBLEMS_MAX};
 use crate::members::{Member, MemberReport};
@@ -22,6 +23,8 @@ pub(crate) enum Change {
     Removed(ObjectKey),
     /// These are all objects of a kind: one that is not among them is gone.
     Listed(Kind, BTreeSet<ObjectKey>),
+    /// A status was written, or there is nobody any more to write it for.
+    Written(ObjectKey),
     /// A status was not written; in words, unless it was for want of room alone.
     NotWritten(ObjectKey, Option<String>),
     /// Objects of a kind can't be watched, in words; or can be again.
@@ -49,10 +52,8 @@ pub(crate) struct Reconciler {
     changed: bool,
     /// The desired state was taken since the start.
     taken: bool,
-    /// Statuses on their way.
-    sent: BTreeMap<ObjectKey, Value>,
-    /// Objects whose status may have to be another.
-    due: BTreeSet<ObjectKey>,
+    /// What is on its way, and what is looked at when.
+    pace: Pace,
     /// What is known of each member cluster.
     members: BTreeMap<String, MemberReport>,
     /// Kinds whose objects can't be watched at present, and why.
@@ -71,13 +72,10 @@ impl Reconciler {
     pub(crate) fn handle(&mut self, change: Change) {
         match change {
             Change::Put(object) => {
-                let key = object.key.clone();
-                // The watch shows what was written, or what somebody else made of it.
-                if self.sent.remove(&key).is_some() {
-                    self.unwritten = None;
-                }
+                let before = self.objects.get(&object.key);
+                let is_another = before.is_some_and(|held| held.uid() != object.uid);
+                self.pace.shown(&object.key, &object.status, is_another);
                 self.changed |= self.objects.put(*object);
-                self.due.insert(key);
             }
             Change::Removed(key) => self.remove(&key),
             Change::Listed(kind, all) => {
@@ -86,10 +84,13 @@ impl Reconciler {
                 gone.iter().for_each(|key| self.remove(key));
                 self.changed |= self.listed.insert(kind);
             }
+            Change::Written(key) => {
+                self.unwritten = None;
+                self.pace.written(&key);
+            }
             Change::NotWritten(key, problem) => {
-                self.sent.remove(&key);
-                self.due.insert(key);
                 self.unwritten = problem.or(self.unwritten.take());
+                self.pace.not_written(&key);
             }
             Change::Watched(kind, Ok(())) => drop(self.unwatched.remove(&kind)),
             Change::Watched(kind, Err(problem)) => drop(self.unwatched.insert(kind, problem)),
@@ -107,8 +108,7 @@ impl Reconciler {
     }
 
     fn remove(&mut self, key: &ObjectKey) {
-        self.sent.remove(key);
-        self.due.remove(key);
+        self.pace.gone(key);
         if key.kind == Kind::Cluster {
             self.members.remove(&key.name);
         }
@@ -165,65 +165,89 @@ impl Reconciler {
 
     /// A node's status may have to be another.
     pub(crate) fn touch_node(&mut self, node: &NodeId) {
-        let key = ObjectKey { kind: Kind::Node, namespace: String::new(), name: node.to_string() };
+        let key = key_of_node(node);
         if self.objects.get(&key).is_some() {
-            self.due.insert(key);
+            self.pace.touch(key);
         }
     }
 
     /// The statuses that differ from those that are stored or on their way. All workloads and clusters
-    /// are looked at, and those nodes that were touched.
+    /// are looked at, and those nodes that were touched a moment ago.
     pub(crate) fn take_statuses(&mut self, core: &HubCore, now: UnixMs) -> Vec<StatusPatch> {
         if !self.is_listed() {
             return vec![];
         }
-        let now = time(now);
+        let mut keys = self.pace.begin_look(now);
+        for kind in [Kind::Workload, Kind::Cluster] {
+            keys.extend(self.objects.keys(kind).cloned());
+        }
+        let views = core.workload_views().map(|view| (view.workload.clone(), view)).collect();
         let mut patches = vec![];
-        let due = std::mem::take(&mut self.due);
-        let views: BTreeMap<String, WorkloadView> =
-            core.workload_views().map(|view| (view.workload.clone(), view)).collect();
-        let workloads = self.objects.keys(Kind::Workload).chain(self.objects.keys(Kind::Cluster));
-        let nodes = due.iter().filter(|key| key.kind == Kind::Node);
-        for key in workloads.chain(nodes) {
-            let Some(held) = self.objects.get(key) else { continue };
-            let stored = self.sent.get(key).unwrap_or(held.status());
-            let status = match key.kind {
-                Kind::Workload if !self.taken => Ok(with_acceptance(stored, &held.verdict, &now)),
-                Kind::Cluster => {
-                    let report = self.members.get(&key.name);
-                    serde_json::to_value(cluster_status(report, &held.verdict, stored, &now))
-                }
-                Kind::Workload if let Some(clusters) = self.objects.clusters_of(key) => {
-                    let reports = InClusters { clusters, reports: &self.members };
-                    serde_json::to_value(workload_in_clusters(
-                        &reports,
-                        key,
-                        &held.verdict,
-                        stored,
-                        &now,
-                    ))
-                }
-                Kind::Workload => {
-                    let view = views.get(&format!("{}/{}", key.namespace, key.name));
-                    serde_json::to_value(workload_status(view, &held.verdict, stored, &now))
-                }
-                Kind::Node => {
-                    let view = NodeId::new(&key.name).ok().and_then(|id| core.node_view(&id));
-                    let status =
-                        node_status(view.as_ref(), held.node(), &held.verdict, stored, &now);
-                    serde_json::to_value(status)
-                }
-            };
-            let Ok(status) = status else { continue };
-            if status != *stored {
-                let events = events_between(stored, &status);
-                let (key, uid) = (key.clone(), held.uid().to_owned());
+        for key in keys {
+            let Some(held) = self.objects.get(&key) else { continue };
+            let stored = self.pace.status(&key).unwrap_or(held.status());
+            let (status, is_held_back) = self.status_of(&key, held, stored, core, &views, now);
+            let differs = status.filter(|status| status != stored);
+            let differs = differs.map(|status| (events_between(stored, &status), status));
+            if is_held_back {
+                self.pace.await_return(&key);
+            }
+            let Some((events, status)) = differs else { continue };
+            if self.pace.may_hand_out(&key) {
+                self.pace.handed_out(&key, status.clone(), now);
+                let uid = held.uid().to_owned();
                 patches.push(StatusPatch { key, uid, status, events });
             }
         }
-        let sent = patches.iter().map(|patch| (patch.key.clone(), patch.status.clone()));
-        self.sent.extend(sent);
         patches
+    }
+
+    /// Milliseconds until statuses must be looked at again, though nothing happens.
+    pub(crate) fn wait_ms(&self, now: UnixMs) -> Option<u64> {
+        self.pace.wait_ms(now)
+    }
+
+    /// The status of an object as it should be, and whether it leaves out what a hub that has just started
+    /// does not know yet.
+    fn status_of(
+        &self,
+        key: &ObjectKey,
+        held: &Held,
+        stored: &Value,
+        core: &HubCore,
+        views: &BTreeMap<String, WorkloadView>,
+        now: UnixMs,
+    ) -> (Option<Value>, bool) {
+        let (verdict, at) = (&held.verdict, time(now));
+        let unchanged = || Some(with_acceptance(stored, verdict, &at));
+        let status = match key.kind {
+            Kind::Workload if !self.taken => return (unchanged(), false),
+            Kind::Cluster => {
+                let report = self.members.get(&key.name);
+                serde_json::to_value(cluster_status(report, verdict, stored, &at))
+            }
+            Kind::Workload if let Some(clusters) = self.objects.clusters_of(key) => {
+                let reports = InClusters { clusters, reports: &self.members };
+                serde_json::to_value(workload_in_clusters(&reports, key, verdict, stored, &at))
+            }
+            Kind::Workload => {
+                let view = views.get(&format!("{}/{}", key.namespace, key.name));
+                let misses_nodes = view.is_some_and(|view| view.nodes_offline > 0);
+                if misses_nodes && self.pace.is_returning(now) && is_about(stored, verdict) {
+                    return (unchanged(), true);
+                }
+                serde_json::to_value(workload_status(view, verdict, stored, &at))
+            }
+            Kind::Node => {
+                let view = NodeId::new(&key.name).ok().and_then(|id| core.node_view(&id));
+                let is_away = view.as_ref().is_some_and(|view| view.state == "Offline");
+                if is_away && self.pace.is_awaited(key, now) && !stored.is_null() {
+                    return (unchanged(), true);
+                }
+                serde_json::to_value(node_status(view.as_ref(), held.node(), verdict, stored, &at))
+            }
+        };
+        (status.ok(), false)
     }
 }
 

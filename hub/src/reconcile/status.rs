@@ -117,14 +117,23 @@ pub(super) fn acceptance(verdict: &Verdict) -> Aspect {
 /// `stored` with what is new of whether the object is accepted. All that it says of pods stays: a hub that
 /// has just started knows nothing of them.
 pub(super) fn with_acceptance(stored: &Value, verdict: &Verdict, now: &Time) -> Value {
-    let mut told = stored.get("conditions").cloned().unwrap_or_default();
+    let told = stored.get("conditions").and_then(Value::as_array);
+    let mut told = told.cloned().unwrap_or_default();
     let accepted = conditions(vec![acceptance(verdict)], stored, verdict.generation, now);
-    let others = told.as_array_mut().map(std::mem::take).unwrap_or_default();
-    let others = others.into_iter().filter(|c| c.get("type") != Some(&json!("Accepted")));
-    let all: Vec<Value> = accepted.iter().map(|c| json!(c)).chain(others).collect();
+    for accepted in accepted.iter().map(|condition| json!(condition)) {
+        match told.iter_mut().find(|condition| condition.get("type") == accepted.get("type")) {
+            Some(condition) => *condition = accepted,
+            None => told.insert(0, accepted),
+        }
+    }
     let mut status = stored.as_object().cloned().unwrap_or_default();
-    status.insert("conditions".to_owned(), Value::Array(all));
+    status.insert("conditions".to_owned(), Value::Array(told));
     Value::Object(status)
+}
+
+/// Whether a status is about the spec as it is now.
+pub(super) fn is_about(status: &Value, verdict: &Verdict) -> bool {
+    status.get("observedGeneration").and_then(Value::as_i64) == Some(verdict.generation)
 }
 
 /// Whether a workload ran when its status was written.

@@ -1,23 +1,27 @@
 //! Objects in, desired state and statuses out.
 
 use super::*;
-use crate::core::{HubCore, HubKeys, StoredState};
+use crate::core::{HubCore, HubKeys, NodeRecord, StoredState};
 use crate::members::{MemberFacts, MemberReport, MemberWorkload};
 use serde_json::{Value, json};
-use shared::model::{ClockQuality, MonotonicMs, Now, UnixMs, WorkloadKey};
-use shared::trust::session::SessionPrivateKey;
+use shared::model::{ClockQuality, MonotonicMs, NodeId, Now, UnixMs, WorkloadKey};
+use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
 use shared::trust::signature::SigningKey;
 use std::collections::{BTreeMap, BTreeSet};
 
 const NOW: UnixMs = UnixMs(1_764_000_000_000);
 
 fn core() -> HubCore {
+    core_with(StoredState::default())
+}
+
+fn core_with(stored: StoredState) -> HubCore {
     let keys = HubKeys {
         session: SessionPrivateKey::generate([1; 32]),
         signing: SigningKey::generate([2; 32]),
     };
     let now = Now { monotonic: MonotonicMs(0), wall: NOW, quality: ClockQuality::Synchronised };
-    HubCore::new(keys, [3; 32], StoredState::default(), now)
+    HubCore::new(keys, [3; 32], stored, now)
 }
 
 fn key(kind: Kind, name: &str) -> ObjectKey {
@@ -109,7 +113,8 @@ fn a_status_is_written_once_and_its_time_is_of_the_transition() {
     assert_eq!(first.len(), 1);
     let later = UnixMs(NOW.0 + 60_000);
     assert_eq!(reconciler.take_statuses(&core, later), [], "it is on its way");
-    // The watch shows it as it was stored.
+    // It was, and the watch shows it as it was stored.
+    reconciler.handle(Change::Written(key(Kind::Workload, "ocr")));
     let stored = |status: &Value| Object { status: status.clone(), ..workload("ocr", 1, "first") };
     put(&mut reconciler, stored(&first[0].status));
     assert_eq!(reconciler.take_statuses(&core, later), []);
@@ -230,6 +235,63 @@ fn a_node_says_that_it_is_cordoned_or_drained_as_long_as_it_is() {
     let drained = reason_of(3, json!({ "unschedulable": true, "taints": drain }));
     assert_eq!(drained, is("Drained"), "nobody is enrolled by this name");
     assert_eq!(reason_of(4, json!({})), None);
+}
+
+/// A core that knows `mast-17` from an earlier start, and has heard nothing of it in this one.
+fn core_with_a_node() -> HubCore {
+    let mut record = NodeRecord::new(SessionPublicKey([1; 32]), "1".to_owned(), NOW);
+    record.last_seen = Some(NOW);
+    let nodes = BTreeMap::from([(NodeId::new("mast-17").unwrap(), record)]);
+    core_with(StoredState { nodes, ..StoredState::default() })
+}
+
+fn in_session(spec: Value) -> Object {
+    let conditions = json!([
+        { "type": "Ready", "status": "True", "reason": "Online", "message": "in session",
+          "lastTransitionTime": "2025-11-24T00:00:00Z", "observedGeneration": 1 },
+        { "type": "Accepted", "status": "True", "reason": "Valid", "message": "",
+          "lastTransitionTime": "2025-11-24T00:00:00Z", "observedGeneration": 1 },
+    ]);
+    let status = json!({ "conditions": conditions, "pods": { "total": 2 } });
+    Object { status, ..object(Kind::Node, "mast-17", 1, spec) }
+}
+
+#[test]
+fn a_hub_that_starts_says_of_no_node_that_it_is_offline_before_it_could_be_back() {
+    let (mut reconciler, core) = (listed(), core_with_a_node());
+    put(&mut reconciler, in_session(json!({})));
+    reconciler.take_manifests();
+    let of_nodes = |patches: Vec<StatusPatch>| {
+        patches.into_iter().filter(|patch| patch.key.kind == Kind::Node).collect::<Vec<_>>()
+    };
+    assert_eq!(of_nodes(reconciler.take_statuses(&core, NOW)), []);
+    let wait_ms = reconciler.wait_ms(NOW).unwrap();
+    let statuses = of_nodes(reconciler.take_statuses(&core, UnixMs(NOW.0 + wait_ms)));
+    assert_eq!(condition(&statuses[0].status, "Ready")["reason"], "Offline");
+
+    // What is wrong with what is written is said all the same.
+    let mut reconciler = listed();
+    put(&mut reconciler, in_session(json!({ "link": { "bytesPerDay": "1k" } })));
+    reconciler.take_manifests();
+    let status = &of_nodes(reconciler.take_statuses(&core, NOW))[0].status;
+    assert_eq!(condition(status, "Accepted")["status"], "False");
+    assert_eq!(condition(status, "Ready")["reason"], "Online");
+    assert_eq!(status["conditions"][0]["type"], "Ready", "in their order");
+    assert_eq!(status["pods"]["total"], 2);
+}
+
+#[test]
+fn one_that_goes_while_the_hub_runs_is_said_to_be_offline_a_moment_later() {
+    let (mut reconciler, core) = (listed(), core_with_a_node());
+    put(&mut reconciler, in_session(json!({})));
+    reconciler.take_manifests();
+    reconciler.take_statuses(&core, NOW);
+    reconciler.touch_node(&NodeId::new("mast-17").unwrap());
+    assert_eq!(reconciler.take_statuses(&core, NOW), []);
+    let later = UnixMs(NOW.0 + reconciler.wait_ms(NOW).unwrap());
+    assert_eq!(later, UnixMs(NOW.0 + 1_000));
+    let status = &reconciler.take_statuses(&core, later)[0].status;
+    assert_eq!(condition(status, "Ready")["reason"], "Offline");
 }
 
 fn cluster_object(name: &str, tier: &str) -> Object {

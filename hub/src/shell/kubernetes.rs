@@ -116,7 +116,7 @@ impl Kubernetes {
     /// Statuses may have to be others.
     pub(super) fn schedule(&mut self) {
         let soon = (Instant::now() + STATUS_DELAY).max(self.not_before);
-        self.due.get_or_insert(soon);
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
     /// When [`Self::write_statuses`] is due.
@@ -136,6 +136,10 @@ impl Kubernetes {
             }
         }
         self.not_before = Instant::now() + begin.elapsed() * STATUS_SHARE;
+        if let Some(wait_ms) = self.reconciler.wait_ms(now) {
+            let later = (Instant::now() + Duration::from_millis(wait_ms)).max(self.not_before);
+            self.due = Some(self.due.map_or(later, |due| due.min(later)));
+        }
         self.reconciler.problems()
     }
 }

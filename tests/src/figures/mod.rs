@@ -11,6 +11,7 @@
 //! | `outbox.rs` | records appended to the outbox and drained from it |
 //! | `flash.rs` | what an idle node writes to its flash |
 //! | `kills.rs` | kill -9 of a real agent under load |
+//! | `fleet.rs` | a hub with 2 000 nodes and 500 workloads in a Kubernetes API server |
 //! | `link.rs` | what the link costs: a day, a reconnection, a change |
 //! | `world.rs` | the simulated world's rate |
 //! | `full_store.rs` | fills a node's store, as weeks without a link do |
@@ -21,6 +22,7 @@ mod change;
 mod codec;
 mod failover;
 mod flash;
+mod fleet;
 mod full_store;
 mod kills;
 mod link;
@@ -68,6 +70,7 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("outbox", outbox::outbox),
         ("flash", flash::idle),
         ("kills", kills::agent),
+        ("fleet", fleet::fleet),
         ("link", link_day::telemetry),
         ("reconnect", link::reconnect),
         ("image_change", link::image_change),

@@ -3,6 +3,7 @@
 //!
 //! Does not run controllers or nodes: what the hub writes is what the API server has.
 
+use super::hub::Hub;
 use super::kubernetes_proxy::KubernetesProxy;
 use super::process::{Process, free_port, wait_until};
 use anyhow::{Context, bail, ensure};
@@ -18,8 +19,14 @@ use std::time::Duration;
 /// It starts in four seconds; on a machine that is busy with others of its kind it needs longer.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The custom resources.
+/// The definitions are taken and published a few seconds after the server is ready.
+const DEFINITIONS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The kinds that the hub defines.
 const KINDS: [&str; 3] = ["inferenceworkloads", "edgenodes", "edgeclusters"];
+
+/// What the hub may do.
+const RBAC: &str = include_str!("../../../deploy/rbac/hub.yaml");
 
 /// Whoever may do everything.
 pub const ADMIN: &str = "admin";
@@ -63,15 +70,15 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// One that knows the custom resources.
+    /// As [`Self::start`], with the hub's definitions installed.
     ///
     /// # Errors
-    /// As [`Self::start`], and when they are refused.
+    /// When it does not start or does not take them.
     pub fn with_definitions(folder: &Path) -> anyhow::Result<Self> {
         let cluster = Self::start(folder)?;
         let definitions = hub::api::crds_yaml()?;
         // A server that has just become ready may not know all of its own kinds yet.
-        wait_until("the definitions are taken", START_TIMEOUT, || {
+        wait_until("the definitions are taken", DEFINITIONS_TIMEOUT, || {
             cluster.apply(&definitions).map(|_| true)
         })?;
         for kind in KINDS {
@@ -80,7 +87,7 @@ impl Cluster {
         }
         // What `kubectl explain` and server-side apply read is published later than that.
         for kind in KINDS {
-            wait_until("the definitions are published", START_TIMEOUT, || {
+            wait_until("the definitions are published", DEFINITIONS_TIMEOUT, || {
                 cluster.kubectl(&["explain", kind]).map(|_| true)
             })?;
         }
@@ -102,6 +109,17 @@ impl Cluster {
     pub fn proxy_as(&self, user: &str) -> anyhow::Result<KubernetesProxy> {
         let log = self.folder.join("proxy.log");
         KubernetesProxy::start(&self.program, &self.kubeconfig(user), &log)
+    }
+
+    /// Gives the user `hub` the rights of the hub's role, and lets `hub` use them from its next start on.
+    ///
+    /// # Errors
+    /// When the server refuses, or the hub's folder can't be written.
+    pub fn let_in(&self, hub: &Hub) -> anyhow::Result<()> {
+        self.kubectl(&["create", "namespace", "hinterland"])?;
+        self.apply(RBAC)?;
+        let kubeconfig = self.kubeconfig("hub");
+        hub.configure(&format!("[kubernetes]\nkubeconfig = \"{}\"\n", kubeconfig.display()))
     }
 
     /// Starts the server, which does not run, and waits until it is ready.

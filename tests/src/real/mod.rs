@@ -5,7 +5,7 @@
 //! | `process.rs` | any process, with its log; what a folder's processes are; memory |
 //! | `binaries.rs` | where the programs of this workspace lie |
 //! | `hub.rs`, `agent.rs` | a hub, an agent, each with a folder of its own |
-//! | `kubernetes.rs`, `kubernetes_proxy.rs` | a Kubernetes API server on its etcd, and kubectl |
+//! | `kubernetes.rs`, `kubernetes_proxy.rs`, `api_writes.rs` | a Kubernetes API server on its etcd, and kubectl; what was written to it |
 //! | `replicas.rs` | hubs that take turns, on a broker and an API server |
 //! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
 //! | `fault_proxy.rs` | an HTTP server in trouble |
@@ -14,12 +14,15 @@
 //! | `proxy.rs` | the judge of bytes: a link whose packets are counted, slowed, cut and lost |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
 //! | `raw_node.rs` | a node without an agent, whose every record is the test's |
+//! | `fleet` | thousands of nodes in one process: real cores and links, pods that are only said to run |
 //! | `prometheus.rs`, `site.rs` | where samples and results go: a Prometheus, a webhook's receiver, a broker |
 
 pub mod agent;
+pub mod api_writes;
 pub mod binaries;
 pub mod broker_case;
 pub mod fault_proxy;
+pub mod fleet;
 pub mod http;
 pub mod hub;
 pub mod kills;

@@ -212,6 +212,20 @@ pub fn pss_kib(id: u32) -> anyhow::Result<u64> {
     Ok(words.trim().trim_end_matches("kB").trim().parse()?)
 }
 
+/// Memory of a process that is resident, in KiB: now (`VmRSS`), and the most that ever was (`VmHWM`).
+///
+/// # Errors
+/// When the process is gone.
+pub fn resident_kib(id: u32) -> anyhow::Result<(u64, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let field = |name: &str| -> anyhow::Result<u64> {
+        let words = text.lines().find_map(|line| line.strip_prefix(name));
+        let words = words.with_context(|| format!("the status has no {name}"))?;
+        Ok(words.trim().trim_end_matches("kB").trim().parse()?)
+    };
+    Ok((field("VmRSS:")?, field("VmHWM:")?))
+}
+
 /// Runs a program to its end: what stands behind the first `: ` of its lines, by what stands before.
 ///
 /// # Errors

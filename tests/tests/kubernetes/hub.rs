@@ -14,8 +14,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing must be written while nothing happens.
 const QUIET: Duration = Duration::from_secs(5);
 
-const RBAC: &str = include_str!("../../../deploy/rbac/hub.yaml");
-
 /// A workload whose pods sleep; `fields` are more of its container.
 fn sleeper(seconds: &str, fields: &str) -> String {
     format!(
@@ -32,11 +30,8 @@ const NODE: &str = "apiVersion: hinterland.dev/v1alpha1\nkind: EdgeNode\nmetadat
 /// An API server in which the hub has the rights of its role, and a hub on it.
 pub(super) fn cluster_with_hub(folder: &Path) -> (Cluster, Hub) {
     let cluster = super::cluster_with_definitions(&folder.join("cluster")).unwrap();
-    cluster.kubectl(&["create", "namespace", "hinterland"]).unwrap();
-    cluster.apply(RBAC).unwrap();
     let mut hub = Hub::new(&folder.join("hub")).unwrap();
-    let kubeconfig = cluster.kubeconfig("hub");
-    hub.configure(&format!("[kubernetes]\nkubeconfig = \"{}\"\n", kubeconfig.display())).unwrap();
+    cluster.let_in(&hub).unwrap();
     hub.start().unwrap();
     (cluster, hub)
 }
