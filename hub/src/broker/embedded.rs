@@ -212,16 +212,15 @@ async fn receive(door: Door, gate: Arc<Gate>) {
         let (greeting, gate) = (door.greet(stream, address), Arc::clone(&gate));
         tokio::spawn(async move {
             let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-            let (stream, identity) = match timeout_at(deadline, greeting).await {
-                Ok(Ok(greeted)) => greeted,
-                Ok(Err(error)) => return debug!(%address, %error, "no TLS handshake"),
-                Err(_) => return debug!(%address, "no TLS handshake in time"),
-            };
-            // A task of its own, for weeks: what the handshake took is given back.
-            tokio::spawn(async move {
-                serve(gate, id, stream, identity, deadline).await;
-                drop(place);
-            });
+            // In a box, which ends with it: a connection is there for weeks, and the handshake takes three
+            // times the memory.
+            let greeted = Box::pin(timeout_at(deadline, greeting)).await;
+            match greeted {
+                Ok(Ok((stream, identity))) => serve(gate, id, stream, identity, deadline).await,
+                Ok(Err(error)) => debug!(%address, %error, "no TLS handshake"),
+                Err(_) => debug!(%address, "no TLS handshake in time"),
+            }
+            drop(place);
         });
     }
 }

@@ -70,18 +70,43 @@ enum Said {
     Cluster(Member),
 }
 
-/// One object with what was read of it.
+/// One object with what was read of it. Of a fleet there are thousands: what is stored is held as text, which
+/// takes a tenth of the memory of values, and is read when it is looked at.
 #[derive(Debug)]
 pub(super) struct Held {
-    object: Object,
+    uid: String,
+    generation: i64,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    /// As JSON.
+    spec: Box<str>,
+    /// As JSON.
+    status: Box<str>,
+    /// Whether it ran when its status was written.
+    has_run: bool,
     pub(super) verdict: Verdict,
     /// What is in force: the newest that was accepted.
     accepted: Option<Said>,
 }
 
 impl Held {
+    fn new(object: Object, verdict: Verdict, accepted: Option<Said>) -> Self {
+        let Object { uid, generation, labels, annotations, spec, status, .. } = object;
+        Self {
+            uid,
+            generation,
+            labels,
+            annotations,
+            spec: text_of(&spec),
+            status: text_of(&status),
+            has_run: status::has_run(&status),
+            verdict,
+            accepted,
+        }
+    }
+
     pub(super) fn uid(&self) -> &str {
-        &self.object.uid
+        &self.uid
     }
 
     /// What is in force of a node.
@@ -93,9 +118,18 @@ impl Held {
     }
 
     /// The status as it is stored.
-    pub(super) fn status(&self) -> &Value {
-        &self.object.status
+    pub(super) fn status(&self) -> Value {
+        // It was written from a value.
+        serde_json::from_str(&self.status).unwrap_or_default()
     }
+
+    fn set_status(&mut self, status: &Value) {
+        (self.status, self.has_run) = (text_of(status), status::has_run(status));
+    }
+}
+
+fn text_of(value: &Value) -> Box<str> {
+    value.to_string().into_boxed_str()
 }
 
 /// Every object of the kinds that say what the fleet should run.
@@ -118,7 +152,7 @@ impl Objects {
         let same = |held: &&mut Held| held.says_the_same(&object);
         if let Some(held) = self.held.get_mut(&object.key).filter(same) {
             // Only its status is another, as after each of the hub's own writes.
-            held.object.status = object.status;
+            held.set_status(&object.status);
             return false;
         }
         let earlier = match self.held.remove(&object.key) {
@@ -130,7 +164,7 @@ impl Objects {
             Err(refused) => (earlier, Some(refused)),
         };
         let verdict = Verdict { generation: object.generation, refused };
-        self.held.insert(object.key.clone(), Held { object, verdict, accepted });
+        self.held.insert(object.key.clone(), Held::new(object, verdict, accepted));
         true
     }
 
@@ -163,7 +197,7 @@ impl Objects {
     /// Workloads that ran, as their statuses say, and of which nothing that was accepted is known:
     /// without them the desired state would stop their pods.
     pub(super) fn unknown(&self) -> impl Iterator<Item = &ObjectKey> {
-        let unknown = |held: &Held| held.accepted.is_none() && status::has_run(held.status());
+        let unknown = |held: &Held| held.accepted.is_none() && held.has_run;
         let workloads = self.held.iter().filter(|(key, _)| key.kind == Kind::Workload);
         workloads.filter(move |(_, held)| unknown(held)).map(|(key, _)| key)
     }
@@ -186,9 +220,7 @@ impl Objects {
     /// Each member cluster, with the workloads that select it.
     pub(super) fn members(&self) -> BTreeMap<String, (Member, Vec<InferenceWorkload>)> {
         let cluster = |held: &Held| match &held.accepted {
-            Some(Said::Cluster(member)) => {
-                Some((member.clone(), self.selecting(&held.object.labels)))
-            }
+            Some(Said::Cluster(member)) => Some((member.clone(), self.selecting(&held.labels))),
             _ => None,
         };
         let found = self.held.values().filter_map(cluster);
@@ -209,7 +241,7 @@ impl Objects {
         workload.cluster_selector.as_ref()?;
         let clusters = self.held.iter().filter(|(_, held)| {
             matches!(held.accepted, Some(Said::Cluster(_)))
-                && workload.selects_cluster(&held.object.labels)
+                && workload.selects_cluster(&held.labels)
         });
         let names = clusters.map(|(key, _)| key.name.as_str()).collect();
         Some((workload.replicas_in_a_cluster(), names))
@@ -243,10 +275,11 @@ impl Objects {
 
 impl Held {
     fn says_the_same(&self, object: &Object) -> bool {
-        let of = |object: &Object| {
-            (object.generation, object.labels.clone(), object.annotations.clone())
-        };
-        of(&self.object) == of(object) && self.object.spec == object.spec
+        self.uid == object.uid
+            && self.generation == object.generation
+            && self.labels == object.labels
+            && self.annotations == object.annotations
+            && self.spec == text_of(&object.spec)
     }
 }
 

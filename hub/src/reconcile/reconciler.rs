@@ -185,10 +185,10 @@ impl Reconciler {
         let mut patches = vec![];
         for key in keys {
             let Some(held) = self.objects.get(&key) else { continue };
-            let stored = self.pace.status(&key).unwrap_or(held.status());
-            let (status, is_held_back) = self.status_of(&key, held, stored, core, &views, now);
-            let differs = status.filter(|status| status != stored);
-            let differs = differs.map(|status| (events_between(stored, &status), status));
+            let stored = self.pace.status(&key).cloned().unwrap_or_else(|| held.status());
+            let (status, is_held_back) = self.status_of(&key, held, &stored, core, &views, now);
+            let differs = status.filter(|status| *status != stored);
+            let differs = differs.map(|status| (events_between(&stored, &status), status));
             if is_held_back {
                 self.pace.await_return(&key);
             }
