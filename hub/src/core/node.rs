@@ -126,6 +126,8 @@ pub(super) struct NodeState {
     pub(super) calls: Calls,
     /// The node has greeted on this link, and is not known to be gone.
     pub(super) greeted: bool,
+    /// It has greeted since this start of the hub.
+    pub(super) heard: bool,
     /// What it should run is known since this start of the hub; until then it is told nothing.
     pub(super) assigned: bool,
     /// A greeting that waits for the term to be durable, or for the manifests.
@@ -166,6 +168,7 @@ impl NodeState {
             decoders,
             calls: Calls::default(),
             greeted: false,
+            heard: false,
             assigned: false,
             reply_due: None,
             agent_version: String::new(),

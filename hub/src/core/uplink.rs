@@ -217,7 +217,7 @@ impl HubCore {
         let Some(state) = self.nodes.get_mut(node) else { return };
         state.acknowledgements.clear();
         self.deliveries.let_in(node);
-        state.greeted = true;
+        (state.greeted, state.heard) = (true, true);
         state.reply_due = Some(greeting);
         state.reported.forget_assembly();
         state.desired.begin(shown);

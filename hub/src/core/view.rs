@@ -165,6 +165,9 @@ pub struct WorkloadView {
     pub nodes: u32,
     /// Of those, nodes that are offline.
     pub nodes_offline: u32,
+    /// Of those, nodes that have not been in session since the hub's start.
+    #[serde(default)]
+    pub nodes_unheard: u32,
     /// Why nodes were not chosen, the commonest reasons first, with the number of nodes.
     pub reasons: Vec<(String, u32)>,
     /// How far a new template is; `None` while all nodes have the same.
@@ -197,6 +200,7 @@ impl WorkloadView {
         let online = node.is_online();
         self.nodes += 1;
         self.nodes_offline += u32::from(!online);
+        self.nodes_unheard += u32::from(!online && !node.heard);
         self.assigned_offline += if online { 0 } else { workload.replicas };
         for pod in workload.pods().filter_map(|pod| node.pods.get(&pod.to_string())) {
             self.ready += u32::from(pod.ready);

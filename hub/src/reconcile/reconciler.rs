@@ -232,7 +232,7 @@ impl Reconciler {
             }
             Kind::Workload => {
                 let view = views.get(&format!("{}/{}", key.namespace, key.name));
-                let misses_nodes = view.is_some_and(|view| view.nodes_offline > 0);
+                let misses_nodes = view.is_some_and(|view| view.nodes_unheard > 0);
                 if misses_nodes && self.pace.is_returning(now) && is_about(stored, verdict) {
                     return (unchanged(), true);
                 }
