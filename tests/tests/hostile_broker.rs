@@ -120,17 +120,7 @@ fn site(folder: &Path) -> Result<Site> {
     let read = |name: &str| fs::read_to_string(state.join(name)).context(name.to_owned());
     let authority = CertificateAuthority::from_pem(&read("ca.pem")?, &read("keys/ca.key")?)?;
     let place = folder.join("broker");
-    fs::create_dir_all(&place)?;
-    let now = shared::io::clock::SystemClock::new().now().wall;
-    let server = authority.issue_server(&["127.0.0.1".to_owned()], now, 3650)?;
-    let files = ListenerFiles {
-        ca: place.join("ca.pem"),
-        certificate: place.join("server.pem"),
-        key: place.join("server.key"),
-    };
-    fs::write(&files.ca, authority.certificate_pem())?;
-    fs::write(&files.certificate, server.certificate_pem)?;
-    fs::write(&files.key, server.key_pem)?;
+    let files = ListenerFiles::signed_by(&authority, &place)?;
     let broker = Mosquitto::start_with_acl(&place, &files, NO_RULES)?;
     hub.use_broker(broker.address())?;
     hub.apply("idle.yaml", &manifest(1))?;

@@ -4,6 +4,7 @@
 
 use super::process::free_port;
 use anyhow::{Context, Result, bail};
+use shared::trust::certificate::CertificateAuthority;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ const ACL: &str = include_str!("../../../deploy/broker/acl");
 /// mosquitto needs some 20 ms; a busy machine more.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A certificate of a broker in a test.
+const VALIDITY_DAYS: u32 = 3650;
+
 /// The files of the listener's TLS, PEM.
 #[derive(Debug, Clone)]
 pub struct ListenerFiles {
@@ -26,6 +30,24 @@ pub struct ListenerFiles {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
+}
+
+impl ListenerFiles {
+    /// A certificate for loopback, in `place`, by the authority of the clients.
+    ///
+    /// # Errors
+    /// When it can't be made or written.
+    pub fn signed_by(authority: &CertificateAuthority, place: &Path) -> Result<Self> {
+        fs::create_dir_all(place)?;
+        let now = shared::io::clock::SystemClock::new().now().wall;
+        let server = authority.issue_server(&["127.0.0.1".to_owned()], now, VALIDITY_DAYS)?;
+        let at = |name: &str| place.join(name);
+        let files = Self { ca: at("ca.pem"), certificate: at("server.pem"), key: at("server.key") };
+        fs::write(&files.ca, authority.certificate_pem())?;
+        fs::write(&files.certificate, server.certificate_pem)?;
+        fs::write(&files.key, server.key_pem)?;
+        Ok(files)
+    }
 }
 
 /// A running mosquitto.

@@ -16,9 +16,6 @@ const RBAC: [&str; 2] = [
     include_str!("../../../deploy/rbac/hub-replicated.yaml"),
 ];
 
-/// A certificate of a broker in a test.
-const VALIDITY_DAYS: u32 = 3650;
-
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
@@ -42,7 +39,8 @@ impl Replicas {
         RBAC.iter().try_for_each(|rules| cluster.apply(rules).map(drop))?;
         let keys = folder.join("keys");
         let authority = make_keys(folder, &keys)?;
-        let broker = start_broker(&folder.join("broker"), &authority)?;
+        let place = folder.join("broker");
+        let broker = Mosquitto::start(&place, &ListenerFiles::signed_by(&authority, &place)?)?;
         let kubeconfig = cluster.kubeconfig("hub");
         let tables = format!(
             "keys_dir = \"{}\"\n[kubernetes]\nkubeconfig = \"{}\"\nreplicated = true\n",
@@ -101,19 +99,4 @@ fn make_keys(folder: &Path, keys: &Path) -> anyhow::Result<CertificateAuthority>
     }
     let read = |name: &str| fs::read_to_string(keys.join(name));
     Ok(CertificateAuthority::from_pem(&read("ca.pem")?, &read("ca.key")?)?)
-}
-
-fn start_broker(place: &Path, authority: &CertificateAuthority) -> anyhow::Result<Mosquitto> {
-    fs::create_dir_all(place)?;
-    let now = shared::io::clock::SystemClock::new().now().wall;
-    let server = authority.issue_server(&["127.0.0.1".to_owned()], now, VALIDITY_DAYS)?;
-    let files = ListenerFiles {
-        ca: place.join("ca.pem"),
-        certificate: place.join("server.pem"),
-        key: place.join("server.key"),
-    };
-    fs::write(&files.ca, authority.certificate_pem())?;
-    fs::write(&files.certificate, server.certificate_pem)?;
-    fs::write(&files.key, server.key_pem)?;
-    Mosquitto::start(place, &files)
 }
