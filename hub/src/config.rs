@@ -80,6 +80,9 @@ pub struct KubernetesConfig {
     /// Where the hubs keep their Lease and what they share; without it the namespace of the service account
     /// or the kubeconfig.
     pub namespace: Option<String>,
+    /// Whether an older state of the API server counts at this start; see `hub run --confirm-regression`.
+    #[serde(skip)]
+    pub confirm_regression: bool,
 }
 
 /// How the hub writes its own log.

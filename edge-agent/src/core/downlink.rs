@@ -9,10 +9,10 @@ use shared::limits::MAP_ITEM_BYTES_MAX;
 use shared::model::{MonotonicMs, NODE_POLICY_KEY, NodeId, Now, UnixMs, Workload};
 use shared::ports::{Tree, WriteBatch};
 use shared::sync::{PreparedUpdate, Received};
-use shared::trust::signature::VerifyingKey;
+use shared::trust::signature::{self, VerifyingKey};
 use shared::wire::{
     HelloReply, LogAck, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
-    Resumed, Stream, decode, desired_header_context,
+    RenewedHeader, Resumed, Stream, decode, desired_header_context, encode,
 };
 use std::collections::BTreeMap;
 use tracing::{debug, info, warn};
@@ -58,18 +58,10 @@ impl AgentCore {
         match message {
             Message::HelloReply(HelloReply { desired, reported, watermarks }) => {
                 self.begin_session(reported, &watermarks, now);
-                if Stream::TELEMETRY.iter().any(|s| self.outbox.is_forgotten(*s, &watermarks)) {
-                    self.recorder.begin_runs();
-                }
+                self.begin_forgotten_runs(&watermarks);
                 self.handle_desired_header(&desired);
             }
-            Message::Resumed(Resumed { desired, reported, watermarks }) => {
-                let reported = reported.and_then(|version| self.reported.position_of(version));
-                self.begin_session(reported, &watermarks, now);
-                if let Some(desired) = desired {
-                    self.handle_desired_header(&desired);
-                }
-            }
+            Message::Resumed(resumed) => self.handle_resumed(resumed, now),
             Message::MapChunk(chunk) if chunk.map == MapName::Desired => {
                 self.handle_desired(&chunk);
             }
@@ -89,6 +81,36 @@ impl AgentCore {
                 debug!(node = %self.node, message = ?other, "the hub sent what an agent sends");
             }
         }
+    }
+
+    fn handle_resumed(&mut self, resumed: Resumed, now: Now) {
+        let Resumed { desired, reported, watermarks, renewed } = resumed;
+        let reported = reported.and_then(|version| self.reported.position_of(version));
+        self.begin_session(reported, &watermarks, now);
+        // To an introduction all of them are told.
+        if std::mem::take(&mut self.introduces) {
+            self.begin_forgotten_runs(&watermarks);
+        }
+        let renewed = renewed.and_then(|renewed| self.whole_header(renewed));
+        if let Some(desired) = desired.or(renewed) {
+            self.handle_desired_header(&desired);
+        }
+    }
+
+    /// The hub lost what it knew of the runs of telemetry: it can't go on with them.
+    fn begin_forgotten_runs(&mut self, watermarks: &[LogAck]) {
+        if Stream::TELEMETRY.iter().any(|s| self.outbox.is_forgotten(*s, watermarks)) {
+            self.recorder.begin_runs();
+        }
+    }
+
+    /// A signed header as it was made, from what the hub says of it and what is here; nothing of it is
+    /// believed.
+    fn whole_header(&self, renewed: RenewedHeader) -> Option<ByteBuf> {
+        let RenewedHeader { version, issued_at_ms, signature } = renewed;
+        let position = MapPosition { version, digest: self.desired.content().digest() };
+        let header = encode("desired state header", &MapHeader { position, issued_at_ms }).ok()?;
+        Some(ByteBuf::from(signature::join(header, signature.into_vec()).ok()?))
     }
 
     fn handle_reported_refusal(&mut self, refusal: &MapRefusal, now: MonotonicMs) {
@@ -173,12 +195,17 @@ impl AgentCore {
     /// An update is durable: it comes into force, and only now is it acknowledged.
     pub(super) fn accept_desired(&mut self, update: PreparedUpdate, now: Now) {
         let version = update.position().version;
+        let is_header_alone = update.is_header_alone();
         let ack = self.desired.accept(update);
         self.effects.push_back(Effect::NoteAccepted(version));
         info!(node = %self.node, term = version.term, generation = version.generation,
             "desired state is in force");
+        // Where another start of the hub leads it knows already that the content is here.
+        if !is_header_alone {
+            self.content_version = version;
+            self.answer(Message::MapAck(ack));
+        }
         self.assign(now);
-        self.answer(Message::MapAck(ack));
         self.schedule_report(now.monotonic);
     }
 

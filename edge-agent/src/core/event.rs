@@ -11,6 +11,8 @@ use shared::wire::{CallRequest, CallResponse, SequenceNumber, Version};
 /// Something that happened outside the core.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// The hub beside the broker has started anew: it knows no session. Comes before the link is up.
+    HubAnew,
     /// MQTT is connected and subscribed.
     LinkUp,
     /// MQTT is not connected.

@@ -54,9 +54,11 @@ fn class_of(message: &Message) -> LinkClass {
         MapName::Reported => LinkClass::ReportedState,
     };
     match message {
-        Message::Hello(_) | Message::HelloReply(_) | Message::Resume(_) | Message::Resumed(_) => {
-            LinkClass::Session
-        }
+        Message::Hello(_)
+        | Message::HelloReply(_)
+        | Message::Introduction(_)
+        | Message::Resume(_)
+        | Message::Resumed(_) => LinkClass::Session,
         Message::MapChunk(chunk) => of_map(&chunk.map),
         Message::MapAck(MapAck::Partial { map, .. } | MapAck::Applied { map, .. }) => of_map(map),
         Message::MapRefusal(refusal) => of_map(&refusal.map),

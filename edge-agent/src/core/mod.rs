@@ -56,7 +56,7 @@ use results::Results;
 use shared::model::{GpuInventory, MonotonicMs, NodeCapacity, NodeId, Now, Workload, WorkloadKey};
 use shared::sync::{AgentSession, Budget, LogRead, MapPublisher, MapReceiver, Outbox};
 use shared::trust::signature::VerifyingKey;
-use shared::wire::{Incarnation, Message};
+use shared::wire::{Incarnation, Message, Version};
 use std::collections::{BTreeMap, VecDeque};
 use storage::Storage;
 
@@ -68,6 +68,10 @@ pub struct AgentCore {
     hub_signing_key: VerifyingKey,
     session: AgentSession,
     desired: MapReceiver,
+    /// The version under which its content came.
+    content_version: Version,
+    /// The greeting that waits for its answer is an introduction.
+    introduces: bool,
     /// Workloads of the desired state that could be decoded, and why others could not.
     workloads: BTreeMap<WorkloadKey, Workload>,
     undecodable: BTreeMap<String, String>,
@@ -114,6 +118,7 @@ impl AgentCore {
     /// Something happened. Effects are due afterwards.
     pub fn handle_event(&mut self, event: Event, now: Now) {
         match event {
+            Event::HubAnew => self.session.forget(),
             Event::LinkUp => self.session.handle_link_up(),
             Event::LinkDown => self.handle_link_down(now.monotonic),
             Event::Payload(payload) => self.handle_payload(&payload, now),

@@ -4,14 +4,16 @@
 use super::link_budget::FAREWELL_BYTES;
 use super::{AgentCore, Effect};
 use shared::limits::MAP_CHUNK_BYTES_MAX;
-use shared::model::{Condition, ConditionStatus, GpuSource, MonotonicMs, NodeStatus, Now};
+use shared::model::{
+    Condition, ConditionStatus, GpuSource, MonotonicMs, NodeStatus, Now, ReservedResources,
+};
 use shared::sync::{
     Chunking, FRUGAL_CHUNK_BYTES, LinkClass, LogRead, MapContent, Outgoing, SessionFault,
     message_bytes,
 };
 use shared::wire::{
-    EncodeError, GREETED_INCARNATION, Hello, MapHeader, MapPosition, Message, Resume,
-    SequenceNumber, Stream, Version, encode,
+    EncodeError, GREETED_INCARNATION, Hello, Introduction, MapHeader, MapPosition, Message, Resume,
+    SequenceNumber, ShownContent, Stream, Version, encode,
 };
 use std::collections::BTreeMap;
 use tracing::warn;
@@ -63,7 +65,10 @@ impl AgentCore {
 
     fn report_content(&self) -> Result<MapContent, EncodeError> {
         let mut items = BTreeMap::new();
-        items.insert(NODE_ITEM.to_owned(), encode("node status", &self.node_status())?);
+        // Not the term alone: every start of the hub has another, and it knows what it said.
+        let Version { term: observed_term, generation: observed_generation } = self.content_version;
+        let status = NodeStatus { observed_term, observed_generation, ..self.node_status() };
+        items.insert(NODE_ITEM.to_owned(), encode("node status", &status)?);
         for status in self.pods.statuses() {
             let key = format!("p/{}", status.pod);
             items.insert(key, encode("pod status", status)?);
@@ -81,6 +86,10 @@ impl AgentCore {
             conditions: self.conditions(),
             observed_term: version.term,
             observed_generation: version.generation,
+            reserved: ReservedResources {
+                cpu_millicores: self.reserved.cpu_millicores,
+                memory_bytes: self.reserved.memory_bytes,
+            },
         }
     }
 
@@ -168,6 +177,10 @@ impl AgentCore {
                     self.send_payload(LinkClass::Session, payload, now);
                 }
                 Some(Outgoing::Hello) => self.send(&Message::Hello(self.hello(now)), now)?,
+                Some(Outgoing::Introduction) => {
+                    self.introduces = true;
+                    self.send(&Message::Introduction(self.introduction(now)), now)?;
+                }
                 Some(Outgoing::Resume) => self.send(&Message::Resume(self.resume()), now)?,
                 None => {}
             }
@@ -236,6 +249,24 @@ impl AgentCore {
         let position = self.desired.position().filter(|_| self.desired.is_whole());
         let desired = position.map(|position| position.version);
         Resume { desired, awaits_watermarks: self.outbox.is_waiting() }
+    }
+
+    fn introduction(&self, now: Now) -> Introduction {
+        let position = self.desired.position().filter(|_| self.desired.is_whole());
+        let shown = |position: MapPosition| ShownContent {
+            version: position.version,
+            digest: position.digest.into(),
+        };
+        let oldest = self.outbox.oldest_incarnation();
+        let is_this = oldest == self.incarnation;
+        Introduction {
+            desired: position.map(shown),
+            incarnation: self.incarnation,
+            oldest_incarnation: if is_this { GREETED_INCARNATION } else { oldest },
+            agent_version: self.agent_version.clone(),
+            clock: Some(self.clocks.present(now)),
+            earlier_clocks: self.clocks.earlier(),
+        }
     }
 
     fn hello(&self, now: Now) -> Hello {

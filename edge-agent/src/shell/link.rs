@@ -1,7 +1,7 @@
 //! The MQTT link as events of the core.
 
 use crate::core::{Event, LinkStatus};
-use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, WireBytes, connect};
+use shared::io::mqtt::{HubStarts, LinkEvent, MqttClient, MqttOptions, WireBytes, connect};
 use shared::model::NodeId;
 use shared::trust::enrollment::Enrollment;
 use shared::wire::{DownTopic, UpTopic, UpTopicKind};
@@ -30,6 +30,9 @@ pub(super) struct Link {
     permit: watch::Sender<bool>,
     /// As it was last told.
     was_up: Option<bool>,
+    hub_starts: HubStarts,
+    /// Follows upon what was told last.
+    next: Option<Event>,
 }
 
 impl Link {
@@ -64,6 +67,8 @@ impl Link {
             topic: topic(UpTopicKind::Up),
             permit,
             was_up: None,
+            hub_starts: HubStarts::default(),
+            next: None,
         }
     }
 
@@ -76,10 +81,17 @@ impl Link {
 
     /// What happens next on the link.
     pub(super) async fn next_event(&mut self) -> Option<Event> {
+        if let Some(next) = self.next.take() {
+            return Some(next);
+        }
         Some(match self.events.recv().await? {
-            LinkEvent::Up { .. } => {
+            LinkEvent::Up { hub_start } => {
                 info!("connected to the broker");
                 self.was_up = Some(true);
+                if self.hub_starts.is_another(hub_start) {
+                    self.next = Some(Event::LinkUp);
+                    return Some(Event::HubAnew);
+                }
                 Event::LinkUp
             }
             LinkEvent::Down { reason } => {

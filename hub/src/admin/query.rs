@@ -43,6 +43,8 @@ pub enum Query {
     Sign(String, Reply<Result<Box<Enrollment>, SignError>>),
     /// Trust a node no more.
     Revoke(NodeId, Reply<Revoked>),
+    /// An older state of the API server counts; whether there was one that did not.
+    ConfirmRegression(Reply<bool>),
     /// The metrics in the Prometheus text format.
     Metrics(Reply<String>),
 }

@@ -49,6 +49,7 @@ pub(crate) fn queries() -> (Queries, mpsc::Receiver<Query>) {
 pub(crate) fn router(queries: Queries, token: Option<Token>, standby: Standby) -> Router {
     Router::new()
         .route("/v1/hub", get(hub))
+        .route("/v1/hub/confirm-regression", post(confirm_regression))
         .route("/v1/nodes", get(nodes))
         // A node may have the name `sign`: it must be possible to look at it.
         .route("/v1/nodes/sign", post(sign).get(node_of_the_name_sign))
@@ -101,6 +102,17 @@ fn name<T: FromStr<Err = IdError>>(text: &str) -> Result<T, Failure> {
 
 async fn hub(State(queries): State<Queries>) -> Answer {
     json(ask(&queries, Query::Hub).await?)
+}
+
+async fn confirm_regression(State(queries): State<Queries>) -> Answer {
+    match ask(&queries, Query::ConfirmRegression).await? {
+        true => json(serde_json::json!({ "confirmed": true })),
+        false => Err(Failure(
+            StatusCode::CONFLICT,
+            "the API server was not put back to an older state: there is nothing to confirm"
+                .to_owned(),
+        )),
+    }
 }
 
 async fn nodes(State(queries): State<Queries>) -> Answer {
@@ -187,6 +199,7 @@ fn sign_status(error: &SignError) -> StatusCode {
         | SignError::Encode(_) => StatusCode::INTERNAL_SERVER_ERROR,
         SignError::Request(_) => StatusCode::BAD_REQUEST,
         SignError::Held { .. } => StatusCode::CONFLICT,
+        SignError::KeptOut { .. } => StatusCode::FORBIDDEN,
         SignError::Store(_)
         | SignError::Registry(_)
         | SignError::Shared(_)

@@ -10,25 +10,34 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `workload`, `results`, `rollout` | `InferenceWorkload` |
+//! | `workload`, `affinity`, `gpu`, `offline`, `results`, `rollout` | `InferenceWorkload` |
 //! | `node` | `EdgeNode` |
 //! | `cluster` | `EdgeCluster` |
 //! | `schema` | what the derived schemas lack: quantities, taints, the pod template and its rules |
 //! | `crds` | the definitions, as they are installed |
 
+mod affinity;
 mod cluster;
 mod crds;
+mod gpu;
 mod node;
+mod offline;
 mod results;
 mod rollout;
 mod schema;
 mod workload;
 
+pub use affinity::{LabelExpression, LabelOperator, NodeAffinity, NodeSelectorTerm, PreferredTerm};
 pub use cluster::{
     ClusterRef, EdgeCluster, EdgeClusterSpec, EdgeClusterStatus, KubeconfigSecretRef,
 };
 pub use crds::{CrdError, crd_files, crds_yaml};
-pub use node::{EdgeNode, EdgeNodeSpec, EdgeNodeStatus, LinkSpec, NodeResources, PodCounts};
+pub use gpu::GpuSpec;
+pub use node::{
+    Approval, EdgeNode, EdgeNodeSpec, EdgeNodeStatus, LinkSpec, NodeIdentity, NodeResources,
+    PodCounts,
+};
+pub use offline::{OfflinePolicySpec, RescheduleSpec};
 pub use results::{DeadbandSpec, ResultRouteSpec, ThinningSpec};
 pub use rollout::{OnFailure, RolloutSpec, RolloutStatus};
 pub use workload::{

@@ -6,6 +6,7 @@
 use super::schema;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::model::{MemoryQuantity, Taint};
 use std::collections::BTreeMap;
@@ -47,6 +48,14 @@ use std::collections::BTreeMap;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EdgeNodeSpec {
+    /// Who it must be, where that is known beforehand: a node with another key is neither enrolled by this
+    /// name nor let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<NodeIdentity>,
+    /// Whether it may be enrolled and let in. One that is denied is thrown out at once, and comes back when it
+    /// is approved again; what it runs goes on meanwhile.
+    #[serde(default)]
+    pub approval: Approval,
     /// Marks that keep workloads away unless they bear them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::taints")]
@@ -57,6 +66,25 @@ pub struct EdgeNodeSpec {
     /// What its link may carry; no limit where nothing is said.
     #[serde(default)]
     pub link: LinkSpec,
+}
+
+/// Who a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeIdentity {
+    /// Its key for sessions in hexadecimal, as `edge-agent` shows it.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    pub session_key: String,
+}
+
+/// Whether a node may be enrolled and let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Approval {
+    /// It may.
+    #[default]
+    Approved,
+    /// It may not.
+    Denied,
 }
 
 /// What a node's link may carry, counted as it is on the wire, both ways.
@@ -89,9 +117,15 @@ pub struct EdgeNodeStatus {
     /// The agent's version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub agent_version: String,
+    /// Who is enrolled by this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<NodeIdentity>,
     /// What the machine has.
     #[serde(default)]
     pub capacity: NodeResources,
+    /// What of it pods may have: without the share of the system, and without GPUs that are not healthy.
+    #[serde(default)]
+    pub allocatable: NodeResources,
     /// Its pods.
     #[serde(default)]
     pub pods: PodCounts,

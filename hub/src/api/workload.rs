@@ -3,6 +3,9 @@
 #![expect(unreachable_pub, reason = "KubeSchema repeats each struct within a function")]
 #![expect(clippy::duplicated_attributes, reason = "each column of a printer is one of its own")]
 
+use super::affinity::NodeAffinity;
+use super::gpu::GpuSpec;
+use super::offline::OfflinePolicySpec;
 use super::results::ResultRouteSpec;
 use super::rollout::{RolloutSpec, RolloutStatus};
 use super::schema;
@@ -60,6 +63,10 @@ use std::collections::BTreeMap;
         priority = 1
     )
 )]
+#[x_kube(validation = Rule::new(
+    "has(self.offlinePolicy) && has(self.offlinePolicy.reschedule) ? \
+     has(self.placement) && has(self.placement.replicas) : true")
+    .message("offlinePolicy.reschedule: only placement.replicas, which are over the fleet, can go elsewhere"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InferenceWorkloadSpec {
     /// Which nodes run it, and how many pods of it.
@@ -72,6 +79,9 @@ pub struct InferenceWorkloadSpec {
     /// run in part.
     #[schemars(schema_with = "schema::pod_template")]
     pub template: PodTemplate,
+    /// What each pod has of GPUs, where the template does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuSpec>,
     /// Where results of its pods go; the first route that matches a topic takes it. Without routes all
     /// of them go to the sink `default`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -80,6 +90,9 @@ pub struct InferenceWorkloadSpec {
     /// How a new template reaches the nodes; all of them at once where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutSpec>,
+    /// What becomes of it where nodes are offline for long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline_policy: Option<OfflinePolicySpec>,
 }
 
 /// Which nodes run a workload, and how many pods of it.
@@ -93,6 +106,9 @@ pub struct PlacementSpec {
     /// Labels that a node must have. Every node has `kubernetes.io/hostname`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
+    /// Terms over labels: those that a node must match, and those that it had better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<NodeAffinity>,
     /// Labels that a member cluster must have (`{}`: all of them). With it the workload becomes a
     /// Deployment in each of these, and runs on no edge node of its own; `replicas` is then for each.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@ use shared::limits::MQTT_PAYLOAD_BYTES_MAX;
 use shared::model::NodeId;
 use shared::wire::{DownTopic, UpTopic, UpTopicKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 use thiserror::Error;
 use tracing::{debug, info, warn};
 
@@ -21,6 +22,8 @@ pub(super) type SessionId = u64;
 pub(super) struct Gate {
     is_allowed: IsAllowed,
     sink: EventSink,
+    /// Names this start of the broker to its clients.
+    pub(super) start: String,
     pub(super) tally: Arc<Tally>,
     connections: Mutex<Connections<SessionId, Way>>,
 }
@@ -55,7 +58,11 @@ pub(super) enum Reception {
 
 impl Gate {
     pub(super) fn new(is_allowed: IsAllowed, sink: EventSink, tally: Arc<Tally>) -> Self {
-        Self { is_allowed, sink, tally, connections: Mutex::default() }
+        // Two starts of the same name cost a client a question that is answered with no.
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since_1970.map_or(0, |since| since.as_secs());
+        let start = format!("{:04x}", seconds & 0xffff);
+        Self { is_allowed, sink, start, tally, connections: Mutex::default() }
     }
 
     pub(super) fn connections(&self) -> MutexGuard<'_, Connections<SessionId, Way>> {

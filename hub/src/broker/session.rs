@@ -11,6 +11,7 @@ use rmqtt_codec::v5::{
     Codec, Connect, ConnectAck, ConnectAckReason, Disconnect, DisconnectReasonCode, Packet,
     PublishAck, PublishAckReason, Subscribe, SubscribeAck, SubscribeAckReason,
 };
+use shared::io::mqtt::HUB_START_PROPERTY;
 use shared::limits::MQTT_PACKET_BYTES_MAX;
 use shared::model::NodeId;
 use shared::wire::DownTopic;
@@ -251,6 +252,7 @@ impl Session {
             server_keepalive_sec,
             // No session outlives its connection, whatever was asked for.
             session_expiry_interval_secs: (connect.session_expiry_interval_secs > 0).then_some(0),
+            user_properties: vec![(HUB_START_PROPERTY.into(), self.gate.start.clone().into())],
             ..ConnectAck::default()
         };
         self.say(accepted)?;

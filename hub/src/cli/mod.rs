@@ -89,6 +89,9 @@ enum Command {
         #[command(flatten)]
         api: ApiArguments,
     },
+    /// Take over what the API server has after it was put back to an older state; `status` says what
+    /// that would change
+    ConfirmRegression(ApiArguments),
     /// Let a node in, or out
     #[command(subcommand)]
     Node(NodeCommand),
@@ -113,6 +116,9 @@ struct RunArguments {
     /// How to reach that API server; the pod's own service account without it
     #[arg(long, requires = "kubernetes", value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// Take over what that API server has, also where it was put back to an older state since the last start
+    #[arg(long, requires = "kubernetes")]
+    confirm_regression: bool,
     /// Where the embedded broker listens for nodes
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -222,6 +228,7 @@ impl Cli {
             Command::Logs { node, pod, lines, api } => {
                 query::logs(&client(api)?, &node, &pod, lines)
             }
+            Command::ConfirmRegression(api) => query::confirm_regression(&client(api)?),
             Command::Node(NodeCommand::Sign { request, output, api }) => {
                 query::sign(&client(api)?, &request, output.as_deref())
             }
@@ -233,14 +240,23 @@ impl Cli {
 }
 
 fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
-    let RunArguments { manifests, kubernetes, kubeconfig, listen, advertise, broker, api } =
-        arguments;
+    let RunArguments {
+        manifests,
+        kubernetes,
+        kubeconfig,
+        confirm_regression,
+        listen,
+        advertise,
+        broker,
+        api,
+    } = arguments;
     if manifests.is_some() {
         config.kubernetes = None;
     }
     if kubernetes {
         let kubernetes = config.kubernetes.get_or_insert_default();
         kubernetes.kubeconfig = kubeconfig.or(kubernetes.kubeconfig.take());
+        kubernetes.confirm_regression |= confirm_regression;
     }
     config.manifests = manifests.unwrap_or(config.manifests);
     config.listen = listen.unwrap_or(config.listen);

@@ -71,6 +71,11 @@ pub(super) fn revoke(client: &Client, node: &NodeId) -> anyhow::Result<()> {
     )
 }
 
+pub(super) fn confirm_regression(client: &Client) -> anyhow::Result<()> {
+    client.post("/v1/hub/confirm-regression", Vec::new())?;
+    print(b"Confirmed: what the API server has now is taken over.\n")
+}
+
 /// Prints what lies under `path`, as it came or as a table.
 fn show<T: DeserializeOwned + Serialize>(
     client: &Client,

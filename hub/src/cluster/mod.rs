@@ -3,6 +3,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `finalizer` | holds objects until they may go |
 //! | `client` | the connection, from a kubeconfig or from within a pod |
 //! | `shared` | what every hub that may lead must know |
 //! | `source` | watches the custom resources |
@@ -12,12 +13,14 @@
 //! pauses; until it answers, what was read last stays in force.
 
 mod client;
+mod finalizer;
 mod shared;
 mod source;
 mod writer;
 
 pub use client::ClusterError;
 pub(crate) use client::{connect, connect_as_person};
+pub(crate) use finalizer::write_finalizers;
 pub(crate) use shared::{RecordKind, SharedRecord, SharedRecords};
 pub(crate) use source::watch;
 pub(crate) use writer::write;

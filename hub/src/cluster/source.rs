@@ -1,12 +1,14 @@
 //! Watches the custom resources of one kind.
 
 use super::all;
-use crate::reconcile::{Change, Kind, Object, ObjectKey};
+use crate::reconcile::{Change, Kind, Object, ObjectKey, PODS_FINALIZER};
 use futures_util::StreamExt as _;
-use kube::api::DynamicObject;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{DynamicObject, ListParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::Value;
+use shared::model::UnixMs;
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
@@ -36,7 +38,7 @@ pub(crate) async fn watch(client: Client, kind: Kind, changes: mpsc::Sender<Chan
             // The beginning of a list is sent before anybody was asked.
             Ok(Some(Ok(watcher::Event::Init))) => {
                 listed.clear();
-                continue;
+                (false, newest(&client, kind).await.map(Change::Listing))
             }
             Ok(Some(Ok(event))) => (true, change_of(kind, event, &mut listed)),
             Err(_) => (true, None),
@@ -49,6 +51,13 @@ pub(crate) async fn watch(client: Client, kind: Kind, changes: mpsc::Sender<Chan
             }
         }
     }
+}
+
+/// The newest resource version of all data. Where nobody says, neither is there a list: it is asked again
+/// when it is tried anew.
+async fn newest(client: &Client, kind: Kind) -> Option<u64> {
+    let list = all(client, kind).list(&ListParams::default().limit(1)).await.ok()?;
+    list.metadata.resource_version?.parse().ok()
 }
 
 fn complain(kind: Kind, error: &watcher::Error, complaint: &mut String) -> Option<Change> {
@@ -95,9 +104,16 @@ fn object_of(kind: Kind, object: &DynamicObject) -> Object {
         key: key_of(kind, object),
         uid: object.uid().unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or_default(),
+        revision: object.resource_version().and_then(|text| text.parse().ok()).unwrap_or(0),
         labels: object.labels().clone(),
         annotations: object.annotations().clone(),
+        deletion: object.meta().deletion_timestamp.as_ref().map(deleted_at),
+        is_held: object.finalizers().iter().any(|finalizer| finalizer == PODS_FINALIZER),
         spec: part("spec"),
         status: part("status"),
     }
+}
+
+fn deleted_at(time: &Time) -> UnixMs {
+    UnixMs(u64::try_from(time.0.as_millisecond()).unwrap_or(0))
 }

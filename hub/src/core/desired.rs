@@ -7,9 +7,10 @@ use crate::manifests::Manifests;
 use serde_bytes::ByteBuf;
 use shared::model::{LinkBudget, NODE_POLICY_KEY, NodeId, NodePolicy, Now, Workload, WorkloadKey};
 use shared::sync::{Chunking, MapContent};
+use shared::trust::signature;
 use shared::wire::{
-    EncodeError, HelloReply, MapHeader, MapPosition, Message, Resume, Resumed, Version,
-    desired_header_context, encode,
+    EncodeError, HelloReply, MapHeader, MapPosition, Message, RenewedHeader, Resume, Resumed,
+    Version, decode, desired_header_context, encode,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ enum HeaderError {
     #[error("could not encode it")]
     Encode(#[from] EncodeError),
     #[error("could not sign it")]
-    Sign(#[from] shared::trust::signature::SignatureError),
+    Sign(#[from] signature::SignatureError),
 }
 
 impl HubCore {
@@ -41,6 +42,7 @@ impl HubCore {
             "the fleet's desired state was read"
         );
         self.manifests = Some(manifests);
+        self.let_in_and_keep_out(now);
         self.handle_templates(now);
         self.reassign(now);
     }
@@ -54,16 +56,29 @@ impl HubCore {
         if delay_ms == 0 {
             return self.reassign(now);
         }
-        self.reassign_due.get_or_insert(now.monotonic.plus_ms(delay_ms));
+        let due = now.monotonic.plus_ms(delay_ms);
+        self.reassign_due = Some(self.reassign_due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// A node is offline: what it has of some workloads goes elsewhere if it stays so.
+    pub(super) fn await_rescheduling(&mut self, was_online: bool, now: Now) {
+        let Some(manifests) = self.manifests.as_ref().filter(|_| was_online) else { return };
+        let waits = manifests.workloads.values().filter_map(|w| w.offline.reschedule_after_ms);
+        if let Some(first_ms) = waits.min() {
+            self.reassign_soon(first_ms, now);
+        }
     }
 
     /// Decides anew what runs where, and hands each node what changed for it. Does nothing before
     /// there are manifests.
     pub(super) fn reassign(&mut self, now: Now) {
-        let nodes = self.fleet_nodes();
+        let nodes = self.fleet_nodes(now);
         let Some(manifests) = &self.manifests else { return };
         self.assignment = fleet::assign(manifests, &nodes, &self.rollouts.older(manifests));
         self.note_kept(now);
+        if let Some(delay_ms) = self.assignment.look_again_in_ms {
+            self.reassign_soon(delay_ms.max(1), now);
+        }
         let ids: Vec<NodeId> = self.nodes.keys().cloned().collect();
         let mut encoded = EncodedWorkloads::default();
         for id in &ids {
@@ -73,8 +88,8 @@ impl HubCore {
         self.look_at_rollouts(now.monotonic);
     }
 
-    fn fleet_nodes(&self) -> BTreeMap<NodeId, FleetNode> {
-        let trusted = self.nodes.iter().filter(|(_, node)| !node.record.revoked);
+    fn fleet_nodes(&self, now: Now) -> BTreeMap<NodeId, FleetNode> {
+        let trusted = self.nodes.iter().filter(|(_, node)| node.is_trusted());
         let kept = self.rollouts.kept();
         let fleet_node = |(id, node): (&NodeId, &NodeState)| {
             let mut previous = self.held_by(id, node);
@@ -82,14 +97,18 @@ impl HubCore {
                 let held = previous.entry((*key).clone()).or_default();
                 *held = (*held).max(*replicas);
             }
-            (id.clone(), FleetNode { online: node.is_online(), previous })
+            let online = node.is_online();
+            let offline_ms = now.monotonic.0.saturating_sub(node.offline_since.0);
+            let offline_ms = if online { 0 } else { offline_ms };
+            (id.clone(), FleetNode { online, offline_ms, previous })
         };
         trusted.map(fleet_node).collect()
     }
 
     /// Pods that `node` holds, by workload: what was assigned to it, and before this hub's first
     /// assignment what it reported to the hub's last start, so that a restart moves nothing. Beside it stands
-    /// what was decided then: another hub that takes over has heard no reports.
+    /// what was decided then: another hub that takes over has heard no reports, and what has gone elsewhere from a
+    /// node that stayed offline is there in its reports for ever.
     fn held_by(&self, id: &NodeId, node: &NodeState) -> BTreeMap<WorkloadKey, u32> {
         if node.record.last_seen.is_none() {
             // It can't have been told anything yet: nothing is lost when its share goes elsewhere.
@@ -97,8 +116,10 @@ impl HubCore {
         }
         let mut held = BTreeMap::new();
         if !node.assigned {
-            for status in node.pods.values() {
-                *held.entry(status.pod.workload.clone()).or_default() += 1;
+            let decided = |key: &WorkloadKey| self.rollouts.knows_where_replicas_are(key);
+            let reported = node.pods.values().map(|status| &status.pod.workload);
+            for key in reported.filter(|key| !decided(key)) {
+                *held.entry(key.clone()).or_default() += 1;
             }
         } else if let Some(assigned) = self.assignment.per_node.get(id) {
             held.extend(assigned.iter().map(|(key, told)| (key.clone(), told.replicas)));
@@ -191,14 +212,27 @@ impl NodeState {
             Greeting::Full => {
                 Message::HelloReply(HelloReply { desired: header(), reported, watermarks })
             }
-            Greeting::Short(Resume { desired: shown, awaits_watermarks }) => {
+            Greeting::Short { greeting, introduces } => {
+                let Resume { desired: shown, awaits_watermarks } = greeting;
                 let known = shown == Some(self.desired.position().version);
-                let desired = (!known).then(header);
+                let renews = introduces && !known && self.desired.is_in_sync();
+                let renewed = if renews { self.renewed() } else { None };
+                let desired = (!known && renewed.is_none()).then(header);
                 let reported = reported.map(|position| position.version);
                 let watermarks = if awaits_watermarks { watermarks } else { vec![] };
-                Message::Resumed(Resumed { reported, desired, watermarks })
+                Message::Resumed(Resumed { reported, desired, watermarks, renewed })
             }
         }
+    }
+}
+
+impl NodeState {
+    /// The present header, for a node that has the content.
+    fn renewed(&self) -> Option<RenewedHeader> {
+        let (payload, signature) = signature::split(self.desired.header()).ok()?;
+        let header = decode::<MapHeader>("desired state header", &payload, payload.len()).ok()?;
+        let (version, issued_at_ms) = (header.position.version, header.issued_at_ms);
+        Some(RenewedHeader { version, issued_at_ms, signature: ByteBuf::from(signature) })
     }
 }
 

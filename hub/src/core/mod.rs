@@ -66,6 +66,7 @@ pub use view::{
 
 use crate::fleet::Assignment;
 use crate::manifests::Manifests;
+use crate::reconcile::SeenState;
 use commit::{GroupCommit, Promise};
 use deadlines::Deadlines;
 use decoders::Decoders;
@@ -84,6 +85,9 @@ use tracing::{info, warn};
 
 /// Under this key of [`Tree::Meta`] lies the term of the hub's last start.
 const TERM_KEY: &[u8] = b"term";
+
+/// Under this key of [`Tree::Meta`] lies the newest state of the API server that was taken over.
+const SEEN_KEY: &[u8] = b"seen";
 
 /// Between a node's first greeting ever and the assignment that counts with it: nodes that are
 /// installed together share one.
@@ -116,6 +120,8 @@ pub struct StoredState {
     pub decoders: BTreeMap<NodeId, BTreeMap<LogId, Vec<u8>>>,
     /// What the nodes of each workload run.
     pub templates: BTreeMap<WorkloadKey, Templates>,
+    /// What was seen of the API server.
+    pub(crate) seen: SeenState,
 }
 
 /// The hub's core. See the module.
@@ -131,6 +137,7 @@ pub struct HubCore {
     manifests: Option<Manifests>,
     assignment: Assignment,
     rollouts: Rollouts,
+    seen: SeenState,
     reassign_due: Option<MonotonicMs>,
     commit: GroupCommit,
     /// Of every node's timers; see [`Self::note_deadline`].
@@ -154,7 +161,9 @@ pub struct HubCore {
 pub fn read_stored_state(store: &dyn Store) -> Result<StoredState, StoreError> {
     let term = store.read(Tree::Meta, TERM_KEY)?;
     let term = term.and_then(|bytes| decode("term", &bytes, 16).ok()).unwrap_or(0);
-    let mut state = StoredState { term, ..StoredState::default() };
+    let seen = store.read(Tree::Meta, SEEN_KEY)?;
+    let seen = seen.and_then(|bytes| decode("seen state", &bytes, 128).ok()).unwrap_or_default();
+    let mut state = StoredState { term, seen, ..StoredState::default() };
     for (key, value) in store.scan(Tree::Nodes, &[], NODES_MAX)? {
         match node::decode_record(&key, &value) {
             Ok((id, record)) => drop(state.nodes.insert(id, record)),
@@ -205,6 +214,7 @@ impl HubCore {
             manifests: None,
             assignment: Assignment::default(),
             rollouts: Rollouts::restore(stored.templates),
+            seen: stored.seen,
             reassign_due: None,
             commit: GroupCommit::default(),
             deadlines: Deadlines::default(),
@@ -220,7 +230,8 @@ impl HubCore {
             let items = reported.remove(&id).unwrap_or_default();
             core.admit(&id, &record);
             let decoders = Decoders::restore(&id, decoders.remove(&id).unwrap_or_default());
-            core.nodes.insert(id.clone(), NodeState::restore(id, record, items, decoders));
+            let state = NodeState::restore(id.clone(), record, items, decoders, now.monotonic);
+            core.nodes.insert(id, state);
         }
         core.raise_term(now);
         core
@@ -373,6 +384,22 @@ impl HubCore {
         }
     }
 
+    /// This state of the API server is about to be taken over.
+    pub(crate) fn note_seen(&mut self, seen: SeenState, now: Now) {
+        self.seen = seen;
+        match encode("seen state", &seen) {
+            Ok(value) => self.commit.put(Tree::Meta, SEEN_KEY, value),
+            Err(error) => warn!(error = %error, "what was seen of the API server was not stored"),
+        }
+        self.commit.schedule(now.monotonic);
+    }
+
+    /// The state of the API server that was taken over last.
+    #[must_use]
+    pub(crate) fn seen(&self) -> SeenState {
+        self.seen
+    }
+
     /// What is known of a node from the store, as of now.
     #[must_use]
     pub fn record(&self, node: &NodeId) -> Option<&NodeRecord> {
@@ -381,7 +408,7 @@ impl HubCore {
 
     /// Every node that may come in.
     pub fn admitted(&self) -> impl Iterator<Item = &NodeId> {
-        self.nodes.iter().filter(|(_, state)| !state.record.revoked).map(|(node, _)| node)
+        self.nodes.iter().filter(|(_, state)| state.is_trusted()).map(|(node, _)| node)
     }
 
     /// The newest events of a node, as it told them.

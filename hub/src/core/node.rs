@@ -111,8 +111,8 @@ impl NodeRecord {
 pub(super) enum Greeting {
     /// In full, after a handshake.
     Full,
-    /// In short.
-    Short(Resume),
+    /// In short; whether it introduced itself.
+    Short { greeting: Resume, introduces: bool },
 }
 
 /// One node, as the running hub sees it.
@@ -126,6 +126,10 @@ pub(super) struct NodeState {
     pub(super) calls: Calls,
     /// The node has greeted on this link, and is not known to be gone.
     pub(super) greeted: bool,
+    /// While it is offline: since when, as far as this start of the hub knows.
+    pub(super) offline_since: MonotonicMs,
+    /// Why it is not let in, though it is enrolled, in words.
+    pub(super) kept_out: Option<&'static str>,
     /// It has greeted since this start of the hub.
     pub(super) heard: bool,
     /// What it should run is known since this start of the hub; until then it is told nothing.
@@ -153,6 +157,7 @@ impl NodeState {
         record: NodeRecord,
         items: BTreeMap<String, Vec<u8>>,
         decoders: Decoders,
+        offline_since: MonotonicMs,
     ) -> Self {
         let header = record.reported_header.as_ref();
         let accepted = header.and_then(|bytes| {
@@ -168,6 +173,8 @@ impl NodeState {
             decoders,
             calls: Calls::default(),
             greeted: false,
+            offline_since,
+            kept_out: None,
             heard: false,
             assigned: false,
             reply_due: None,
@@ -188,7 +195,12 @@ impl NodeState {
 
     /// Whether the node is there and in session.
     pub(super) fn is_online(&self) -> bool {
-        self.greeted && !self.record.revoked
+        self.greeted && self.is_trusted()
+    }
+
+    /// Whether it may be in session.
+    pub(super) fn is_trusted(&self) -> bool {
+        !self.record.revoked && self.kept_out.is_none()
     }
 
     /// When the first of its timers is due.

@@ -10,7 +10,7 @@ use crate::fleet::rollout::{
     NodeHealth, RolloutNode, RolloutPhase, RolloutState, RolloutStep, RolloutWatch, step,
 };
 use crate::fleet::{OlderTemplate, OlderTemplates};
-use crate::manifests::{InferenceWorkload, Manifests};
+use crate::manifests::{InferenceWorkload, Manifests, Replicas};
 use serde::{Deserialize, Serialize};
 use shared::model::{MonotonicMs, NodeId, Now, PodPhase, PodTemplate, Revision, WorkloadKey};
 use shared::wire::{decode, encode};
@@ -125,6 +125,12 @@ impl Rollouts {
             }
         }
         kept
+    }
+
+    /// Whether it was decided which nodes have the replicas of a fleet: then what others reported once is past.
+    pub(super) fn knows_where_replicas_are(&self, key: &WorkloadKey) -> bool {
+        let of_fleet = |known: &&Templates| matches!(known.accepted.replicas, Replicas::Fleet(_));
+        self.durable.get(key).filter(of_fleet).is_some_and(|known| !known.kept.is_empty())
     }
 
     /// When they are to be looked at.

@@ -193,6 +193,12 @@ impl World {
 
     /// The node opens a session anew and greets.
     fn greet(&mut self, desired: Option<Vec<u8>>) -> Vec<Step> {
+        self.open_session();
+        self.tell(&hello(desired))
+    }
+
+    /// The node opens a session anew, and its greeting is due.
+    fn open_session(&mut self) {
         self.session = new_session();
         self.session.handle_link_up();
         self.handle(Event::Connected { node: node() });
@@ -202,8 +208,8 @@ impl World {
             panic!("the node opens no session");
         };
         self.handle(Event::Payload { node: node(), payload });
-        assert_eq!(self.session.poll_outgoing(self.now.monotonic).unwrap(), Some(Outgoing::Hello));
-        self.tell(&hello(desired))
+        let greeting = self.session.poll_outgoing(self.now.monotonic).unwrap();
+        assert_eq!(greeting, Some(Outgoing::Introduction));
     }
 }
 

@@ -8,10 +8,12 @@ use serde_bytes::ByteBuf;
 use shared::limits::LOG_RECORD_BYTES_MAX;
 use shared::model::{NodeEvent, NodeId, Now, PodResult};
 use shared::ports::Tree;
-use shared::sync::{Opened, PreparedUpdate, Received};
+use shared::sync::{MapPublisher, Opened, PreparedUpdate, Received};
+use shared::trust::session::SessionPublicKey;
 use shared::wire::{
-    Hello, LogId, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
-    RefusalReason, Resume, SequenceNumber, decode, desired_header_context, encode,
+    Digest, GREETED_INCARNATION, Hello, Introduction, LogId, MapAck, MapChunk, MapHeader, MapName,
+    MapPosition, MapRefusal, Message, RefusalReason, Resume, SequenceNumber, ShownContent, Version,
+    decode, desired_header_context, encode,
 };
 use std::sync::Arc;
 use tracing::{debug, info, warn};
@@ -29,8 +31,10 @@ impl HubCore {
 
     pub(super) fn handle_disconnected(&mut self, node: &NodeId, now: Now) {
         let Some(state) = self.nodes.get_mut(node) else { return };
-        if state.greeted {
+        let was_online = state.greeted;
+        if was_online {
             info!(node = %node, "offline: what it runs stays assigned to it");
+            state.offline_since = now.monotonic;
         }
         state.greeted = false;
         state.desired.pause();
@@ -41,6 +45,7 @@ impl HubCore {
         self.effects.extend(ended.into_iter().map(Effect::EndCall));
         self.store_record(node, now);
         self.look_at_rollouts(now.monotonic);
+        self.await_rescheduling(was_online, now);
     }
 
     pub(super) fn handle_enrolled(&mut self, node: NodeId, record: NodeRecord, now: Now) {
@@ -52,7 +57,7 @@ impl HubCore {
         info!(node = %node, "enrolled");
         self.admit(&node, &record);
         let (items, decoders) = Default::default();
-        let state = NodeState::restore(node.clone(), record, items, decoders);
+        let state = NodeState::restore(node.clone(), record, items, decoders, now.monotonic);
         // What an earlier holder of this name reported is not this one's, nor are calls to it.
         if let Some(mut before) = self.nodes.insert(node.clone(), state) {
             delete_reported(&mut self.commit, &node, &before);
@@ -76,15 +81,51 @@ impl HubCore {
     pub(super) fn handle_revoked(&mut self, node: &NodeId, now: Now) {
         let Some(state) = self.nodes.get_mut(node) else { return };
         state.record.revoked = true;
-        state.greeted = false;
+        self.commit.schedule_at_once(now.monotonic);
+        warn!(node = %node, "revoked: it is thrown out and kept out");
+        self.expel(node, now);
+        self.store_record(node, now);
+        self.reassign(now);
+    }
+
+    fn expel(&mut self, node: &NodeId, now: Now) {
+        let Some(state) = self.nodes.get_mut(node) else { return };
+        if state.greeted {
+            (state.greeted, state.offline_since) = (false, now.monotonic);
+        }
         state.desired.pause();
         let ended = state.calls.handle_disconnect();
         self.effects.extend(ended.into_iter().map(Effect::EndCall));
-        self.commit.schedule_at_once(now.monotonic);
-        warn!(node = %node, "revoked: it is thrown out and kept out");
         self.effects.push_back(Effect::Expel { node: node.clone() });
-        self.store_record(node, now);
-        self.reassign(now);
+    }
+
+    /// Why a node of this name with this key is neither enrolled nor let in, in words.
+    #[must_use]
+    pub fn why_kept_out(&self, node: &NodeId, key: &SessionPublicKey) -> Option<&'static str> {
+        self.manifests.as_ref()?.nodes.get(node)?.why_kept_out(key)
+    }
+
+    /// What is said of nodes has changed: some may come in, and others no more.
+    pub(super) fn let_in_and_keep_out(&mut self, now: Now) {
+        let changed = self.nodes.iter().filter_map(|(id, state)| {
+            let kept_out = self.why_kept_out(id, &state.record.session_key);
+            (kept_out != state.kept_out).then(|| (id.clone(), kept_out))
+        });
+        for (id, kept_out) in changed.collect::<Vec<_>>() {
+            let Some(state) = self.nodes.get_mut(&id) else { continue };
+            state.kept_out = kept_out;
+            let record = state.record.clone();
+            match kept_out {
+                Some(why) => {
+                    warn!(node = %id, why, "thrown out and kept out: what it runs goes on");
+                    self.expel(&id, now);
+                }
+                None => {
+                    info!(node = %id, "it may come in again");
+                    self.admit(&id, &record);
+                }
+            }
+        }
     }
 
     pub(super) fn store_record(&mut self, node: &NodeId, now: Now) {
@@ -98,7 +139,7 @@ impl HubCore {
 
     pub(super) fn handle_payload(&mut self, node: &NodeId, payload: &[u8], now: Now) {
         let seed = self.seed();
-        let Some(state) = self.nodes.get_mut(node).filter(|state| !state.record.revoked) else {
+        let Some(state) = self.nodes.get_mut(node).filter(|state| state.is_trusted()) else {
             self.refused_payloads += 1;
             return;
         };
@@ -119,6 +160,7 @@ impl HubCore {
         self.hear(node, &message, now);
         match message {
             Message::Hello(hello) => self.handle_hello(node, hello, now),
+            Message::Introduction(said) => self.handle_introduction(node, said, now),
             Message::Resume(resume) => self.handle_resume(node, resume, now),
             Message::MapAck(ack) => {
                 if let Some(state) = self.nodes.get_mut(node) {
@@ -148,7 +190,9 @@ impl HubCore {
     fn hear(&mut self, node: &NodeId, message: &Message, now: Now) {
         let Some(state) = self.nodes.get_mut(node) else { return };
         state.record.last_seen = Some(now.wall);
-        if state.greeted || matches!(message, Message::Hello(_) | Message::Resume(_)) {
+        let greets =
+            matches!(message, Message::Hello(_) | Message::Introduction(_) | Message::Resume(_));
+        if state.greeted || greets {
             return;
         }
         info!(node = %node, "speaks, and was taken for gone: it is asked to greet anew");
@@ -165,6 +209,41 @@ impl HubCore {
     fn handle_hello(&mut self, node: &NodeId, hello: Hello, now: Now) {
         let shown = self.shown_position(node, hello.desired.as_ref());
         self.rise_above(node, shown, now);
+        self.introduce(node, hello, now);
+        self.begin_session(node, Greeting::Full, |desired| desired.begin(shown), now);
+    }
+
+    /// A node says who it is, and what it has in short. What this hub did not publish must be shown by its
+    /// signature: an unsigned claim raises no term.
+    fn handle_introduction(&mut self, node: &NodeId, said: Introduction, now: Now) {
+        let Some(state) = self.nodes.get(node) else { return };
+        let own = state.desired.position();
+        let is_ahead = |shown: &ShownContent| {
+            let is_another = shown.digest != own.digest.into();
+            shown.version > own.version || (shown.version == own.version && is_another)
+        };
+        if said.desired.as_ref().is_some_and(is_ahead) {
+            return self.ask_to_greet(node, now);
+        }
+        let desired = said.desired.map(|shown| shown.version);
+        let is_this = said.oldest_incarnation == GREETED_INCARNATION;
+        let hello = Hello {
+            desired: None,
+            reported: MapPosition { version: Version::default(), digest: Digest::default() },
+            incarnation: said.incarnation,
+            oldest_incarnation: if is_this { said.incarnation } else { said.oldest_incarnation },
+            agent_version: said.agent_version,
+            clock: said.clock,
+            earlier_clocks: said.earlier_clocks,
+        };
+        self.introduce(node, hello, now);
+        let greeting = Resume { desired, awaits_watermarks: true };
+        let greeting = Greeting::Short { greeting, introduces: true };
+        self.begin_session(node, greeting, |desired| desired.begin_shown(said.desired), now);
+    }
+
+    /// What a node says of itself when it greets.
+    fn introduce(&mut self, node: &NodeId, hello: Hello, now: Now) {
         let Some(state) = self.nodes.get_mut(node) else { return };
         info!(node = %node, agent_version = hello.agent_version, incarnation = hello.incarnation,
             "greeted: in session");
@@ -191,7 +270,6 @@ impl HubCore {
         if is_first {
             self.reassign_soon(super::REASSIGN_DELAY_MS, now);
         }
-        self.begin_session(node, shown, Greeting::Full, now);
     }
 
     /// A node whose session outlived the link says what it has. What this hub did not publish must be
@@ -203,15 +281,16 @@ impl HubCore {
         }
         info!(node = %node, "greeted: in session as before");
         let shown = resume.desired.and_then(|version| state.desired.position_of(version));
-        self.begin_session(node, shown, Greeting::Short(resume), now);
+        let greeting = Greeting::Short { greeting: resume, introduces: false };
+        self.begin_session(node, greeting, |desired| desired.begin(shown), now);
     }
 
-    /// A node has greeted, and has this as its desired state.
+    /// A node has greeted; `begin` tells its publisher what it has.
     fn begin_session(
         &mut self,
         node: &NodeId,
-        shown: Option<MapPosition>,
         greeting: Greeting,
+        begin: impl FnOnce(&mut MapPublisher),
         now: Now,
     ) {
         let Some(state) = self.nodes.get_mut(node) else { return };
@@ -220,7 +299,7 @@ impl HubCore {
         (state.greeted, state.heard) = (true, true);
         state.reply_due = Some(greeting);
         state.reported.forget_assembly();
-        state.desired.begin(shown);
+        begin(&mut state.desired);
         self.store_record(node, now);
         self.look_at_rollouts(now.monotonic);
         self.reply_and_transmit(node, now);

@@ -63,8 +63,14 @@ pub struct WaitingLog {
 pub struct NodeView {
     /// Its name.
     pub node: String,
-    /// `Online`, `Offline`, `NeverSeen` or `Revoked`.
+    /// `Online`, `Offline`, `NeverSeen`, `Denied` or `Revoked`.
     pub state: String,
+    /// Why it is denied, in words; empty where it is not.
+    #[serde(default)]
+    pub kept_out: String,
+    /// Its key for sessions, in hexadecimal.
+    #[serde(default)]
+    pub session_key: String,
     /// When something genuine was last heard of it, as of the last commit.
     pub last_seen: Option<UnixMs>,
     /// The agent's version, as it greeted.
@@ -266,6 +272,8 @@ impl HubCore {
         NodeView {
             node: id.to_string(),
             state: state_word(node).to_owned(),
+            kept_out: node.kept_out.unwrap_or_default().to_owned(),
+            session_key: node.record.session_key.to_string(),
             last_seen: node.record.last_seen,
             agent_version: node.agent_version.clone(),
             status: node.status.clone(),
@@ -393,6 +401,20 @@ impl HubCore {
         })
     }
 
+    /// Nodes that have not confirmed that nothing of a workload is left there, and how many of them are
+    /// offline. What is revoked confirms nothing.
+    #[must_use]
+    pub fn holders_of(&self, workload: &WorkloadKey) -> (u32, u32) {
+        let name = workload.to_string();
+        let trusted = self.nodes.values().filter(|node| node.is_trusted());
+        let holders = trusted.filter(|node| {
+            node.desired.peer_may_hold(&name)
+                || node.pods.values().any(|status| status.pod.workload == *workload)
+        });
+        holders
+            .fold((0, 0), |(all, offline), node| (all + 1, offline + u32::from(!node.is_online())))
+    }
+
     /// The newest sample of each node's telemetry.
     pub fn latest_samples(&self) -> impl Iterator<Item = (&NodeId, &Sample)> {
         self.nodes.iter().filter_map(|(id, node)| Some((id, node.latest.as_ref()?)))
@@ -439,6 +461,8 @@ fn at_its_time(event: &NodeEvent, node: &NodeState) -> NodeEvent {
 fn state_word(node: &NodeState) -> &'static str {
     if node.record.revoked {
         "Revoked"
+    } else if node.kept_out.is_some() {
+        "Denied"
     } else if node.greeted {
         "Online"
     } else if node.record.last_seen.is_some() {

@@ -10,7 +10,9 @@
 //! a taint's affair: [`crate::manifests::DRAIN_TAINT`].
 
 use super::Site;
-use crate::manifests::{HOSTNAME_LABEL, InferenceWorkload};
+use super::affinity::{label, unmet};
+use crate::api::LabelExpression;
+use crate::manifests::InferenceWorkload;
 use shared::model::{Taint, TaintEffect};
 use std::fmt;
 
@@ -28,6 +30,8 @@ pub(super) enum Eligibility {
 pub(super) enum Reason<'a> {
     /// A label of the node selector is missing, or has another value.
     Label(&'a str, &'a str),
+    /// No term of the affinity matches; this expression is what the first lacks.
+    Affinity(&'a LabelExpression),
     /// A taint is not tolerated.
     Taint(&'a Taint),
     /// The node is cordoned, and holds none.
@@ -43,6 +47,11 @@ impl fmt::Display for Reason<'_> {
         match self {
             Self::Label(key, value) => {
                 write!(f, "node selector does not match: no label `{key}={value}`")
+            }
+            Self::Affinity(LabelExpression { key, operator, values }) => {
+                let values = values.join(", ");
+                let space = if values.is_empty() { "" } else { " " };
+                write!(f, "affinity does not match: `{key} {operator:?}{space}{values}`")
             }
             Self::Taint(taint) => {
                 let Taint { key, value, effect } = taint;
@@ -65,6 +74,9 @@ pub(super) fn judge<'a>(
     if let Some(reason) = missing_label(workload, site) {
         return Err(reason);
     }
+    if let Some(expression) = unmet(workload, site) {
+        return Err(Reason::Affinity(expression));
+    }
     let not_borne = |effect| {
         let mut taints = site.said.iter().flat_map(|said| &said.taints);
         taints.find(|taint| taint.effect == effect && !bears(workload, taint))
@@ -82,12 +94,7 @@ pub(super) fn judge<'a>(
 }
 
 fn missing_label<'a>(workload: &'a InferenceWorkload, site: &Site<'a>) -> Option<Reason<'a>> {
-    let has = |key: &str, value: &str| {
-        if key == HOSTNAME_LABEL {
-            return site.id.as_str() == value;
-        }
-        site.said.and_then(|said| said.labels.get(key)).is_some_and(|label| label == value)
-    };
+    let has = |key: &str, value: &str| label(site, key) == Some(value);
     let mut wanted = workload.node_selector.iter();
     wanted.find(|(key, value)| !has(key, value)).map(|(key, value)| Reason::Label(key, value))
 }

@@ -11,11 +11,13 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `affinity` | whether a node's labels match a workload's terms |
 //! | `eligibility` | whether a node may run a workload, and why not |
 //! | `plan` | one workload over all nodes |
 //! | `room` | what one node can be told and can report |
 //! | `rollout` | a workload's way from one template to the next |
 
+mod affinity;
 mod eligibility;
 mod plan;
 pub mod rollout;
@@ -39,6 +41,8 @@ use std::sync::Arc;
 pub struct FleetNode {
     /// Whether it is in session.
     pub online: bool,
+    /// Milliseconds since it was in session, as far as this hub knows; 0 while it is.
+    pub offline_ms: u64,
     /// Pods that it holds now, by workload: they stay where they can. Nothing for a node that has
     /// never been in session, since nothing can run there yet.
     pub previous: BTreeMap<WorkloadKey, u32>,
@@ -54,6 +58,8 @@ pub struct Assignment {
     pub workloads: BTreeMap<WorkloadKey, WorkloadSummary>,
     /// By workload, what nodes hold that can't be concluded from the manifests.
     pub kept: BTreeMap<WorkloadKey, BTreeMap<NodeId, u32>>,
+    /// In so many milliseconds it may come out otherwise, though nothing has changed but the time.
+    pub look_again_in_ms: Option<u64>,
 }
 
 /// One workload over the fleet.
@@ -111,6 +117,8 @@ pub fn assign(
         let key = &plan.workload.key;
         assignment.workloads.insert(key.clone(), plan.summary());
         assignment.kept.insert(key.clone(), plan.kept(&sites));
+        let sooner = assignment.look_again_in_ms.into_iter().chain(plan.look_again_in_ms()).min();
+        assignment.look_again_in_ms = sooner;
     }
     let written = sites.iter().zip(per_site).filter(|(_, workloads)| !workloads.is_empty());
     assignment.per_node = written.map(|(site, workloads)| (site.id.clone(), workloads)).collect();

@@ -1,5 +1,6 @@
 //! One workload over all nodes: who keeps what it holds, and who is given the rest.
 
+use super::affinity::preference;
 use super::eligibility::{Eligibility, Reason, judge};
 use super::room::Room;
 use super::{OlderTemplate, Site, WorkloadSummary};
@@ -13,6 +14,9 @@ use std::sync::Arc;
 
 /// Reasons of one summary: what a person reads, and never an entry a node.
 pub const REASONS_MAX: usize = 6;
+
+/// Between two looks for a node that takes what an absent one has.
+const LOOK_FOR_ROOM_MS: u64 = 30_000;
 
 /// One workload over all nodes.
 pub(super) struct Plan<'a> {
@@ -36,6 +40,10 @@ struct Candidate {
     given: u32,
     /// Whether it has them only because it had them before.
     keeps_only: bool,
+    /// How much the workload would rather have it than others.
+    preference: u32,
+    /// Milliseconds until what it has may go elsewhere, since it is offline; 0 where it may now.
+    leaves_in_ms: Option<u64>,
 }
 
 impl<'a> Plan<'a> {
@@ -70,6 +78,7 @@ impl<'a> Plan<'a> {
         let missing = wanted.saturating_sub(self.assigned());
         let missing = self.give_to(true, missing, rooms);
         self.give_to(false, missing, rooms);
+        self.move_from_the_absent(rooms);
         let idle = |candidate: &&Candidate| candidate.given == 0 && candidate.most > 0;
         let not_needed = self.candidates.iter().filter(idle).count();
         self.count(Reason::NotNeeded, u32::try_from(not_needed).unwrap_or(u32::MAX));
@@ -135,7 +144,16 @@ impl<'a> Plan<'a> {
         };
         self.desired = self.desired.saturating_add(given);
         let online = site.node.online;
-        self.candidates.push(Candidate { site: index, online, most, given, keeps_only });
+        let preference = preference(self.workload, site);
+        self.candidates.push(Candidate {
+            site: index,
+            online,
+            most,
+            given,
+            keeps_only,
+            preference,
+            leaves_in_ms: self.leaves_in_ms(site),
+        });
     }
 
     /// Takes replicas over `wanted` back, always from a node that has the most of them; from one
@@ -144,16 +162,17 @@ impl<'a> Plan<'a> {
         let mut surplus = self.assigned().saturating_sub(wanted);
         let loaded = |site: usize| rooms.get(site).map_or(0, Room::pods);
         let rank = |(index, candidate): (usize, &Candidate)| {
-            (candidate.given, !candidate.online, loaded(candidate.site), index)
+            let unloved = Reverse(candidate.preference);
+            (candidate.given, !candidate.online, unloved, loaded(candidate.site), index)
         };
         let holders = self.candidates.iter().enumerate().filter(|(_, held)| held.given > 0);
         let mut fullest: BinaryHeap<_> = holders.map(rank).collect();
         while surplus > 0 {
-            let Some((given, offline, load, index)) = fullest.pop() else { return };
+            let Some((given, offline, unloved, load, index)) = fullest.pop() else { return };
             surplus -= 1;
             if let Some(candidate) = self.candidates.get_mut(index) {
                 candidate.given = given.saturating_sub(1);
-                fullest.push((candidate.given, offline, load, index));
+                fullest.push((candidate.given, offline, unloved, load, index));
             }
         }
     }
@@ -180,13 +199,14 @@ impl<'a> Plan<'a> {
         let of_these = |(_, candidate): &(usize, &Candidate)| candidate.online == online;
         let pods = |rooms: &[Room], site: usize| rooms.get(site).map_or(0, Room::pods);
         let rank = |(index, candidate): (usize, &Candidate)| {
-            Reverse((candidate.given, pods(rooms, candidate.site), index))
+            let unloved = Reverse(candidate.preference);
+            Reverse((candidate.given, unloved, pods(rooms, candidate.site), index))
         };
         let candidates = self.candidates.iter().enumerate().filter(of_these);
         let with_room = candidates.filter(|(_, candidate)| candidate.given < candidate.most);
         let mut emptiest: BinaryHeap<_> = with_room.map(rank).collect();
         while missing > 0 {
-            let Some(Reverse((_, _, index))) = emptiest.pop() else { break };
+            let Some(Reverse((_, _, _, index))) = emptiest.pop() else { break };
             let Some(candidate) = self.candidates.get_mut(index) else { break };
             let Some(room) = rooms.get_mut(candidate.site) else { break };
             let taken = match candidate.given {
@@ -201,11 +221,40 @@ impl<'a> Plan<'a> {
             missing -= 1;
             candidate.given += 1;
             if candidate.given < candidate.most {
-                emptiest.push(Reverse((candidate.given, room.pods(), index)));
+                let unloved = Reverse(candidate.preference);
+                emptiest.push(Reverse((candidate.given, unloved, room.pods(), index)));
             }
         }
         self.count(Reason::Full, full);
         missing
+    }
+
+    /// Milliseconds until what a node has may go elsewhere, where it ever may.
+    fn leaves_in_ms(&self, site: &Site<'_>) -> Option<u64> {
+        let after_ms = self.workload.offline.reschedule_after_ms.filter(|_| !site.node.online)?;
+        Some(after_ms.saturating_sub(site.node.offline_ms))
+    }
+
+    /// What nodes have that stayed offline goes to nodes in session, as far as these may have it. Nothing is
+    /// taken from an absent node that nobody else takes.
+    fn move_from_the_absent(&mut self, rooms: &mut [Room]) {
+        let is_absent = |candidate: &Candidate| candidate.leaves_in_ms == Some(0);
+        let absent = self.candidates.iter().filter(|candidate| is_absent(candidate));
+        let theirs = absent.fold(0, |sum: u32, candidate| sum.saturating_add(candidate.given));
+        let mut moved = theirs - self.give_to(true, theirs, rooms);
+        for candidate in self.candidates.iter_mut().filter(|candidate| is_absent(candidate)) {
+            let leaving = candidate.given.min(moved);
+            candidate.given -= leaving;
+            moved -= leaving;
+        }
+    }
+
+    /// In so many milliseconds it may come out otherwise: a node is offline for long enough then, or one is
+    /// there that takes what an absent one has.
+    pub(super) fn look_again_in_ms(&self) -> Option<u64> {
+        let holders = self.candidates.iter().filter(|candidate| candidate.given > 0);
+        let leaving = holders.filter_map(|candidate| candidate.leaves_in_ms);
+        leaving.map(|ms| if ms == 0 { LOOK_FOR_ROOM_MS } else { ms }).min()
     }
 
     fn count(&mut self, reason: Reason<'a>, nodes: u32) {

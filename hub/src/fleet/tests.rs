@@ -5,6 +5,7 @@ use crate::manifests::{Replicas, parse_documents};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
+mod affinity;
 mod rollouts;
 
 /// What runs where while every workload has one template.
@@ -295,7 +296,7 @@ fn world(nodes: &[(bool, bool, bool)], workloads: &[(u32, bool)]) -> (Manifests,
         let taints = if *tainted { "[{key: k, effect: NoSchedule}]" } else { "[]" };
         let rest = format!("  labels: {{zone: {zone}}}\nspec: {{taints: {taints}}}\n");
         documents.push(document("EdgeNode", &name, &rest));
-        fleet.insert(id(&name), FleetNode { online: *online, previous: BTreeMap::new() });
+        fleet.insert(id(&name), FleetNode { online: *online, ..FleetNode::default() });
     }
     for (index, (replicas, north)) in workloads.iter().enumerate() {
         let selector = if *north { ", nodeSelector: {zone: north}" } else { "" };

@@ -83,7 +83,7 @@ pub(super) fn check_tolerations(path: &str, tolerations: &[Toleration]) -> Resul
     Ok(())
 }
 
-fn check_key(key: &str) -> Result<(), String> {
+pub(super) fn check_key(key: &str) -> Result<(), String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
@@ -98,7 +98,7 @@ fn check_key(key: &str) -> Result<(), String> {
     ))
 }
 
-fn check_value(value: &str) -> Result<(), String> {
+pub(super) fn check_value(value: &str) -> Result<(), String> {
     if value.is_empty() || is_qualified(value) {
         return Ok(());
     }

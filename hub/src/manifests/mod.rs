@@ -8,15 +8,18 @@
 //! |---|---|
 //! | `directory` | the files of a directory, within their limits |
 //! | `documents` | the documents of a file, and the two kinds that there are |
-//! | `workload`, `results`, `rollout`, `node`, `labels` | what each kind may say |
+//! | `workload`, `affinity`, `gpu`, `offline`, `results`, `rollout`, `node`, `labels` | what each kind may say |
 //! | `yaml` | one strict YAML document, and where in it a field stands |
 //! | `problem` | what was wrong, in words |
 //! | `watcher` | changes, without a restart |
 
+mod affinity;
 mod directory;
 mod documents;
+mod gpu;
 mod labels;
 mod node;
+mod offline;
 mod problem;
 mod results;
 mod rollout;
@@ -27,11 +30,14 @@ mod watcher;
 mod workload;
 mod yaml;
 
+pub(crate) use affinity::{EXPRESSION_VALUES_MAX, TERM_EXPRESSIONS_MAX, TERMS_MAX};
 pub use directory::{DIRECTORY_BYTES_MAX, FILE_BYTES_MAX, FILES_MAX, read_directory};
 pub use documents::{DOCUMENTS_MAX, parse_documents};
 pub(crate) use labels::Invalid;
 pub(crate) use node::edge_node;
 pub use node::{DRAIN_TAINT, HOSTNAME_LABEL};
+pub use offline::OfflinePolicy;
+pub(crate) use offline::{DELETION_DEADLINE_SECONDS, OFFLINE_SECONDS_MAX};
 pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
 pub(crate) use rollout::WAVES_MAX;
 
@@ -40,11 +46,13 @@ pub(crate) use workload::inference_workload;
 pub use workload::{FLEET_REPLICAS_MAX, WORKLOADS_MAX};
 pub(crate) use yaml::written_path;
 
+use crate::api::NodeAffinity;
 use crate::fleet::rollout::RolloutPolicy;
 use serde::{Deserialize, Serialize};
 use shared::model::{
     LinkBudget, NodeId, PodTemplate, ResultRoute, Revision, Taint, Toleration, WorkloadKey,
 };
+use shared::trust::session::SessionPublicKey;
 use std::collections::BTreeMap;
 
 /// The fleet's desired state; valid as a whole.
@@ -88,6 +96,15 @@ pub struct InferenceWorkload {
     pub rollout: Option<RolloutPolicy>,
     /// Labels of the member clusters that it goes to, instead of edge nodes.
     pub cluster_selector: Option<BTreeMap<String, String>>,
+    /// Terms over labels of nodes.
+    #[serde(default)]
+    pub affinity: Option<NodeAffinity>,
+    /// What becomes of it where nodes are offline.
+    #[serde(default)]
+    pub offline: OfflinePolicy,
+    /// The profile of the MIG instance that each pod has; in member clusters only.
+    #[serde(default)]
+    pub mig: Option<String>,
 }
 
 impl InferenceWorkload {
@@ -108,7 +125,7 @@ impl InferenceWorkload {
 }
 
 /// An `EdgeNode`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct EdgeNode {
     /// Labels by which workloads select it.
     pub labels: BTreeMap<String, String>,
@@ -118,4 +135,20 @@ pub struct EdgeNode {
     pub unschedulable: bool,
     /// What its link may carry.
     pub link: LinkBudget,
+    /// The key that it must have, where one is named.
+    pub session_key: Option<SessionPublicKey>,
+    /// Whether it may neither be enrolled nor let in.
+    pub is_denied: bool,
+}
+
+impl EdgeNode {
+    /// Why a node of this name that has `key` is neither enrolled nor let in, in words.
+    pub(crate) fn why_kept_out(&self, key: &SessionPublicKey) -> Option<&'static str> {
+        let is_another = self.session_key.as_ref().is_some_and(|named| named != key);
+        match (self.is_denied, is_another) {
+            (true, _) => Some("its EdgeNode denies it (spec.approval)"),
+            (false, true) => Some("its EdgeNode names another key (spec.identity.sessionKey)"),
+            (false, false) => None,
+        }
+    }
 }

@@ -1,15 +1,17 @@
-//! What an `EdgeNode` may say: labels, taints, whether it is cordoned, and what its link may carry.
+//! What an `EdgeNode` may say: labels, taints, whether it is cordoned, what its link may carry, and whether a
+//! node of this name is let in.
 //!
-//! It says nothing of a node's identity: a node is who its certificate says, whether or not a
-//! manifest names it.
+//! A node is who its certificate says, whether or not a manifest names it: a manifest may only narrow that
+//! down, to a key.
 
 use super::EdgeNode;
 use super::labels::{Invalid, check_annotations, check_labels, check_taints};
 use super::yaml::{self, Refusal, below};
-use crate::api::{EdgeNodeSpec, LinkSpec};
+use crate::api::{Approval, EdgeNodeSpec, LinkSpec};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use shared::model::{LinkBudget, MemoryQuantity, NodeId, Taint, TaintEffect};
+use shared::trust::session::SessionPublicKey;
 use std::collections::BTreeMap;
 
 /// The least that a day may have: two connections in full, a few alarms, and a batch by the hour.
@@ -108,10 +110,15 @@ pub(crate) fn edge_node(
         return Err((below("metadata.labels", HOSTNAME_LABEL), problem));
     }
     check_annotations("metadata.annotations", annotations)?;
-    let EdgeNodeSpec { taints, unschedulable, link } = spec;
+    let EdgeNodeSpec { identity, approval, taints, unschedulable, link } = spec;
     check_taints("spec.taints", &taints)?;
     let link = budget(&link)?;
-    Ok((id, EdgeNode { labels: labels.clone(), taints, unschedulable, link }))
+    let session_key = identity.map(|identity| identity.session_key.parse::<SessionPublicKey>());
+    let session_key = session_key
+        .transpose()
+        .map_err(|error| ("spec.identity.sessionKey".to_owned(), error.to_string()))?;
+    let (labels, is_denied) = (labels.clone(), approval == Approval::Denied);
+    Ok((id, EdgeNode { labels, taints, unschedulable, link, session_key, is_denied }))
 }
 
 fn budget(spec: &LinkSpec) -> Result<LinkBudget, Invalid> {

@@ -248,7 +248,7 @@ fn every_document_with_a_problem_is_named() {
     ];
     assert_snapshot!(refused(&text.join("---\n")), @r#"
 w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits.memory: `lots` is not a quantity: expected a number with an optional suffix, as in `512Mi` or `2G`
-w/ocr.yaml:31: spec.taint: unknown field, expected one of `taints`, `unschedulable`, `link`
+w/ocr.yaml:31: spec.taint: unknown field, expected one of `identity`, `approval`, `taints`, `unschedulable`, `link`
 w/ocr.yaml:34: a: unclosed bracket '['
 w/ocr.yaml:54: metadata.name: InferenceWorkload `default/ocr` is declared already by the document at w/ocr.yaml:35
 "#);

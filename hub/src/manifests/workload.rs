@@ -2,7 +2,10 @@
 //!
 //! A template outside the subset is refused here, with the field's path, and never run in part.
 
+use super::affinity::check_affinity;
+use super::gpu::take_gpu;
 use super::labels::{Invalid, check_annotations, check_labels, check_tolerations};
+use super::offline::offline_policy_of;
 use super::results::routes_of;
 use super::rollout::policy_of;
 use super::yaml::{self, Refusal, below};
@@ -81,7 +84,15 @@ pub(crate) fn inference_workload(
     annotations: &BTreeMap<String, String>,
     spec: InferenceWorkloadSpec,
 ) -> Result<InferenceWorkload, Invalid> {
-    let InferenceWorkloadSpec { placement, priority, template, results, rollout } = spec;
+    let InferenceWorkloadSpec {
+        placement,
+        priority,
+        mut template,
+        gpu,
+        results,
+        rollout,
+        offline_policy,
+    } = spec;
     let key = key_of(namespace, name)?;
     check_labels("metadata.labels", labels)?;
     check_annotations("metadata.annotations", annotations)?;
@@ -90,7 +101,9 @@ pub(crate) fn inference_workload(
         check_labels("spec.placement.clusterSelector", selector)?;
     }
     check_tolerations("spec.placement.tolerations", &placement.tolerations)?;
+    placement.affinity.as_ref().map_or(Ok(()), check_affinity)?;
     let replicas = replicas_of(&placement)?;
+    let mig = take_gpu(gpu, placement.cluster_selector.is_some(), &mut template)?;
     check_template(&template)?;
     let results = routes_of(results)?;
     let unencodable = |error: EncodeError| ("spec.template".to_owned(), error.to_string());
@@ -105,6 +118,9 @@ pub(crate) fn inference_workload(
         results,
         rollout: rollout.map(policy_of).transpose()?,
         cluster_selector: placement.cluster_selector,
+        affinity: placement.affinity,
+        offline: offline_policy_of(offline_policy, replicas)?,
+        mig,
     };
     check_member_clusters(&workload)?;
     check_size(&workload)?;

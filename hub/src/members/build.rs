@@ -1,6 +1,7 @@
 //! A workload as objects of a member cluster.
 
 use super::applyset::{ApplySet, PART_OF_LABEL};
+use crate::api::NodeAffinity;
 use crate::manifests::InferenceWorkload;
 use serde_json::{Map, Value, json};
 use shared::model::{Container, CpuQuantity, MemoryQuantity, Probe, Toleration, WorkloadKey};
@@ -156,7 +157,8 @@ impl Builder<'_> {
         let policy = self.workload.rollout.as_ref();
         let seconds = |ms: u64| ms / 1000;
         let deadline = policy.map(|policy| seconds(policy.progress_deadline_ms));
-        let needs_gpu = template.spec.containers.iter().any(|c| gpus_of(c) > 0);
+        let mig = self.workload.mig.as_deref();
+        let needs_gpu = mig.is_some() || template.spec.containers.iter().any(|c| gpus_of(c) > 0);
         let mut labels: BTreeMap<_, _> = template.metadata.labels.clone();
         labels.insert(WORKLOAD_LABEL.to_owned(), self.workload.key.name().to_owned());
         let mut borne: Vec<Value> = tolerations.iter().map(toleration).collect();
@@ -166,13 +168,16 @@ impl Builder<'_> {
             borne.push(bears);
         }
         let mut pod = json!({
-            "containers": template.spec.containers.iter().map(container).collect::<Vec<_>>(),
+            "containers": template.spec.containers.iter().map(|c| container(c, mig)).collect::<Vec<_>>(),
             "terminationGracePeriodSeconds": template.spec.termination_grace_period_seconds,
             // It is inference: it has no business with the API server.
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
         });
         set_if(&mut pod, "nodeSelector", !node_selector.is_empty(), json!(node_selector));
+        if let Some(affinity) = &self.workload.affinity {
+            set(&mut pod, "affinity", json!({ "nodeAffinity": node_affinity(affinity) }));
+        }
         set_if(&mut pod, "tolerations", !borne.is_empty(), json!(borne));
         let priority = self.workload.priority;
         set_if(&mut pod, "priorityClassName", priority != 0, json!(priority_name(priority)));
@@ -219,6 +224,17 @@ fn gpus_of(container: &Container) -> u32 {
     container.resources.limits.gpu_count.unwrap_or(0)
 }
 
+/// Of running pods a cluster asks for no affinity; when the terms change, its pods are others anyway.
+fn node_affinity(affinity: &NodeAffinity) -> Value {
+    let mut written = json!({});
+    let terms = json!({ "nodeSelectorTerms": affinity.required });
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    set_if(&mut written, required, !affinity.required.is_empty(), terms);
+    let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+    set_if(&mut written, preferred, !affinity.preferred.is_empty(), json!(affinity.preferred));
+    written
+}
+
 fn toleration(toleration: &Toleration) -> Value {
     // As it is written, without what is empty.
     let written = json!(toleration);
@@ -227,11 +243,11 @@ fn toleration(toleration: &Toleration) -> Value {
     Value::Object(said.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
-fn container(container: &Container) -> Value {
+fn container(container: &Container, mig: Option<&str>) -> Value {
     let mut written = json!({
         "name": container.name,
         "image": container.image,
-        "resources": resources(container),
+        "resources": resources(container, mig),
     });
     let Container { command, args, working_dir, env, .. } = container;
     set_if(&mut written, "command", !command.is_empty(), json!(command));
@@ -271,7 +287,7 @@ fn probe(probe: &Probe) -> Value {
 }
 
 /// Requests and limits, both always.
-fn resources(container: &Container) -> Value {
+fn resources(container: &Container, mig: Option<&str>) -> Value {
     let (asked, bound) = (&container.resources.requests, &container.resources.limits);
     let cpu_request = asked.cpu.or(bound.cpu).unwrap_or(CPU_REQUEST);
     let memory_request = asked.memory.or(bound.memory).unwrap_or(MEMORY_REQUEST);
@@ -283,6 +299,9 @@ fn resources(container: &Container) -> Value {
     let gpus = gpus_of(container);
     for list in [&mut requests, &mut limits] {
         set_if(list, GPU_RESOURCE, gpus > 0, json!(gpus.to_string()));
+        if let Some(profile) = mig {
+            set(list, &format!("nvidia.com/mig-{profile}"), json!("1"));
+        }
     }
     json!({ "requests": requests, "limits": limits })
 }

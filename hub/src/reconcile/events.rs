@@ -5,7 +5,8 @@
 use serde_json::Value;
 
 /// Reasons of conditions that somebody can act on.
-const WARNINGS: [&str; 9] = [
+const WARNINGS: [&str; 10] = [
+    "Denied",
     "Failed",
     "Invalid",
     "NoAccess",

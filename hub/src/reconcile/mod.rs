@@ -6,9 +6,11 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `deletion` | a workload that is deleted is held until its pods are gone |
 //! | `objects` | objects as the API server has them, and the desired state that they make |
 //! | `reconciler` | what is due: desired state, statuses |
 //! | `pace` | when a status is looked at, and what is on its way |
+//! | `regression` | whether the API server was put back to an older state |
 //! | `status` | what the hub says of a workload or a node |
 //! | `scheduling` | whether a node takes new pods, and how far it is drained |
 //! | `events` | what a person should hear of |
@@ -18,14 +20,18 @@
 //! change that is refused leaves in force what was accepted before it.
 
 mod cluster_status;
+mod deletion;
 mod events;
 mod objects;
 mod pace;
 mod reconciler;
+mod regression;
 mod scheduling;
 mod status;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use deletion::{FinalizerPatch, PODS_FINALIZER};
 pub(crate) use objects::{Kind, Object, ObjectKey};
 pub(crate) use reconciler::{Change, Reconciler, StatusPatch};
+pub(crate) use regression::SeenState;

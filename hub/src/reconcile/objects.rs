@@ -9,7 +9,7 @@ use crate::manifests::{
 use crate::members::{Member, member_access};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use shared::model::{NodeId, WorkloadKey};
+use shared::model::{NodeId, UnixMs, WorkloadKey};
 use std::collections::BTreeMap;
 
 /// The kinds that say what the fleet should run.
@@ -45,8 +45,14 @@ pub(crate) struct Object {
     pub(crate) uid: String,
     /// Changes with the spec.
     pub(crate) generation: i64,
+    /// Grows with every change of anything; 0 where it is no number.
+    pub(crate) revision: u64,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) annotations: BTreeMap<String, String>,
+    /// When somebody deleted it, where somebody has: finalizers hold it.
+    pub(crate) deletion: Option<UnixMs>,
+    /// Whether the hub's finalizer is among them.
+    pub(crate) is_held: bool,
     /// As it is stored: nothing of it is believed yet.
     pub(crate) spec: Value,
     /// As it is stored.
@@ -78,6 +84,8 @@ pub(super) struct Held {
     generation: i64,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
+    deletion: Option<UnixMs>,
+    is_held: bool,
     /// As JSON.
     spec: Box<str>,
     /// As JSON.
@@ -91,12 +99,15 @@ pub(super) struct Held {
 
 impl Held {
     fn new(object: Object, verdict: Verdict, accepted: Option<Said>) -> Self {
-        let Object { uid, generation, labels, annotations, spec, status, .. } = object;
+        let Object { uid, generation, labels, annotations, deletion, is_held, .. } = object;
+        let Object { spec, status, .. } = object;
         Self {
             uid,
             generation,
             labels,
             annotations,
+            deletion,
+            is_held,
             spec: text_of(&spec),
             status: text_of(&status),
             has_run: status::has_run(&status),
@@ -115,6 +126,30 @@ impl Held {
             Some(Said::Node(_, node)) => Some(node),
             _ => None,
         }
+    }
+
+    /// What is in force of a workload, or was until it was deleted.
+    pub(super) fn workload(&self) -> Option<&InferenceWorkload> {
+        match &self.accepted {
+            Some(Said::Workload(workload)) => Some(workload),
+            _ => None,
+        }
+    }
+
+    /// When somebody deleted it, where somebody has.
+    pub(super) fn deletion(&self) -> Option<UnixMs> {
+        self.deletion
+    }
+
+    /// Whether the hub's finalizer holds it.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// For how long its deletion waits.
+    pub(super) fn deletion_deadline_ms(&self) -> u64 {
+        let policy = self.workload().map(|workload| workload.offline).unwrap_or_default();
+        policy.deletion_deadline_ms
     }
 
     /// The status as it is stored.
@@ -153,6 +188,7 @@ impl Objects {
         if let Some(held) = self.held.get_mut(&object.key).filter(same) {
             // Only its status is another, as after each of the hub's own writes.
             held.set_status(&object.status);
+            held.is_held = object.is_held;
             return false;
         }
         let earlier = match self.held.remove(&object.key) {
@@ -176,6 +212,13 @@ impl Objects {
         Some(Said::Workload(Box::new(self.earlier.remove(&key)?)))
     }
 
+    /// The hub's finalizer of an object was set or taken away: the watch shows it later.
+    pub(super) fn set_held(&mut self, key: &ObjectKey, is_held: bool) {
+        if let Some(held) = self.held.get_mut(key) {
+            held.is_held = is_held;
+        }
+    }
+
     /// An object that is there no more; whether it was there.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
         self.held.remove(key).is_some()
@@ -197,7 +240,8 @@ impl Objects {
     /// Workloads that ran, as their statuses say, and of which nothing that was accepted is known:
     /// without them the desired state would stop their pods.
     pub(super) fn unknown(&self) -> impl Iterator<Item = &ObjectKey> {
-        let unknown = |held: &Held| held.accepted.is_none() && held.has_run;
+        let unknown =
+            |held: &Held| held.accepted.is_none() && held.has_run && held.deletion.is_none();
         let workloads = self.held.iter().filter(|(key, _)| key.kind == Kind::Workload);
         workloads.filter(move |(_, held)| unknown(held)).map(|(key, _)| key)
     }
@@ -205,7 +249,8 @@ impl Objects {
     /// The desired state of the fleet.
     pub(super) fn manifests(&self) -> Manifests {
         let mut manifests = Manifests::default();
-        for said in self.held.values().filter_map(|held| held.accepted.clone()) {
+        let wanted = self.held.values().filter(|held| held.deletion.is_none());
+        for said in wanted.filter_map(|held| held.accepted.clone()) {
             match said {
                 Said::Workload(workload) => {
                     manifests.workloads.insert(workload.key.clone(), *workload);
@@ -228,7 +273,8 @@ impl Objects {
     }
 
     fn selecting(&self, labels: &BTreeMap<String, String>) -> Vec<InferenceWorkload> {
-        let workloads = self.held.values().filter_map(|held| match &held.accepted {
+        let wanted = self.held.values().filter(|held| held.deletion.is_none());
+        let workloads = wanted.filter_map(|held| match &held.accepted {
             Some(Said::Workload(workload)) if workload.selects_cluster(labels) => Some(workload),
             _ => None,
         });
@@ -279,6 +325,7 @@ impl Held {
             && self.generation == object.generation
             && self.labels == object.labels
             && self.annotations == object.annotations
+            && self.deletion == object.deletion
             && self.spec == text_of(&object.spec)
     }
 }

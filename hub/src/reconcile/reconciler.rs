@@ -1,10 +1,14 @@
 //! What is due: desired state once every object is known, and statuses that differ from the stored.
 
 use super::cluster_status::{InClusters, cluster_status, workload_in_clusters};
+use super::deletion::{Deletions, FinalizerPatch, Remaining};
 use super::events::{ObjectEvent, events_between};
 use super::objects::{Held, Kind, Object, ObjectKey, Objects};
 use super::pace::{Pace, key_of_node};
-use super::status::{is_about, node_status, with_acceptance, workload_status};
+use super::regression::{Regression, SeenState};
+use super::status::{
+    deleted_workload_status, is_about, node_status, with_acceptance, workload_status,
+};
 use crate::core::{HubCore, WorkloadView};
 use crate::manifests::{InferenceWorkload, Manifests, PROBLEMS_MAX};
 use crate::members::{Member, MemberReport};
@@ -21,12 +25,18 @@ pub(crate) enum Change {
     Put(Box<Object>),
     /// An object is there no more.
     Removed(ObjectKey),
+    /// Objects are about to be listed; the newest of everything has this resource version.
+    Listing(u64),
     /// These are all objects of a kind: one that is not among them is gone.
     Listed(Kind, BTreeSet<ObjectKey>),
     /// A status was written, or there is nobody any more to write it for.
     Written(ObjectKey),
     /// A status was not written; in words, unless it was for want of room alone.
     NotWritten(ObjectKey, Option<String>),
+    /// A finalizer was set, or taken away.
+    Finalized(ObjectKey, bool),
+    /// A finalizer was not written; in words, unless it was for want of room alone.
+    NotFinalized(ObjectKey, Option<String>),
     /// Objects of a kind can't be watched, in words; or can be again.
     Watched(Kind, Result<(), String>),
     /// How a member cluster is.
@@ -60,12 +70,25 @@ pub(crate) struct Reconciler {
     unwatched: BTreeMap<Kind, String>,
     /// Why the last status was not written; `None` where it was.
     unwritten: Option<String>,
+    deletions: Deletions,
+    regression: Regression,
+    /// Why the last finalizer was not written; `None` where it was.
+    unfinalized: Option<String>,
 }
 
 impl Reconciler {
-    /// One that knows how workloads were accepted `earlier`, by the hub's last start.
-    pub(crate) fn new(earlier: impl Iterator<Item = InferenceWorkload>) -> Self {
-        Self { objects: Objects::new(earlier), ..Self::default() }
+    /// One that knows how workloads were accepted `earlier`, by the hub's last start, and what it had seen.
+    pub(crate) fn new(earlier: Vec<InferenceWorkload>, seen: SeenState) -> Self {
+        let regression = Regression::new(seen, earlier.iter());
+        Self { objects: Objects::new(earlier.into_iter()), regression, ..Self::default() }
+    }
+
+    /// An older state of the API server counts from now on; whether there was one that did not.
+    pub(crate) fn confirm_regression(&mut self) -> bool {
+        let is_found = self.regression.is_found();
+        self.regression.confirm();
+        self.changed |= is_found;
+        is_found
     }
 
     /// Something was seen.
@@ -75,9 +98,11 @@ impl Reconciler {
                 let before = self.objects.get(&object.key);
                 let is_another = before.is_some_and(|held| held.uid() != object.uid);
                 self.pace.shown(&object.key, &object.status, is_another);
+                self.regression.saw(object.revision);
                 self.changed |= self.objects.put(*object);
             }
             Change::Removed(key) => self.remove(&key),
+            Change::Listing(revision) => self.regression.lists_at(revision),
             Change::Listed(kind, all) => {
                 let gone: Vec<_> =
                     self.objects.keys(kind).filter(|key| !all.contains(*key)).cloned().collect();
@@ -91,6 +116,15 @@ impl Reconciler {
             Change::NotWritten(key, problem) => {
                 self.unwritten = problem.or(self.unwritten.take());
                 self.pace.not_written(&key);
+            }
+            Change::Finalized(key, holds) => {
+                self.unfinalized = None;
+                self.objects.set_held(&key, holds);
+                self.deletions.ended(&key);
+            }
+            Change::NotFinalized(key, problem) => {
+                self.unfinalized = problem.or(self.unfinalized.take());
+                self.deletions.ended(&key);
             }
             Change::Watched(kind, Ok(())) => drop(self.unwatched.remove(&kind)),
             Change::Watched(kind, Err(problem)) => drop(self.unwatched.insert(kind, problem)),
@@ -109,6 +143,7 @@ impl Reconciler {
 
     fn remove(&mut self, key: &ObjectKey) {
         self.pace.gone(key);
+        self.deletions.ended(key);
         if key.kind == Kind::Cluster {
             self.members.remove(&key.name);
         }
@@ -117,12 +152,20 @@ impl Reconciler {
 
     /// The desired state, where it may have changed and every object is known. The first one since the
     /// start waits until it would stop no pod for the sole reason that its workload is refused now.
-    pub(crate) fn take_manifests(&mut self) -> Option<Manifests> {
+    pub(crate) fn take_manifests(&mut self) -> Option<(Manifests, SeenState)> {
         if !self.changed || !self.is_listed() || self.is_held_back() {
             return None;
         }
+        let manifests = self.objects.manifests();
+        if self.regression.is_found() {
+            if !self.regression.makes_no_difference(&manifests) {
+                return None;
+            }
+            self.regression.confirm();
+        }
         (self.changed, self.taken) = (false, true);
-        Some(self.objects.manifests())
+        let seen = self.regression.take_over(&manifests);
+        Some((manifests, seen))
     }
 
     /// Each member cluster with what it should have, once that is known.
@@ -159,7 +202,19 @@ impl Reconciler {
             .unwritten
             .iter()
             .map(|problem| format!("statuses can't be written, and are tried again: {problem}"));
-        let all = unwatched.chain(unwritten).chain(unknown).chain(refused);
+        let unfinalized = self.unfinalized.iter().map(|problem| {
+            format!("a workload that is deleted can't be held until its pods are gone: {problem}")
+        });
+        let is_put_back = self.regression.is_found() && self.is_listed();
+        let put_back = is_put_back.then(|| self.regression.in_words(&self.objects.manifests()));
+        let all = put_back
+            .flatten()
+            .into_iter()
+            .chain(unwatched)
+            .chain(unwritten)
+            .chain(unfinalized)
+            .chain(unknown)
+            .chain(refused);
         all.take(PROBLEMS_MAX).collect()
     }
 
@@ -202,9 +257,29 @@ impl Reconciler {
         patches
     }
 
+    /// The finalizers that are to be set or taken away.
+    pub(crate) fn take_finalizers(&mut self, core: &HubCore, now: UnixMs) -> Vec<FinalizerPatch> {
+        if !self.taken || self.regression.is_found() {
+            return vec![];
+        }
+        let Self { objects, deletions, members, .. } = self;
+        let workloads =
+            objects.keys(Kind::Workload).filter_map(|key| Some((key, objects.get(key)?)));
+        let patch = |(key, held): (&ObjectKey, &Held)| {
+            deletions.patch(key, held, || Remaining::of(key, core, members), now)
+        };
+        workloads.filter_map(patch).collect()
+    }
+
     /// Milliseconds until statuses must be looked at again, though nothing happens.
     pub(crate) fn wait_ms(&self, now: UnixMs) -> Option<u64> {
-        self.pace.wait_ms(now)
+        let workloads = self.objects.keys(Kind::Workload).filter_map(|key| self.objects.get(key));
+        let deadline = |held: &Held| {
+            let since = held.deletion().filter(|_| held.is_held())?;
+            since.0.saturating_add(held.deletion_deadline_ms()).checked_sub(now.0)
+        };
+        let deadlines = workloads.filter_map(deadline).filter(|wait_ms| *wait_ms > 0);
+        deadlines.chain(self.pace.wait_ms(now)).min()
     }
 
     /// The status of an object as it should be, and whether it leaves out what a hub that has just started
@@ -222,6 +297,10 @@ impl Reconciler {
         let unchanged = || Some(with_acceptance(stored, verdict, &at));
         let status = match key.kind {
             Kind::Workload if !self.taken => return (unchanged(), false),
+            Kind::Workload if held.deletion().is_some() => {
+                let remaining = Remaining::of(key, core, &self.members);
+                serde_json::to_value(deleted_workload_status(remaining, verdict, stored, &at))
+            }
             Kind::Cluster => {
                 let report = self.members.get(&key.name);
                 serde_json::to_value(cluster_status(report, verdict, stored, &at))

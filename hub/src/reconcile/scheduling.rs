@@ -55,6 +55,7 @@ fn drain(view: Option<&NodeView>, was_drained: bool) -> (&'static str, String) {
         "Offline" => format!("it is offline, and drains when it returns; {left}"),
         // A hub that lost its store has never seen nodes that run a lot.
         "NeverSeen" => "this hub has never seen it: it drains when it comes".to_owned(),
+        "Denied" => format!("it is not let in, and can't be told to stop anything; {left}"),
         "Revoked" => format!("it was revoked, and can't be told to stop anything; {left}"),
         _ => left,
     };

@@ -3,10 +3,12 @@
 //! Says what it knows and nothing else; times are of transitions only, so that a status that says the
 //! same is the same, and nothing is written.
 
+use super::deletion::Remaining;
 use super::objects::Verdict;
 use super::scheduling::{self, scheduling};
 use crate::api::{
-    EdgeNodeStatus, InferenceWorkloadStatus, NodeResources, PodCounts, RolloutStatus, UnchosenNodes,
+    EdgeNodeStatus, InferenceWorkloadStatus, NodeIdentity, NodeResources, PodCounts, RolloutStatus,
+    UnchosenNodes,
 };
 use crate::core::{NodeView, RolloutView, WorkloadView};
 use crate::manifests::EdgeNode;
@@ -89,6 +91,23 @@ pub(crate) fn workload_status(
         clusters: None,
         rollout: view.rollout.as_ref().map(rollout_status),
         selector: String::new(),
+    }
+}
+
+/// The status of a workload that is deleted, while its object is held.
+pub(super) fn deleted_workload_status(
+    remaining: Remaining,
+    verdict: &Verdict,
+    before: &Value,
+    now: &Time,
+) -> InferenceWorkloadStatus {
+    let deleting = Aspect::new("Ready", ConditionStatus::False, "Deleting", remaining.in_words());
+    let aspects = vec![acceptance(verdict), deleting];
+    InferenceWorkloadStatus {
+        observed_generation: Some(verdict.generation),
+        conditions: conditions(aspects, before, verdict.generation, now),
+        offline: remaining.offline,
+        ..InferenceWorkloadStatus::default()
     }
 }
 
@@ -209,11 +228,15 @@ pub(crate) fn node_status(
     let told = reported.into_iter().flat_map(|status| &status.conditions);
     aspects.extend(told.map(|c| Aspect::new(&c.kind, c.status, &c.reason, c.message.clone())));
     let capacity = reported.map(|status| resources(&status.capacity)).unwrap_or_default();
+    let allocatable = reported.map(|status| resources(&status.allocatable()));
+    let identity = view.map(|view| NodeIdentity { session_key: view.session_key.clone() });
     EdgeNodeStatus {
         observed_generation: Some(verdict.generation),
         conditions: conditions(aspects, before, verdict.generation, now),
         agent_version: view.map(|view| view.agent_version.clone()).unwrap_or_default(),
+        identity,
         capacity,
+        allocatable: allocatable.unwrap_or_default(),
         pods: view.map(pod_counts).unwrap_or_default(),
     }
 }
@@ -245,6 +268,10 @@ fn presence(view: Option<&NodeView>) -> Aspect {
         Some(("Revoked", _)) => {
             let message = "its certificate was revoked: it can't connect".to_owned();
             ready(ConditionStatus::False, "Revoked", message)
+        }
+        Some(("Denied", view)) => {
+            let message = format!("{}: what it runs goes on", view.kept_out);
+            ready(ConditionStatus::False, "Denied", message)
         }
         Some((state, _)) => {
             ready(ConditionStatus::Unknown, state, "enrolled, and not seen yet".to_owned())

@@ -1,5 +1,8 @@
 //! Objects in, desired state and statuses out.
 
+mod deletion;
+mod regression;
+
 use super::*;
 use crate::core::{HubCore, HubKeys, NodeRecord, StoredState};
 use crate::members::{MemberFacts, MemberReport, MemberWorkload};
@@ -32,7 +35,18 @@ fn key(kind: Kind, name: &str) -> ObjectKey {
 fn object(kind: Kind, name: &str, generation: i64, spec: Value) -> Object {
     let (labels, annotations) = (BTreeMap::new(), BTreeMap::new());
     let uid = format!("{kind:?}-{name}");
-    Object { key: key(kind, name), uid, generation, labels, annotations, spec, status: Value::Null }
+    Object {
+        key: key(kind, name),
+        uid,
+        generation,
+        revision: 0,
+        labels,
+        annotations,
+        deletion: None,
+        is_held: false,
+        spec,
+        status: Value::Null,
+    }
 }
 
 fn workload(name: &str, generation: i64, command: &str) -> Object {
@@ -60,7 +74,7 @@ fn listed() -> Reconciler {
 }
 
 fn commands(reconciler: &mut Reconciler) -> Option<Vec<String>> {
-    let manifests = reconciler.take_manifests()?;
+    let (manifests, _) = reconciler.take_manifests()?;
     let command =
         |w: &crate::manifests::InferenceWorkload| w.template.spec.containers[0].command[0].clone();
     Some(manifests.workloads.values().map(command).collect())
@@ -167,9 +181,9 @@ fn a_start_that_would_stop_pods_of_a_workload_that_is_refused_waits_until_it_is_
 #[test]
 fn a_start_that_finds_what_ran_refused_goes_on_with_what_the_last_start_accepted() {
     let mut before = listed();
-    let earlier: Vec<_> = before.take_manifests().unwrap().workloads.into_values().collect();
+    let earlier: Vec<_> = before.take_manifests().unwrap().0.workloads.into_values().collect();
     let after = |status: Value| {
-        let mut reconciler = Reconciler::new(earlier.clone().into_iter());
+        let mut reconciler = Reconciler::new(earlier.clone(), SeenState::default());
         let mut wrong = workload("ocr", 2, "second");
         wrong.spec["template"]["spec"]["hostNetwork"] = json!(true);
         put(&mut reconciler, Object { status, ..wrong });
@@ -194,12 +208,12 @@ fn what_is_gone_is_gone_also_where_nobody_saw_it_go() {
     let mut reconciler = listed();
     put(&mut reconciler, workload("other", 1, "other"));
     put(&mut reconciler, object(Kind::Node, "mast-17", 1, json!({})));
-    let manifests = reconciler.take_manifests().unwrap();
+    let manifests = reconciler.take_manifests().unwrap().0;
     assert_eq!((manifests.workloads.len(), manifests.nodes.len()), (2, 1));
     reconciler.handle(Change::Removed(key(Kind::Node, "mast-17")));
     // The watch had broken off, and what is listed anew lacks one.
     reconciler.handle(Change::Listed(Kind::Workload, [key(Kind::Workload, "ocr")].into()));
-    let manifests = reconciler.take_manifests().unwrap();
+    let manifests = reconciler.take_manifests().unwrap().0;
     assert_eq!((manifests.workloads.len(), manifests.nodes.len()), (1, 0));
     assert_eq!(reconciler.take_statuses(&core(), NOW).len(), 1);
 }

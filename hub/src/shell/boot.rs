@@ -18,6 +18,7 @@ use crate::cluster::{self, ClusterError};
 use crate::config::{BrokerUrl, Config};
 use crate::core::{HubCore, read_stored_state};
 use crate::manifests::Watcher;
+use crate::reconcile::SeenState;
 use kube::Client;
 use shared::io::anew::{AnewError, begin_anew};
 use shared::io::clock::SystemClock;
@@ -151,7 +152,9 @@ async fn run_alone(
     match client {
         Some(client) => {
             let earlier = hub.core.accepted_workloads().cloned().collect();
-            let (started, seen) = Kubernetes::start(client, earlier);
+            let confirms = config.kubernetes.as_ref().is_some_and(|k| k.confirm_regression);
+            let before = if confirms { SeenState::default() } else { hub.core.seen() };
+            let (started, seen) = Kubernetes::start(client, earlier, before);
             (hub.kubernetes, changes) = (Some(started), seen);
         }
         None => drop(tokio::spawn(Watcher::new(&config.manifests).run(readings.clone()))),

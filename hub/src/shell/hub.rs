@@ -11,14 +11,15 @@ use crate::admin::{BrokerStatus, HubStatus, ManifestsStatus, Query, Reply, Revok
 use crate::broker::BrokerEvent;
 use crate::core::{Event, HubCore, NodeRecord};
 use crate::export;
-use crate::manifests::{ManifestProblems, ReadManifests};
+use crate::manifests::{ManifestProblems, Manifests, ReadManifests};
 use crate::ports::perform;
-use crate::reconcile::Change;
+use crate::reconcile::{Change, SeenState};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::io::clock::SystemClock;
 use shared::model::{NodeId, Now};
 use shared::trust::enrollment::Enrollment;
+use shared::trust::session::SessionPublicKey;
 use shared::wire::{CallMethod, CallOutcome, Envelope};
 use std::future::Future;
 use std::pin::pin;
@@ -172,9 +173,26 @@ impl<S: HubStore> Hub<S> {
 
     fn handle_change(&mut self, change: Change) {
         let Some(kubernetes) = &mut self.kubernetes else { return };
-        if let Some(manifests) = kubernetes.handle(change) {
+        let taken_over = kubernetes.handle(change);
+        self.take_over(taken_over);
+    }
+
+    fn take_over(&mut self, taken_over: Option<(Manifests, SeenState)>) {
+        if let Some((manifests, seen)) = taken_over {
+            self.core.note_seen(seen, self.clock.now());
             self.handle(Event::Manifests(manifests));
         }
+    }
+
+    /// Whether there was an older state of the API server to be confirmed.
+    fn confirm_regression(&mut self) -> bool {
+        let confirmed = self.kubernetes.as_mut().and_then(Kubernetes::confirm_regression);
+        let was_found = confirmed.is_some();
+        if was_found {
+            warn!("an older state of the API server was confirmed: it is taken over");
+        }
+        self.take_over(confirmed.flatten());
+        was_found
     }
 
     fn handle(&mut self, event: Event) -> Now {
@@ -272,6 +290,7 @@ impl<S: HubStore> Hub<S> {
             }
             Query::Sign(request, reply) => self.answer_sign(&request, reply),
             Query::Revoke(node, reply) => self.answer_revoke(node, reply),
+            Query::ConfirmRegression(reply) => drop(reply.send(self.confirm_regression())),
             Query::Metrics(reply) => drop(reply.send(self.metrics())),
         }
     }
@@ -322,8 +341,10 @@ impl<S: HubStore> Hub<S> {
     fn sign(&mut self, request: &str) -> Result<Enrollment, SignError> {
         let (core, now) = (&self.core, self.clock.now());
         let known = |node: &NodeId| core.record(node).cloned();
+        let kept_out = |node: &NodeId, key: &SessionPublicKey| core.why_kept_out(node, key);
         let store = &mut self.world.store;
-        let (enrollment, record) = self.signer.sign(request, known, store, now.wall)?;
+        let signed = self.signer.sign(request, known, kept_out, store, now.wall);
+        let (enrollment, record) = signed?;
         // A name that is enrolled already keeps its record, and its file.
         if core.record(&enrollment.node).is_none_or(|held| held.revoked) {
             self.registry.note(&enrollment.node, &record).map_err(SignError::Registry)?;

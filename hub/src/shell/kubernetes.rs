@@ -4,7 +4,7 @@ use crate::cluster;
 use crate::core::{Event, HubCore};
 use crate::manifests::{InferenceWorkload, Manifests};
 use crate::members::{self, Member, MemberDesired};
-use crate::reconcile::{Change, Kind, Reconciler, StatusPatch};
+use crate::reconcile::{Change, FinalizerPatch, Kind, Reconciler, SeenState, StatusPatch};
 use kube::Client;
 use shared::model::UnixMs;
 use std::collections::BTreeMap;
@@ -28,6 +28,7 @@ pub(super) struct Kubernetes {
     reconciler: Reconciler,
     members: Members,
     patches: mpsc::Sender<StatusPatch>,
+    finalizers: mpsc::Sender<FinalizerPatch>,
     /// When statuses are to be looked at.
     due: Option<Instant>,
     not_before: Instant,
@@ -78,10 +79,11 @@ impl Members {
 
 impl Kubernetes {
     /// Begins to watch and to write; what is seen comes out of the receiver. `earlier` are workloads as
-    /// the hub's last start accepted them.
+    /// the hub's last start accepted them, `before` what it had seen.
     pub(super) fn start(
         client: Client,
         earlier: Vec<InferenceWorkload>,
+        before: SeenState,
     ) -> (Self, mpsc::Receiver<Change>) {
         let (seen, changes) = mpsc::channel(WAITING_MAX);
         let (patches, to_write) = mpsc::channel(WAITING_MAX);
@@ -89,14 +91,26 @@ impl Kubernetes {
             tokio::spawn(cluster::watch(client.clone(), kind, seen.clone()));
         }
         tokio::spawn(cluster::write(client.clone(), to_write, seen.clone()));
+        let (finalizers, to_finalize) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(cluster::write_finalizers(client.clone(), to_finalize, seen.clone()));
         let members = Members { client, changes: seen, kept: BTreeMap::new() };
-        let (reconciler, not_before) = (Reconciler::new(earlier.into_iter()), Instant::now());
-        (Self { reconciler, members, patches, due: None, not_before }, changes)
+        let (reconciler, not_before) = (Reconciler::new(earlier, before), Instant::now());
+        (Self { reconciler, members, patches, finalizers, due: None, not_before }, changes)
     }
 
     /// Something was seen; the desired state, where it may be another now.
-    pub(super) fn handle(&mut self, change: Change) -> Option<Manifests> {
+    pub(super) fn handle(&mut self, change: Change) -> Option<(Manifests, SeenState)> {
         self.reconciler.handle(change);
+        self.take_over()
+    }
+
+    /// An older state of the API server counts from now on: the desired state, where it may be another then;
+    /// `None` where there was no such state.
+    pub(super) fn confirm_regression(&mut self) -> Option<Option<(Manifests, SeenState)>> {
+        self.reconciler.confirm_regression().then(|| self.take_over())
+    }
+
+    fn take_over(&mut self) -> Option<(Manifests, SeenState)> {
         self.schedule();
         let manifests = self.reconciler.take_manifests();
         if manifests.is_some()
@@ -133,6 +147,12 @@ impl Kubernetes {
             if self.patches.try_send(patch).is_err() {
                 self.reconciler.handle(Change::NotWritten(key, None));
                 self.schedule();
+            }
+        }
+        for patch in self.reconciler.take_finalizers(core, now) {
+            let key = patch.key.clone();
+            if self.finalizers.try_send(patch).is_err() {
+                self.reconciler.handle(Change::NotFinalized(key, None));
             }
         }
         self.not_before = Instant::now() + begin.elapsed() * STATUS_SHARE;

@@ -41,6 +41,14 @@ pub enum SignError {
         /// The name.
         node: NodeId,
     },
+    /// What is said of the node does not allow it.
+    #[error("`{node}` was not enrolled: {why}")]
+    KeptOut {
+        /// The name.
+        node: NodeId,
+        /// In words.
+        why: &'static str,
+    },
     /// The answer would not be accepted by the node.
     #[error("could not make an enrolment that the node would accept")]
     Enrollment(#[source] EnrollmentError),
@@ -99,7 +107,8 @@ impl Signer {
         self.last_serial = self.last_serial.max(serial);
     }
 
-    /// Signs `request`. `known` is what the hub knows of a node. The caller hands the record to the
+    /// Signs `request`. `known` is what the hub knows of a node, `kept_out` why one with a key may not be
+    /// enrolled. The caller hands the record to the
     /// core, and the enrolment out only when that is durable.
     ///
     /// # Errors
@@ -108,6 +117,7 @@ impl Signer {
         &mut self,
         request: &str,
         known: impl Fn(&NodeId) -> Option<NodeRecord>,
+        kept_out: impl Fn(&NodeId, &SessionPublicKey) -> Option<&'static str>,
         store: &mut dyn Store,
         now: UnixMs,
     ) -> Result<(Enrollment, NodeRecord), SignError> {
@@ -118,6 +128,9 @@ impl Signer {
             .is_some_and(|record| !record.revoked && record.session_key != issued.session_key);
         if held {
             return Err(SignError::Held { node: issued.node });
+        }
+        if let Some(why) = kept_out(&issued.node, &issued.session_key) {
+            return Err(SignError::KeptOut { node: issued.node, why });
         }
         let record = NodeRecord::new(issued.session_key, issued.serial.clone(), now);
         let enrollment = self.enrollment(issued);

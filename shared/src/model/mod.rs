@@ -27,7 +27,9 @@ pub use result::{
     DEFAULT_SINK, InvalidRoute, InvalidTopic, PodResult, ResultFormat, ResultRoute, SinkId,
     Thinning, check_topic, route,
 };
-pub use status::{Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus};
+pub use status::{
+    Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus, ReservedResources,
+};
 pub use time::{BootClock, ClockQuality, ClockStamp, MonotonicMs, Now, UnixMs};
 pub use workload::{
     GpuRequest, InvalidWorkload, PodResources, Taint, TaintEffect, Toleration, TolerationOperator,

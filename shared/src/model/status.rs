@@ -2,7 +2,7 @@
 //!
 //! Wire format (packed CBOR, fields by position): fields are only ever appended.
 
-use super::gpu::GpuInventory;
+use super::gpu::{GpuHealth, GpuInventory};
 use super::ids::{PodId, Revision};
 use super::time::UnixMs;
 use serde::{Deserialize, Serialize};
@@ -99,4 +99,37 @@ pub struct NodeStatus {
     pub observed_term: u64,
     /// See `observed_term`.
     pub observed_generation: u64,
+    /// What of the capacity pods may not have: the operating system's and the agent's share.
+    #[serde(default, skip_serializing_if = "ReservedResources::is_none")]
+    pub reserved: ReservedResources,
+}
+
+/// Amounts that are kept from pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReservedResources {
+    /// Thousandths of a core.
+    pub cpu_millicores: u64,
+    /// Bytes of main memory.
+    pub memory_bytes: u64,
+}
+
+impl ReservedResources {
+    /// Whether nothing is kept from them.
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl NodeStatus {
+    /// What pods may have: the capacity without what is reserved, and without GPUs that are not healthy.
+    #[must_use]
+    pub fn allocatable(&self) -> NodeCapacity {
+        let NodeCapacity { cpu_millicores, memory_bytes, gpus } = &self.capacity;
+        let healthy = gpus.devices.iter().filter(|gpu| gpu.health == GpuHealth::Healthy);
+        NodeCapacity {
+            cpu_millicores: cpu_millicores.saturating_sub(self.reserved.cpu_millicores),
+            memory_bytes: memory_bytes.saturating_sub(self.reserved.memory_bytes),
+            gpus: GpuInventory { source: gpus.source, devices: healthy.cloned().collect() },
+        }
+    }
 }

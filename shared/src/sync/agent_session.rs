@@ -1,7 +1,7 @@
 //! The agent's side of a session: opens it, greets after each reconnection, seals and opens.
 //!
-//! A session outlives a reconnection of MQTT: then a short greeting inside it is enough. A full one
-//! follows a handshake, and goes where a short one had no answer. Only when the hub says that it does
+//! A session outlives a reconnection of MQTT: then a short greeting inside it is enough. An introduction
+//! follows a handshake; a full greeting goes where either of them had no answer that could be used. Only when the hub says that it does
 //! not know the session, or stays silent, is a new one opened. What anybody can forge (an `Accept`, an
 //! `UnknownSession`) costs at most one handshake a second.
 
@@ -52,8 +52,10 @@ pub struct AgentSession {
     random: ChaCha20Rng,
     state: State,
     session: Option<SealedSession>,
-    /// The hub has answered a full greeting of this session, and every greeting since.
+    /// The hub has answered a greeting of this session that says who this is, and every greeting since.
     introduced: bool,
+    /// The hub did not take an introduction: the next greeting says everything.
+    says_all: bool,
     retry: Retry,
     last_handshake: Option<MonotonicMs>,
 }
@@ -80,6 +82,8 @@ pub enum Outgoing {
     Payload(Vec<u8>),
     /// A [`crate::wire::Hello`], sealed by [`AgentSession::seal`].
     Hello,
+    /// A [`crate::wire::Introduction`], sealed likewise.
+    Introduction,
     /// A [`crate::wire::Resume`], sealed likewise.
     Resume,
 }
@@ -101,6 +105,7 @@ impl AgentSession {
             state: State::Offline,
             session: None,
             introduced: false,
+            says_all: false,
             retry: Retry::default(),
             last_handshake: None,
         }
@@ -138,11 +143,19 @@ impl AgentSession {
         self.state = State::Offline;
     }
 
+    /// The hub has started anew: it does not know this session, so that there is no need to ask.
+    pub fn forget(&mut self) {
+        self.session = None;
+        if !matches!(self.state, State::Offline) {
+            self.handle_link_up();
+        }
+    }
+
     /// The hub did not acknowledge for long: ask whether it still knows this session.
     pub fn greet_again(&mut self) {
         if self.is_established() {
             self.retry.clear();
-            self.introduced = false;
+            (self.introduced, self.says_all) = (false, true);
             self.state = State::Ungreeted;
         }
     }
@@ -167,7 +180,11 @@ impl AgentSession {
             State::Ungreeted => {
                 self.state = State::Greeting;
                 self.retry.arm(now);
-                Ok(Some(if self.introduced { Outgoing::Resume } else { Outgoing::Hello }))
+                Ok(Some(match (self.introduced, self.says_all) {
+                    (true, _) => Outgoing::Resume,
+                    (false, false) => Outgoing::Introduction,
+                    (false, true) => Outgoing::Hello,
+                }))
             }
             _ => Ok(None),
         }
@@ -227,7 +244,7 @@ impl AgentSession {
         let answers = matches!(message, Message::HelloReply(_) | Message::Resumed(_));
         if answers && matches!(self.state, State::Greeting) {
             self.retry.clear();
-            self.introduced = true;
+            (self.introduced, self.says_all) = (true, false);
             self.state = State::Established;
         }
         Ok(message)
@@ -235,6 +252,8 @@ impl AgentSession {
 
     fn handle_unknown(&mut self) {
         if matches!(self.state, State::Ungreeted | State::Greeting | State::Established) {
+            // It knows the session and not what was shown in it.
+            self.says_all |= matches!(self.state, State::Greeting) && !self.introduced;
             self.state = State::Unopened;
             self.retry.clear();
         }
@@ -270,10 +289,11 @@ impl AgentSession {
         match self.state {
             State::Opening(_) => self.state = State::Unopened,
             State::Greeting if self.retry.attempts() >= GREETINGS_MAX => {
+                self.says_all = true;
                 self.state = State::Unopened;
             }
             State::Greeting => {
-                self.introduced = false;
+                (self.introduced, self.says_all) = (false, true);
                 self.state = State::Ungreeted;
             }
             _ => {}

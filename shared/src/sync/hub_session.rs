@@ -1,6 +1,6 @@
 //! The hub's side of a session with one node.
 //!
-//! A short greeting is understood only after a full one in the same session. A first message can be a
+//! A short greeting is understood only after a full one, or an introduction, in the same session. A first message can be a
 //! replay, so it changes nothing: the new session waits beside the old one until a message under its
 //! keys shows that the node is there. What can't be opened is answered by an `UnknownSession`, at most
 //! once a second.
@@ -20,7 +20,7 @@ pub struct HubSession {
     current: Option<SealedSession>,
     /// Answered, not yet confirmed.
     pending: Option<SealedSession>,
-    /// The node has greeted in full under the current session.
+    /// The node has said who it is under the current session.
     introduced: bool,
     last_unknown: Option<MonotonicMs>,
 }
@@ -106,7 +106,7 @@ impl HubSession {
 
     fn message(&mut self, plaintext: &[u8], now: MonotonicMs) -> Result<Opened, SessionFault> {
         let message = decode("message", plaintext, plaintext.len())?;
-        self.introduced |= matches!(message, Message::Hello(_));
+        self.introduced |= matches!(message, Message::Hello(_) | Message::Introduction(_));
         match message {
             Message::Resume(_) if !self.introduced => Ok(self.ask_to_greet(now)),
             message => Ok(Opened::Message(message)),

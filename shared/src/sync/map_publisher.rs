@@ -13,7 +13,7 @@ use crate::limits::MAP_CHUNK_BYTES_MAX;
 use crate::model::MonotonicMs;
 use crate::wire::{
     Digest, EncodeError, MapAck, MapChunk, MapName, MapPosition, MapRefusal, RefusalReason,
-    Version, encode,
+    ShownContent, Version, encode,
 };
 use serde_bytes::ByteBuf;
 use std::collections::{BTreeMap, VecDeque};
@@ -73,6 +73,8 @@ struct Peer {
     position: Option<MapPosition>,
     /// The digests of its items, where they are known.
     content: Option<BTreeMap<String, Digest>>,
+    /// What it says that it has, where nothing of that kind was published yet.
+    shown: Option<ShownContent>,
 }
 
 /// An update on its way.
@@ -159,6 +161,9 @@ impl MapPublisher {
         if was_in_sync && before.digest() != self.content.digest() {
             self.earlier = Some(before);
         }
+        if let Some(shown) = self.peer.as_ref().and_then(|peer| peer.shown) {
+            self.begin_shown(Some(shown));
+        }
     }
 
     /// The present content.
@@ -193,6 +198,20 @@ impl MapPublisher {
         acknowledged.is_some_and(|position| position.digest == self.content.digest())
     }
 
+    /// Whether the peer may have an item of this key: it was sent one, and has not acknowledged to be without.
+    #[must_use]
+    pub fn peer_may_hold(&self, key: &str) -> bool {
+        let has = |content: &MapContent| content.items().contains_key(key);
+        if self.is_in_sync() {
+            return has(&self.content);
+        }
+        let sent = self.transfer.as_ref().map(|transfer| &transfer.content);
+        let acknowledged = self.peer.as_ref().and_then(|peer| peer.content.as_ref());
+        self.earlier.as_ref().is_some_and(has)
+            || sent.is_some_and(has)
+            || acknowledged.is_some_and(|items| items.contains_key(key))
+    }
+
     /// How often in a row an answer was overdue.
     #[must_use]
     pub fn attempts(&self) -> u32 {
@@ -211,8 +230,20 @@ impl MapPublisher {
         } else {
             None
         };
-        self.peer = Some(Peer { position, content });
+        self.peer = Some(Peer { position, content, shown: None });
         self.abandon();
+    }
+
+    /// The peer listens and says in short what it has. Where that is not the present content it may be the one
+    /// that is published next.
+    pub fn begin_shown(&mut self, shown: Option<ShownContent>) {
+        let digest = self.content.digest();
+        let is_present = |shown: &ShownContent| shown.digest == digest.into();
+        let position = shown.filter(is_present);
+        self.begin(position.map(|shown| MapPosition { version: shown.version, digest }));
+        if let Some(peer) = self.peer.as_mut().filter(|_| position.is_none()) {
+            peer.shown = shown;
+        }
     }
 
     /// The peer no longer listens. What it had is remembered.
@@ -373,12 +404,12 @@ impl MapPublisher {
         let of_this = |transfer: &mut Transfer| transfer.position.version == version;
         if let Some(Transfer { position, content, .. }) = self.transfer.take_if(of_this) {
             let digests = content.digests().clone();
-            *peer = Peer { position: Some(position), content: Some(digests) };
+            *peer = Peer { position: Some(position), content: Some(digests), shown: None };
             self.earlier = (position.digest != self.content.digest()).then_some(content);
             self.retry.clear();
         } else if version == self.position.version {
             let content = Some(self.content.digests().clone());
-            *peer = Peer { position: Some(self.position), content };
+            *peer = Peer { position: Some(self.position), content, shown: None };
             self.earlier = None;
             self.abandon();
         }

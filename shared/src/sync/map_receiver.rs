@@ -68,6 +68,12 @@ impl PreparedUpdate {
     pub fn position(&self) -> MapPosition {
         self.accepted.position
     }
+
+    /// Whether the content stays as it is.
+    #[must_use]
+    pub fn is_header_alone(&self) -> bool {
+        self.content.is_none()
+    }
 }
 
 /// What came of a chunk.

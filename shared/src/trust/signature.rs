@@ -172,6 +172,30 @@ impl<'de> Deserialize<'de> for VerifyingKey {
     }
 }
 
+/// The payload and the signature of a signed document; nothing of it is believed.
+///
+/// # Errors
+/// [`SignatureError`]: too large, or no signed document.
+pub fn split(signed: &[u8]) -> Result<(Vec<u8>, Vec<u8>), SignatureError> {
+    check_size(signed.len())?;
+    let document = CoseSign1::from_slice(signed).map_err(SignatureError::Decode)?;
+    let payload = document.payload.ok_or(SignatureError::Form("the payload is not inside"))?;
+    Ok((payload, document.signature))
+}
+
+/// The signed document of these parts, as [`SigningKey::sign`] made it; nothing of it is believed.
+///
+/// # Errors
+/// [`SignatureError::TooLarge`].
+pub fn join(payload: Vec<u8>, signature: Vec<u8>) -> Result<Vec<u8>, SignatureError> {
+    check_size(payload.len().saturating_add(signature.len()))?;
+    let document =
+        CoseSign1Builder::new().protected(header()).payload(payload).signature(signature).build();
+    let signed = document.to_vec().map_err(SignatureError::Encode)?;
+    check_size(signed.len())?;
+    Ok(signed)
+}
+
 fn header() -> Header {
     HeaderBuilder::new().algorithm(iana::Algorithm::EdDSA).build()
 }
@@ -191,12 +215,7 @@ fn check_form(document: &CoseSign1, signed: &[u8]) -> Result<(), SignatureError>
     }
     let payload = document.payload.clone();
     let payload = payload.ok_or(SignatureError::Form("the payload is not inside"))?;
-    let ours = CoseSign1Builder::new()
-        .protected(header())
-        .payload(payload)
-        .signature(document.signature.clone())
-        .build();
-    let ours = ours.to_vec().map_err(SignatureError::Encode)?;
+    let ours = join(payload, document.signature.clone())?;
     if ours == signed { Ok(()) } else { Err(SignatureError::Form("its CBOR is not the shortest")) }
 }
 
@@ -220,6 +239,9 @@ mod tests {
     fn what_was_signed_for_a_purpose_opens_for_that_purpose_alone() {
         let signed = key().sign(b"state", PURPOSE).unwrap();
         assert_eq!(key().verifying().open(&signed, PURPOSE).unwrap(), b"state");
+        let (payload, signature) = split(&signed).unwrap();
+        assert_eq!((payload.as_slice(), signature.len()), (b"state".as_slice(), 64));
+        assert_eq!(join(payload, signature).unwrap(), signed);
         let elsewhere = key().verifying().open(&signed, b"hinterland/desired/1/node-2");
         assert!(matches!(elsewhere, Err(SignatureError::Forged(_))));
         let stranger = SigningKey::generate([8; 32]).verifying();

@@ -52,6 +52,7 @@ fn appended() -> Vec<(&'static str, Message)> {
                 desired: None,
                 reported: Some(position().version),
                 watermarks: vec![LogAck { log: log(), watermark: 41 }],
+                renewed: None,
             }),
         ),
         (
@@ -61,6 +62,33 @@ fn appended() -> Vec<(&'static str, Message)> {
                 version: position().version,
                 next: 1,
                 window: Some(0),
+            }),
+        ),
+        (
+            "introduction",
+            Message::Introduction(Introduction {
+                desired: Some(ShownContent {
+                    version: position().version,
+                    digest: position().digest.into(),
+                }),
+                incarnation: 5,
+                oldest_incarnation: 4,
+                agent_version: "0.1.0".into(),
+                clock: Some(clock(2, ClockQuality::Unsynchronised)),
+                earlier_clocks: vec![clock(1, ClockQuality::Synchronised)],
+            }),
+        ),
+        (
+            "resumed-renewed",
+            Message::Resumed(Resumed {
+                desired: None,
+                reported: Some(position().version),
+                watermarks: vec![],
+                renewed: Some(RenewedHeader {
+                    version: position().version,
+                    issued_at_ms: 1_700_000_000_000,
+                    signature: ByteBuf::from(vec![7; 64]),
+                }),
             }),
         ),
     ]

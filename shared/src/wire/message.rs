@@ -48,6 +48,10 @@ pub enum Message {
     /// Hub to agent, answers a short greeting.
     #[serde(rename = "G")]
     Resumed(Resumed),
+    /// Agent to hub, first after a handshake: what a [`Hello`] says, without what the hub can do without
+    /// in most cases. Answered by a [`Resumed`].
+    #[serde(rename = "i")]
+    Introduction(Introduction),
 }
 
 /// Clocks of earlier boots in one greeting; records of still older ones keep their own time.
@@ -362,6 +366,46 @@ pub struct HelloReply {
     pub watermarks: Vec<LogAck>,
 }
 
+/// What the agent has, as a hub needs it that knows the node's desired state, as it does after its own restart.
+/// A hub to which it shows a greater version than it has published asks for a [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// What is accepted of desired state, and whole.
+    pub desired: Option<ShownContent>,
+    /// This start of the agent.
+    pub incarnation: Incarnation,
+    /// See [`Hello::oldest_incarnation`]; [`GREETED_INCARNATION`] where it is this start.
+    pub oldest_incarnation: Incarnation,
+    /// The agent's version, for people.
+    pub agent_version: String,
+    /// The node's clock now.
+    pub clock: Option<BootClock>,
+    /// See [`Hello::earlier_clocks`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_clocks: Vec<BootClock>,
+}
+
+/// Which content of a map a side has, in short: whether it is the same is checked by the header that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownContent {
+    /// Its version.
+    pub version: Version,
+    /// The beginning of its digest.
+    pub digest: ShortDigest,
+}
+
+/// A signed header without what the receiver has already: the content is the one that it has shown, under
+/// another version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewedHeader {
+    /// The version.
+    pub version: Version,
+    /// See [`MapHeader::issued_at_ms`].
+    pub issued_at_ms: u64,
+    /// The signature over the whole header.
+    pub signature: ByteBuf,
+}
+
 /// What may have changed while the link was down; all else the hub knows from the session's [`Hello`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
@@ -380,9 +424,13 @@ pub struct Resumed {
     /// The header of the node's desired state, signed, where it is not the one that the agent has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired: Option<ByteBuf>,
-    /// The watermarks of the node's newest logs, where it awaits them.
+    /// The watermarks of the node's newest logs, where it awaits them, and always where it introduced itself.
+    /// Their incarnation is always said: an answer may overtake the agent's next start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub watermarks: Vec<LogAck>,
+    /// In place of `desired` where the agent has the content and not the version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed: Option<RenewedHeader>,
 }
 
 /// A question with a deadline. Never stored, never repeated.

@@ -23,9 +23,10 @@ pub use digest::{Digest, ShortDigest};
 pub use envelope::{ENVELOPE_VERSION, Envelope};
 pub use message::{
     BOOT_CLOCKS_MAX, CallMethod, CallOutcome, CallRequest, CallResponse, GREETED_INCARNATION,
-    Hello, HelloReply, Hunk, Incarnation, ItemEdit, LogAck, LogBatch, LogHold, LogId, MapAck,
-    MapBody, MapChunk, MapHeader, MapItem, MapName, MapPosition, MapRefusal, Message,
-    RefusalReason, Resume, Resumed, SequenceNumber, Stream, Version, desired_header_context,
+    Hello, HelloReply, Hunk, Incarnation, Introduction, ItemEdit, LogAck, LogBatch, LogHold, LogId,
+    MapAck, MapBody, MapChunk, MapHeader, MapItem, MapName, MapPosition, MapRefusal, Message,
+    RefusalReason, RenewedHeader, Resume, Resumed, SequenceNumber, ShownContent, Stream, Version,
+    desired_header_context,
 };
 pub use topic::{DownTopic, UpTopic, UpTopicKind};
 

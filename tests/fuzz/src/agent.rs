@@ -19,7 +19,7 @@ use shared::telemetry::{Sample, Series};
 use shared::trust::session::{Responder, SealedSession};
 use shared::wire::{
     CallOutcome, CallResponse, Digest, Envelope, HelloReply, LogAck, MapName, MapPosition, Message,
-    Resumed, Version, decode, encode,
+    RenewedHeader, Resumed, Version, decode, encode,
 };
 
 /// Events a step may cause before it is called endless.
@@ -253,7 +253,14 @@ impl Bench {
         let desired = input.yes().then(|| ByteBuf::from(sign_header(&header(input, digest))));
         let reported =
             input.yes().then(|| Version { term: input.number(), generation: input.number() });
-        let resumed = Resumed { desired, reported, watermarks: vec![] };
+        let version =
+            |input: &mut Input<'_>| Version { term: input.number(), generation: input.number() };
+        let renewed = input.yes().then(|| RenewedHeader {
+            version: version(input),
+            issued_at_ms: input.number(),
+            signature: ByteBuf::from(input.chunk().to_vec()),
+        });
+        let resumed = Resumed { desired, reported, watermarks: vec![], renewed };
         self.hub_sends(&Message::Resumed(resumed));
     }
 

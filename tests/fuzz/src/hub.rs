@@ -16,8 +16,9 @@ use shared::ports::Store;
 use shared::sync::MapContent;
 use shared::trust::session::{Initiator, SealedSession};
 use shared::wire::{
-    CallMethod, CallOutcome, CallResponse, Envelope, Hello, LogBatch, LogId, MapAck, MapName,
-    MapPosition, MapRefusal, Message, RefusalReason, Resume, Stream, Version, decode, encode,
+    CallMethod, CallOutcome, CallResponse, Digest, Envelope, Hello, Introduction, LogBatch, LogId,
+    MapAck, MapName, MapPosition, MapRefusal, Message, RefusalReason, Resume, ShownContent, Stream,
+    Version, decode, encode,
 };
 use std::sync::OnceLock;
 
@@ -116,9 +117,27 @@ impl Bench {
                 let desired = input.yes().then(|| version(input));
                 let awaits_watermarks = input.yes();
                 self.node_sends(&Message::Resume(Resume { desired, awaits_watermarks }));
+                if input.yes() {
+                    self.introduce(input);
+                }
             }
             _ => self.tell(Event::Connected { node: node() }),
         }
+    }
+
+    fn introduce(&mut self, input: &mut Input<'_>) {
+        let shown = |input: &mut Input<'_>| ShownContent {
+            version: Version { term: input.number(), generation: input.number() },
+            digest: Digest::of(input.chunk()).into(),
+        };
+        self.node_sends(&Message::Introduction(Introduction {
+            desired: input.yes().then(|| shown(input)),
+            incarnation: input.number(),
+            oldest_incarnation: input.number(),
+            agent_version: input.text(),
+            clock: None,
+            earlier_clocks: vec![],
+        }));
     }
 
     fn tell(&mut self, event: Event) {

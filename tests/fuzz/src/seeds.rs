@@ -24,7 +24,8 @@ use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 use shared::model::{
     ClockQuality, Condition, ConditionStatus, GpuInventory, LinkBudget, MonotonicMs, NodeCapacity,
-    NodeEvent, NodeStatus, Now, PodId, PodPhase, PodStatus, Revision, UnixMs, Workload,
+    NodeEvent, NodeStatus, Now, PodId, PodPhase, PodStatus, ReservedResources, Revision, UnixMs,
+    Workload,
 };
 use shared::sync::{Budget, LinkClass, LogMeta, LogReceiver, MapContent};
 use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
@@ -206,6 +207,7 @@ fn node_status() -> NodeStatus {
         }],
         observed_term: 3,
         observed_generation: 7,
+        reserved: ReservedResources { cpu_millicores: 500, memory_bytes: 1 << 30 },
     }
 }
 

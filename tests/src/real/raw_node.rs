@@ -225,7 +225,7 @@ impl RawNode {
         self.session.handle_timeout(now);
         match self.session.poll_outgoing(now)? {
             Some(Outgoing::Payload(payload)) => self.publish(payload),
-            Some(Outgoing::Hello | Outgoing::Resume) => {
+            Some(Outgoing::Hello | Outgoing::Introduction | Outgoing::Resume) => {
                 let hello = self.session.seal(&self.hello())?;
                 self.publish(hello);
             }

@@ -146,6 +146,9 @@ pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
     (13326, "cores that a pod in its grace period still had were given to another"),
     (20358, "a pod whose record an older store did not have took no cores"),
     (21445, "what the link had spent while the disk was full was forgotten by a kill"),
+    (28344, "a watermark of the greeting's start was taken for one of the agent's next start"),
+    (28492, "the same as 28344"),
+    (28703, "the same as 28344"),
 ];
 
 /// Whoever has stolen the hub's key for sessions and not the one for signatures can hear, and ask, and claim

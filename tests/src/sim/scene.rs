@@ -2,7 +2,7 @@
 
 use super::hub::RESULT_SINKS;
 use super::link::chance;
-use hub::manifests::{EdgeNode, InferenceWorkload, Manifests, Replicas};
+use hub::manifests::{EdgeNode, InferenceWorkload, Manifests, OfflinePolicy, Replicas};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 use shared::model::{
@@ -196,6 +196,9 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
         results: routes(wanted.sink),
         rollout: None,
         cluster_selector: None,
+        affinity: None,
+        offline: OfflinePolicy::default(),
+        mig: None,
     }
 }
 

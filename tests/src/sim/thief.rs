@@ -47,7 +47,7 @@ impl Thief {
     ) -> Vec<Vec<u8>> {
         match self.session.handle_payload(payload, &self.key, seed, now) {
             Ok(Opened::Answer(answer)) => vec![answer],
-            Ok(Opened::Message(Message::Hello(_))) => self.greet(now),
+            Ok(Opened::Message(Message::Hello(_) | Message::Introduction(_))) => self.greet(now),
             _ => vec![],
         }
     }

@@ -6,6 +6,7 @@
 mod api;
 mod chart;
 mod faults;
+mod going;
 mod hub;
 mod members;
 mod plugin;

@@ -75,3 +75,49 @@ fn a_node_that_begins_anew_leaves_nothing_of_its_earlier_reports() {
     world.restart();
     assert!(world.hub.nodes[&node()].reported.is_whole());
 }
+
+/// The node's `EdgeNode` says this, and there is a workload for every node.
+fn said(spec: &str) -> Event {
+    let node = format!(
+        "---\napiVersion: hinterland.dev/v1alpha1\nkind: EdgeNode\nmetadata: {{name: mast-17}}\nspec: {{{spec}}}\n"
+    );
+    let workload = "apiVersion: hinterland.dev/v1alpha1\nkind: InferenceWorkload\nmetadata: {name: ocr}\n\
+                    spec: {template: {spec: {containers: [{name: c, command: [c]}]}}}\n";
+    let text = format!("{workload}{node}");
+    Event::Manifests(crate::manifests::parse_documents("a.yaml", &text).unwrap())
+}
+
+#[test]
+fn a_node_that_is_denied_is_thrown_out_and_let_in_again_as_it_was() {
+    let mut world = World::new();
+    world.handle(said(""));
+    world.greet(None);
+    let steps = world.handle(said("approval: Denied"));
+    assert!(steps.contains(&Step::Expelled), "{steps:?}");
+    assert_eq!(world.hub.node_view(&node()).unwrap().state, "Denied");
+    assert_eq!(world.tell(&greeting(2)), [], "it is not heard");
+    // A hub that starts anew lets it in only until it knows.
+    world.restart();
+    assert!(world.handle(said("approval: Denied")).contains(&Step::Expelled));
+    let steps = world.handle(said(""));
+    assert!(steps.contains(&Step::Admitted("1".to_owned())), "{steps:?}");
+    assert!(reply_in(&world.greet(None)).is_some());
+}
+
+#[test]
+fn a_node_with_another_key_than_its_manifest_names_is_neither_let_in_nor_enrolled() {
+    let mut world = World::new();
+    let (own, other) = (node_key().public(), SessionPrivateKey::from_bytes([77; 32]).public());
+    world.handle(said(&format!("identity: {{sessionKey: {own}}}")));
+    assert_eq!(world.hub.node_view(&node()).unwrap().state, "NeverSeen");
+    assert!(world.hub.why_kept_out(&node(), &other).unwrap().contains("another key"));
+    assert_eq!(world.hub.why_kept_out(&node(), &own), None);
+    let steps = world.handle(said(&format!("identity: {{sessionKey: {other}}}")));
+    assert!(steps.contains(&Step::Expelled), "{steps:?}");
+    let problems = crate::manifests::parse_documents(
+        "a.yaml",
+        "apiVersion: hinterland.dev/v1alpha1\nkind: EdgeNode\nmetadata: {name: a}\nspec: {identity: {sessionKey: abc}}\n",
+    );
+    let problems = problems.unwrap_err().to_string();
+    assert!(problems.contains("spec.identity.sessionKey"), "{problems}");
+}

@@ -3,6 +3,7 @@
 
 use super::backoff::Backoff;
 use super::dial::dial;
+use super::hub_starts::{HUB_START_CHARACTERS_MAX, HUB_START_PROPERTY};
 use super::meter::WireMeter;
 use super::{LinkCounters, LinkEvent, MQTT_PAYLOAD_BYTES_MAX, MqttOptions, PublishError};
 use crate::limits::MQTT_PACKET_BYTES_MAX;
@@ -93,6 +94,8 @@ struct Attempt<'a> {
     /// Nothing at all for this long, not even an answer to a ping: the socket is stuck.
     silence_max: Duration,
     packet_bytes_max: u32,
+    /// Which start of the hub the broker belongs to, where it says so.
+    hub_start: Option<String>,
 }
 
 /// Why an attempt ended.
@@ -252,6 +255,7 @@ impl<'a> Attempt<'a> {
             subscribed: false,
             silence_max: silence_max(task.options.keep_alive),
             packet_bytes_max: MQTT_PACKET_BYTES_MAX,
+            hub_start: None,
         }
     }
 
@@ -311,6 +315,9 @@ impl<'a> Attempt<'a> {
             }
             let theirs = properties.max_packet_size.unwrap_or(MQTT_PACKET_BYTES_MAX);
             self.packet_bytes_max = theirs.min(MQTT_PACKET_BYTES_MAX);
+            let said = properties.user_properties.iter().find(|(key, _)| key == HUB_START_PROPERTY);
+            let start = said.map(|(_, start)| start.to_string());
+            self.hub_start = start.filter(|start| start.len() <= HUB_START_CHARACTERS_MAX);
         }
         let filters = &self.task.options.subscriptions;
         if filters.is_empty() {
@@ -359,8 +366,7 @@ impl<'a> Attempt<'a> {
             waiting: VecDeque::new(),
         });
         debug!(client = self.task.options.client_id, "the MQTT link is up");
-        // A clean start has no session to be present; the library refuses a broker that says so.
-        self.tell(LinkEvent::Up { session_present: false }).await
+        self.tell(LinkEvent::Up { hub_start: self.hub_start.clone() }).await
     }
 
     async fn handle_message(&self, publish: rumqttc::Publish) -> Result<(), String> {

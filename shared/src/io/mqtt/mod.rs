@@ -8,11 +8,13 @@
 
 mod backoff;
 mod dial;
+mod hub_starts;
 mod link;
 mod meter;
 mod socket_diag;
 
 use crate::limits::MQTT_PAYLOAD_BYTES_MAX;
+pub use hub_starts::{HUB_START_PROPERTY, HubStarts};
 use link::{Link, LinkTask, SharedLink};
 pub use meter::WireBytes;
 use std::sync::Arc;
@@ -71,8 +73,8 @@ pub enum LinkEvent {
     /// Connected, and every subscription was granted; where this end speaks first, asked for. A refusal
     /// ends the connection.
     Up {
-        /// Whether the broker kept a session. Never so with the clean start that is asked for.
-        session_present: bool,
+        /// Which start of the hub the broker belongs to ([`HUB_START_PROPERTY`]), where it says so.
+        hub_start: Option<String>,
     },
     /// The connection was lost or an attempt failed. Sent after each attempt, so also repeatedly.
     Down {

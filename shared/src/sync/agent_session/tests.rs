@@ -30,7 +30,8 @@ fn greeting() -> Message {
 }
 
 fn answer() -> Message {
-    Message::Resumed(Resumed { reported: None, desired: None, watermarks: vec![] })
+    let (reported, desired, watermarks, renewed) = Default::default();
+    Message::Resumed(Resumed { reported, desired, watermarks, renewed })
 }
 
 /// A message that greets nobody and answers no greeting.
@@ -80,7 +81,7 @@ fn answered(agent: &mut AgentSession, hub: &mut HubSession) {
 
 fn established() -> (AgentSession, HubSession) {
     let (mut agent, mut hub) = opened();
-    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Hello));
+    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Introduction));
     answered(&mut agent, &mut hub);
     assert!(agent.is_established());
     (agent, hub)
@@ -97,7 +98,7 @@ fn without_a_link_nothing_is_sent_and_with_one_a_session_is_opened_greeted_and_e
     let Opened::Answer(accept) = reply(&mut hub, &first) else { panic!("no answer") };
     agent.handle_payload(&accept).unwrap();
     assert_eq!((agent.state_name(), agent.poll_timeout()), ("greeting", None));
-    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Hello));
+    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Introduction));
     assert_eq!((agent.state_name(), greet(&mut agent, NOW)), ("greeting", None), "once");
     assert!(!agent.is_established());
     answered(&mut agent, &mut hub);
@@ -130,11 +131,11 @@ fn after_a_reconnection_the_session_goes_on_with_a_short_greeting() {
 }
 
 #[test]
-fn a_session_that_was_never_greeted_in_full_is_greeted_in_full_after_a_reconnection() {
+fn a_session_without_an_introduction_is_introduced_after_a_reconnection() {
     let (mut agent, _) = opened();
     agent.handle_link_down();
     agent.handle_link_up();
-    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Hello));
+    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Introduction));
 }
 
 #[test]
@@ -226,6 +227,34 @@ fn a_hub_that_does_not_know_the_session_ends_a_greeting_too() {
 }
 
 #[test]
+fn a_hub_that_does_not_take_an_introduction_is_told_everything_in_the_next_session() {
+    let (mut agent, mut hub) = opened();
+    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Introduction));
+    agent.handle_payload(&Envelope::UnknownSession.encode()).unwrap();
+    let first = first_message(&mut agent, NOW.plus_ms(HANDSHAKE_INTERVAL_MS));
+    let Opened::Answer(accept) = reply(&mut hub, &first) else { panic!("no answer") };
+    agent.handle_payload(&accept).unwrap();
+    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Hello));
+    answered(&mut agent, &mut hub);
+    // That was said: a later session begins as the first did.
+    agent.forget();
+    let first = first_message(&mut agent, NOW.plus_ms(2 * HANDSHAKE_INTERVAL_MS));
+    let Opened::Answer(accept) = reply(&mut hub, &first) else { panic!("no answer") };
+    agent.handle_payload(&accept).unwrap();
+    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Introduction));
+}
+
+#[test]
+fn a_session_that_is_forgotten_while_offline_is_opened_anew_with_the_link() {
+    let (mut agent, _) = established();
+    agent.handle_link_down();
+    agent.forget();
+    assert_eq!(agent.state_name(), "offline");
+    agent.handle_link_up();
+    first_message(&mut agent, NOW.plus_ms(HANDSHAKE_INTERVAL_MS));
+}
+
+#[test]
 fn without_a_link_an_unknown_session_is_no_reason_to_open_one() {
     let mut agent = new_agent();
     agent.handle_payload(&Envelope::UnknownSession.encode()).unwrap();
@@ -252,7 +281,7 @@ fn a_forged_reply_to_a_handshake_is_refused_and_the_true_one_taken_after_it() {
     assert!(matches!(agent.handle_payload(&forged), Err(SessionFault::Sealed(_))));
     let Opened::Answer(accept) = reply(&mut hub, &first) else { panic!("no answer") };
     agent.handle_payload(&accept).unwrap();
-    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Hello));
+    assert_eq!(greet(&mut agent, NOW), Some(Outgoing::Introduction));
 }
 
 #[test]

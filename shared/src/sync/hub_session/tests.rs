@@ -38,7 +38,8 @@ fn resume() -> Message {
 }
 
 fn answer() -> Message {
-    Message::Resumed(Resumed { reported: None, desired: None, watermarks: vec![] })
+    let (reported, desired, watermarks, renewed) = Default::default();
+    Message::Resumed(Resumed { reported, desired, watermarks, renewed })
 }
 
 fn unknown() -> Opened {

@@ -13,7 +13,7 @@ use edge_agent::shell::{AgentPorts, perform};
 use rustls::time_provider::DefaultTimeProvider;
 use shared::io::clock::SystemClock;
 use shared::io::keys::fresh_seed;
-use shared::io::mqtt::{LinkEvent, MqttClient, MqttOptions, connect, permitted};
+use shared::io::mqtt::{HubStarts, LinkEvent, MqttClient, MqttOptions, connect, permitted};
 use shared::io::tls::client_config;
 use shared::model::{GpuInventory, NodeId, Now, UnixMs};
 use shared::ports::{Store as _, StoreError, WriteBatch};
@@ -84,6 +84,7 @@ pub(super) struct Node {
     outside: Outside,
     events: mpsc::Receiver<LinkEvent>,
     seen: Arc<Seen>,
+    hub_starts: HubStarts,
 }
 
 /// The ports of the core.
@@ -151,7 +152,7 @@ impl Node {
         let core = AgentCore::new(core_options(keys, &clock, now), Restored::default(), now);
         let (store, machine) = (MemoryStore::default(), Machine::default());
         let outside = Outside { store, machine, client, topic, clock };
-        Ok(Self { core, outside, events, seen: Arc::default() })
+        Ok(Self { core, outside, events, seen: Arc::default(), hub_starts: HubStarts::default() })
     }
 
     pub(super) fn client(&self) -> Arc<MqttClient> {
@@ -171,7 +172,12 @@ impl Node {
             let event = tokio::select! {
                 event = self.events.recv() => match event {
                     None => return,
-                    Some(LinkEvent::Up { .. }) => Some(Event::LinkUp),
+                    Some(LinkEvent::Up { hub_start }) => {
+                        if self.hub_starts.is_another(hub_start) {
+                            self.core.handle_event(Event::HubAnew, self.outside.clock.now());
+                        }
+                        Some(Event::LinkUp)
+                    }
                     Some(LinkEvent::Down { .. }) => Some(Event::LinkDown),
                     Some(LinkEvent::Received { payload, .. }) => Some(Event::Payload(payload)),
                 },
