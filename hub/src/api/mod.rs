@@ -10,13 +10,14 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `workload`, `affinity`, `gpu`, `offline`, `results`, `rollout` | `InferenceWorkload` |
+//! | `workload`, `affinity`, `autoscaling`, `gpu`, `offline`, `results`, `rollout` | `InferenceWorkload` |
 //! | `node` | `EdgeNode` |
 //! | `cluster` | `EdgeCluster` |
 //! | `schema` | what the derived schemas lack: quantities, taints, the pod template and its rules |
 //! | `crds` | the definitions, as they are installed |
 
 mod affinity;
+mod autoscaling;
 mod cluster;
 mod crds;
 mod gpu;
@@ -28,6 +29,7 @@ mod schema;
 mod workload;
 
 pub use affinity::{LabelExpression, LabelOperator, NodeAffinity, NodeSelectorTerm, PreferredTerm};
+pub use autoscaling::{AutoscalingSpec, ScalingMetric};
 pub use cluster::{
     ClusterRef, EdgeCluster, EdgeClusterSpec, EdgeClusterStatus, KubeconfigSecretRef,
 };

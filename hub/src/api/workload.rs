@@ -4,6 +4,7 @@
 #![expect(clippy::duplicated_attributes, reason = "each column of a printer is one of its own")]
 
 use super::affinity::NodeAffinity;
+use super::autoscaling::AutoscalingSpec;
 use super::gpu::GpuSpec;
 use super::offline::OfflinePolicySpec;
 use super::results::ResultRouteSpec;
@@ -67,6 +68,9 @@ use std::collections::BTreeMap;
     "has(self.offlinePolicy) && has(self.offlinePolicy.reschedule) ? \
      has(self.placement) && has(self.placement.replicas) : true")
     .message("offlinePolicy.reschedule: only placement.replicas, which are over the fleet, can go elsewhere"))]
+#[x_kube(validation = Rule::new(
+    "has(self.autoscaling) ? has(self.placement) && has(self.placement.clusterSelector) : true")
+    .message("autoscaling: edge nodes do not decide it yet: expected placement.clusterSelector"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InferenceWorkloadSpec {
     /// Which nodes run it, and how many pods of it.
@@ -82,6 +86,9 @@ pub struct InferenceWorkloadSpec {
     /// What each pod has of GPUs, where the template does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuSpec>,
+    /// How many pods each member cluster has of it, by what they have to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingSpec>,
     /// Where results of its pods go; the first route that matches a topic takes it. Without routes all
     /// of them go to the sink `default`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -33,6 +33,9 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// as much for its acknowledgement. Longer than the hub takes for its answer to a greeting.
 const GATHER_TIME: Duration = Duration::from_millis(25);
 
+/// A node that has said nothing for so long is not being answered: what it is told is told at once.
+const CONVERSATION_TIME: Duration = Duration::from_millis(250);
+
 /// So much fills a packet: it goes at once.
 const GATHER_BYTES_MAX: usize = 1200;
 
@@ -108,6 +111,8 @@ struct Session {
     dirty: bool,
     /// When what is to be written goes at the latest.
     gather_until: Instant,
+    /// When the node said something last.
+    heard_at: Instant,
     /// When something was taken last, or was first there to be taken.
     progress_at: Instant,
     /// What the node calls its topics.
@@ -160,6 +165,7 @@ pub(super) async fn serve(
         outgoing: BytesMut::new(),
         dirty: false,
         gather_until: now,
+        heard_at: now,
         progress_at: now,
         aliases: Default::default(),
         silence_max: silence_max(connect.keep_alive),
@@ -258,9 +264,9 @@ impl Session {
         self.say(accepted)?;
         // Nothing follows it before the node has answered.
         self.gather_until = Instant::now();
-        let mut heard_at = Instant::now();
+        self.heard_at = Instant::now();
         loop {
-            let silent_at = heard_at + self.silence_max;
+            let silent_at = self.heard_at + self.silence_max;
             let is_due = self.dirty && self.gather_until <= Instant::now();
             let has_room = self.outgoing.len() < UNWRITTEN_BYTES_MAX;
             let can_answer = self.outgoing.len() < UNANSWERED_BYTES_MAX;
@@ -273,7 +279,7 @@ impl Session {
                 packet = next_packet(&mut self.reader, &mut self.codec, &mut self.incoming),
                     if can_answer =>
                 {
-                    heard_at = Instant::now();
+                    self.heard_at = Instant::now();
                     self.handle(packet?).await?;
                 }
                 Some(payload) = self.messages.recv(), if has_room => self.publish(payload)?,
@@ -367,7 +373,9 @@ impl Session {
     fn say(&mut self, packet: impl Into<Packet>) -> Result<(), End> {
         if !self.dirty {
             let now = Instant::now();
-            (self.dirty, self.progress_at, self.gather_until) = (true, now, now + GATHER_TIME);
+            let converses = now.duration_since(self.heard_at) < CONVERSATION_TIME;
+            let gather_time = if converses { GATHER_TIME } else { Duration::ZERO };
+            (self.dirty, self.progress_at, self.gather_until) = (true, now, now + gather_time);
         }
         self.codec.encode(packet.into(), &mut self.outgoing).map_err(End::lost)?;
         if self.outgoing.len() >= GATHER_BYTES_MAX {

@@ -22,7 +22,7 @@ pub use client::ClusterError;
 pub(crate) use client::{connect, connect_as_person};
 pub(crate) use finalizer::write_finalizers;
 pub(crate) use shared::{RecordKind, SharedRecord, SharedRecords};
-pub(crate) use source::watch;
+pub(crate) use source::{watch, watch_version};
 pub(crate) use writer::write;
 
 use crate::api::{EdgeCluster, EdgeNode, InferenceWorkload};

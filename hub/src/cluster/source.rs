@@ -1,4 +1,8 @@
-//! Watches the custom resources of one kind.
+//! Watches the custom resources of one kind, and whether the API server's data are the same as before.
+//!
+//! A server whose data were put back to an older state does not end a watch: it waits until its version has
+//! grown past the watch's, and what happens until then is never told. So the newest version is asked for again
+//! and again, and where it has fallen every kind is listed anew.
 
 use super::all;
 use crate::reconcile::{Change, Kind, Object, ObjectKey, PODS_FINALIZER};
@@ -12,21 +16,69 @@ use shared::model::UnixMs;
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
 /// Attempts are at most half as far apart: a watch that has not failed for so long is well, though nothing
 /// has changed and so nothing has come of it.
 const CALM: Duration = Duration::from_secs(60);
 
+/// Between two questions for the newest version.
+const VERSION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Notices that the data were put back to an older state: tells it, and then has every kind listed anew through
+/// `anew`. Ends when nobody listens any more.
+pub(crate) async fn watch_version(
+    client: Client,
+    anew: watch::Sender<()>,
+    changes: mpsc::Sender<Change>,
+) {
+    let mut newest_seen = 0;
+    loop {
+        if let Some(version) = newest(&client, Kind::Workload).await {
+            if version < newest_seen {
+                warn!(version, newest_seen, "the API server was put back to an older state");
+                if changes.send(Change::Listing(version)).await.is_err() {
+                    return;
+                }
+                anew.send_replace(());
+            }
+            newest_seen = version;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(VERSION_INTERVAL) => {}
+            () = changes.closed() => return,
+        }
+    }
+}
+
 /// Tells every change of the objects of `kind`, beginning with all that are there, and that they can't be
-/// watched. Ends when nobody listens any more.
-pub(crate) async fn watch(client: Client, kind: Kind, changes: mpsc::Sender<Change>) {
-    let events = watcher(all(&client, kind), watcher::Config::default()).default_backoff();
-    let mut events = pin!(events);
-    let mut listed = BTreeSet::new();
+/// watched; begins anew when `anew` says so. Ends when nobody listens any more.
+pub(crate) async fn watch(
+    client: Client,
+    kind: Kind,
+    mut anew: watch::Receiver<()>,
+    changes: mpsc::Sender<Change>,
+) {
     // The same complaint again and again is said once.
     let mut complaint = String::new();
+    loop {
+        tokio::select! {
+            () = watch_on(&client, kind, &changes, &mut complaint) => return,
+            changed = anew.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn watch_on(
+    client: &Client,
+    kind: Kind,
+    changes: &mpsc::Sender<Change>,
+    complaint: &mut String,
+) {
+    let events = watcher(all(client, kind), watcher::Config::default()).default_backoff();
+    let mut events = pin!(events);
+    let mut listed = BTreeSet::new();
     loop {
         let next = match complaint.is_empty() {
             true => Ok(events.next().await),
@@ -34,16 +86,16 @@ pub(crate) async fn watch(client: Client, kind: Kind, changes: mpsc::Sender<Chan
         };
         let (is_well, change) = match next {
             Ok(None) => return,
-            Ok(Some(Err(error))) => (false, complain(kind, &error, &mut complaint)),
+            Ok(Some(Err(error))) => (false, complain(kind, &error, complaint)),
             // The beginning of a list is sent before anybody was asked.
             Ok(Some(Ok(watcher::Event::Init))) => {
                 listed.clear();
-                (false, newest(&client, kind).await.map(Change::Listing))
+                (false, newest(client, kind).await.map(Change::Listing))
             }
             Ok(Some(Ok(event))) => (true, change_of(kind, event, &mut listed)),
             Err(_) => (true, None),
         };
-        let is_mended = is_well && !std::mem::take(&mut complaint).is_empty();
+        let is_mended = is_well && !std::mem::take(complaint).is_empty();
         let mended = is_mended.then_some(Change::Watched(kind, Ok(())));
         for change in mended.into_iter().chain(change) {
             if changes.send(change).await.is_err() {

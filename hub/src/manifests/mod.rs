@@ -8,12 +8,13 @@
 //! |---|---|
 //! | `directory` | the files of a directory, within their limits |
 //! | `documents` | the documents of a file, and the two kinds that there are |
-//! | `workload`, `affinity`, `gpu`, `offline`, `results`, `rollout`, `node`, `labels` | what each kind may say |
+//! | `workload`, `affinity`, `autoscaling`, `gpu`, `offline`, `results`, `rollout`, `node`, `labels` | what each kind may say |
 //! | `yaml` | one strict YAML document, and where in it a field stands |
 //! | `problem` | what was wrong, in words |
 //! | `watcher` | changes, without a restart |
 
 mod affinity;
+mod autoscaling;
 mod directory;
 mod documents;
 mod gpu;
@@ -31,6 +32,7 @@ mod workload;
 mod yaml;
 
 pub(crate) use affinity::{EXPRESSION_VALUES_MAX, TERM_EXPRESSIONS_MAX, TERMS_MAX};
+pub(crate) use autoscaling::CLUSTER_REPLICAS_MAX;
 pub use directory::{DIRECTORY_BYTES_MAX, FILE_BYTES_MAX, FILES_MAX, read_directory};
 pub use documents::{DOCUMENTS_MAX, parse_documents};
 pub(crate) use labels::Invalid;
@@ -46,7 +48,7 @@ pub(crate) use workload::inference_workload;
 pub use workload::{FLEET_REPLICAS_MAX, WORKLOADS_MAX};
 pub(crate) use yaml::written_path;
 
-use crate::api::NodeAffinity;
+use crate::api::{AutoscalingSpec, NodeAffinity};
 use crate::fleet::rollout::RolloutPolicy;
 use serde::{Deserialize, Serialize};
 use shared::model::{
@@ -105,6 +107,9 @@ pub struct InferenceWorkload {
     /// The profile of the MIG instance that each pod has; in member clusters only.
     #[serde(default)]
     pub mig: Option<String>,
+    /// How many pods each member cluster has of it, by what they have to do.
+    #[serde(default)]
+    pub autoscaling: Option<AutoscalingSpec>,
 }
 
 impl InferenceWorkload {

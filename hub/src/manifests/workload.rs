@@ -3,6 +3,7 @@
 //! A template outside the subset is refused here, with the field's path, and never run in part.
 
 use super::affinity::check_affinity;
+use super::autoscaling::check_autoscaling;
 use super::gpu::take_gpu;
 use super::labels::{Invalid, check_annotations, check_labels, check_tolerations};
 use super::offline::offline_policy_of;
@@ -89,6 +90,7 @@ pub(crate) fn inference_workload(
         priority,
         mut template,
         gpu,
+        autoscaling,
         results,
         rollout,
         offline_policy,
@@ -102,6 +104,7 @@ pub(crate) fn inference_workload(
     }
     check_tolerations("spec.placement.tolerations", &placement.tolerations)?;
     placement.affinity.as_ref().map_or(Ok(()), check_affinity)?;
+    check_autoscaling(autoscaling.as_ref(), &placement)?;
     let replicas = replicas_of(&placement)?;
     let mig = take_gpu(gpu, placement.cluster_selector.is_some(), &mut template)?;
     check_template(&template)?;
@@ -121,6 +124,7 @@ pub(crate) fn inference_workload(
         affinity: placement.affinity,
         offline: offline_policy_of(offline_policy, replicas)?,
         mig,
+        autoscaling,
     };
     check_member_clusters(&workload)?;
     check_size(&workload)?;

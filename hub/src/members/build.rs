@@ -1,7 +1,7 @@
 //! A workload as objects of a member cluster.
 
 use super::applyset::{ApplySet, PART_OF_LABEL};
-use crate::api::NodeAffinity;
+use crate::api::{AutoscalingSpec, NodeAffinity, ScalingMetric};
 use crate::manifests::InferenceWorkload;
 use serde_json::{Map, Value, json};
 use shared::model::{Container, CpuQuantity, MemoryQuantity, Probe, Toleration, WorkloadKey};
@@ -29,11 +29,17 @@ pub(super) enum MemberKind {
     Service,
     PodDisruptionBudget,
     Deployment,
+    HorizontalPodAutoscaler,
 }
 
 impl MemberKind {
-    pub(super) const ALL: [Self; 4] =
-        [Self::PriorityClass, Self::Service, Self::PodDisruptionBudget, Self::Deployment];
+    pub(super) const ALL: [Self; 5] = [
+        Self::PriorityClass,
+        Self::Service,
+        Self::PodDisruptionBudget,
+        Self::Deployment,
+        Self::HorizontalPodAutoscaler,
+    ];
 
     /// Its API version, kind and plural.
     pub(super) fn names(self) -> (&'static str, &'static str, &'static str) {
@@ -44,6 +50,9 @@ impl MemberKind {
                 ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
             }
             Self::Deployment => ("apps/v1", "Deployment", "deployments"),
+            Self::HorizontalPodAutoscaler => {
+                ("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+            }
         }
     }
 
@@ -81,6 +90,7 @@ pub(super) fn build(workload: &InferenceWorkload, set: &ApplySet) -> Vec<MemberO
         builder.service(),
         Some(builder.disruption_budget()),
         Some(builder.deployment()),
+        workload.autoscaling.as_ref().map(|said| builder.autoscaler(said)),
     ];
     parts.into_iter().flatten().collect()
 }
@@ -152,6 +162,37 @@ impl Builder<'_> {
         self.of_workload(MemberKind::PodDisruptionBudget, &spec)
     }
 
+    fn autoscaler(&self, said: &AutoscalingSpec) -> MemberObject {
+        let usual = match said.metric {
+            ScalingMetric::CPUUtilization => "cpu",
+            ScalingMetric::GPUUtilization => "DCGM_FI_DEV_GPU_UTIL",
+            ScalingMetric::RequestsPerSecond => "requests_per_second",
+            ScalingMetric::QueueDepth => "queue_depth",
+        };
+        let name = said.metric_name.as_deref().unwrap_or(usual);
+        let metric = match said.metric {
+            ScalingMetric::CPUUtilization => {
+                let target = json!({ "type": "Utilization", "averageUtilization": said.target });
+                json!({ "type": "Resource", "resource": { "name": name, "target": target } })
+            }
+            _ => {
+                let target =
+                    json!({ "type": "AverageValue", "averageValue": said.target.to_string() });
+                let pods = json!({ "metric": { "name": name }, "target": target });
+                json!({ "type": "Pods", "pods": pods })
+            }
+        };
+        let (api_version, kind, _) = MemberKind::Deployment.names();
+        let name = self.workload.key.name();
+        let spec = json!({
+            "scaleTargetRef": { "apiVersion": api_version, "kind": kind, "name": name },
+            "minReplicas": said.min_replicas,
+            "maxReplicas": said.max_replicas,
+            "metrics": [metric],
+        });
+        self.of_workload(MemberKind::HorizontalPodAutoscaler, &spec)
+    }
+
     fn deployment(&self) -> MemberObject {
         let InferenceWorkload { template, tolerations, node_selector, .. } = self.workload;
         let policy = self.workload.rollout.as_ref();
@@ -186,8 +227,7 @@ impl Builder<'_> {
         set_if(&mut metadata, "annotations", !annotations.is_empty(), json!(annotations));
         // A GPU that is taken can't be given to a second pod before the first has ended.
         let surge = if needs_gpu { json!(0) } else { json!("25%") };
-        let spec = json!({
-            "replicas": self.workload.replicas_in_a_cluster(),
+        let mut spec = json!({
             "revisionHistoryLimit": 3,
             "minReadySeconds": policy.map_or(0, |policy| seconds(policy.min_ready_ms)),
             "progressDeadlineSeconds": deadline.unwrap_or(PROGRESS_DEADLINE_SECONDS),
@@ -199,6 +239,10 @@ impl Builder<'_> {
             },
             "template": { "metadata": metadata, "spec": pod },
         });
+        // What decides their number writes it itself.
+        let is_fixed = self.workload.autoscaling.is_none();
+        let replicas = self.workload.replicas_in_a_cluster();
+        set_if(&mut spec, "replicas", is_fixed, json!(replicas));
         self.of_workload(MemberKind::Deployment, &spec)
     }
 }

@@ -135,12 +135,14 @@ impl Keeper {
     /// How each workload is.
     pub(super) fn workloads(&self) -> BTreeMap<WorkloadKey, MemberWorkload> {
         let of = |(key, workload): (&WorkloadKey, &InferenceWorkload)| {
-            (key.clone(), self.workload(key, workload.replicas_in_a_cluster()))
+            let fixed = workload.replicas_in_a_cluster();
+            (key.clone(), self.workload(key, workload.autoscaling.is_none().then_some(fixed)))
         };
         self.workloads.iter().map(of).collect()
     }
 
-    fn workload(&self, key: &WorkloadKey, wanted: u32) -> MemberWorkload {
+    /// `fixed` is the number of its pods, where nothing in the cluster decides that.
+    fn workload(&self, key: &WorkloadKey, fixed: Option<u32>) -> MemberWorkload {
         let refused = self
             .refused
             .iter()
@@ -155,6 +157,7 @@ impl Keeper {
             name: key.name().to_owned(),
         };
         let Some(live) = self.live.get(&id) else {
+            let wanted = fixed.unwrap_or(1);
             return MemberWorkload { wanted, problem, ..MemberWorkload::default() };
         };
         let number = |path: &str| {
@@ -166,7 +169,7 @@ impl Keeper {
         let of_current = |path: &str| if current { number(path) } else { 0 };
         let problem = problem.or_else(|| stuck(live).filter(|_| current));
         MemberWorkload {
-            wanted,
+            wanted: fixed.unwrap_or_else(|| number("/spec/replicas")),
             ready: number("/status/readyReplicas"),
             updated: of_current("/status/updatedReplicas"),
             problem,

@@ -65,6 +65,23 @@ fn a_workload_with_gpus_and_everything_else() {
 }
 
 #[test]
+fn the_number_of_pods_is_the_clusters_affair_where_it_is_asked_to_decide_it() {
+    let spec = json!({
+        "placement": {
+            "clusterSelector": {},
+            "affinity": {
+                "required": [{ "matchExpressions": [{ "key": "gpu", "operator": "Exists" }] }],
+                "preferred": [{ "weight": 5, "preference": { "matchExpressions": [{ "key": "a", "operator": "In", "values": ["b"] }] } }],
+            },
+        },
+        "gpu": { "mig": "1g.10gb" },
+        "autoscaling": { "minReplicas": 2, "maxReplicas": 8, "metric": "GPUUtilization", "target": 70 },
+        "template": { "spec": { "containers": [{ "name": "server", "image": "registry.example.com/a:1" }] } },
+    });
+    insta::assert_snapshot!(yaml(&build(&workload("weld", &spec), &set_of_site())));
+}
+
+#[test]
 fn a_workload_that_says_little_is_counted_and_bounded_all_the_same() {
     let built = build(&plain("small"), &set_of_site());
     let kinds: Vec<MemberKind> = built.iter().map(|object| object.id.kind).collect();

@@ -87,9 +87,12 @@ impl Kubernetes {
     ) -> (Self, mpsc::Receiver<Change>) {
         let (seen, changes) = mpsc::channel(WAITING_MAX);
         let (patches, to_write) = mpsc::channel(WAITING_MAX);
+        let (anew, begins_anew) = watch::channel(());
         for kind in Kind::ALL {
-            tokio::spawn(cluster::watch(client.clone(), kind, seen.clone()));
+            let begins_anew = begins_anew.clone();
+            tokio::spawn(cluster::watch(client.clone(), kind, begins_anew, seen.clone()));
         }
+        tokio::spawn(cluster::watch_version(client.clone(), anew, seen.clone()));
         tokio::spawn(cluster::write(client.clone(), to_write, seen.clone()));
         let (finalizers, to_finalize) = mpsc::channel(WAITING_MAX);
         tokio::spawn(cluster::write_finalizers(client.clone(), to_finalize, seen.clone()));

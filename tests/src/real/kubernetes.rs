@@ -57,9 +57,7 @@ impl Cluster {
         fs::write(folder.join("service-accounts.key"), key.serialize_pem())?;
         fs::write(folder.join("service-accounts.pub"), key.public_key_pem())?;
         fs::write(folder.join("tokens.csv"), USERS)?;
-        let mut command = Command::new(&program);
-        command.arg("etcd").arg(folder.join("etcd")).arg(format!("http://127.0.0.1:{store_port}"));
-        let store = Process::start(&mut command, &folder.join("etcd.log"))?;
+        let store = start_store(&program, folder, store_port)?;
         let folder = folder.to_owned();
         let port = free_port()?;
         let mut cluster = Self { folder, program, port, store_port, store, server: None };
@@ -173,6 +171,36 @@ impl Cluster {
         self.server = None;
     }
 
+    /// Copies all that is stored to `backup`, with everything stopped meanwhile.
+    ///
+    /// # Errors
+    /// When it can't be copied or started again.
+    pub fn back_up(&mut self, backup: &Path) -> anyhow::Result<()> {
+        self.while_stopped(|stored| copy_folder(stored, backup))
+    }
+
+    /// Puts everything back to `backup`.
+    ///
+    /// # Errors
+    /// When it can't be copied or started again.
+    pub fn put_back(&mut self, backup: &Path) -> anyhow::Result<()> {
+        self.while_stopped(|stored| {
+            fs::remove_dir_all(stored)?;
+            copy_folder(backup, stored)
+        })
+    }
+
+    fn while_stopped(
+        &mut self,
+        act: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.kill_server();
+        self.store.kill();
+        act(&self.folder.join("etcd"))?;
+        self.store = start_store(&self.program, &self.folder, self.store_port)?;
+        self.start_server()
+    }
+
     /// Where the kubeconfig of a user lies: [`ADMIN`], or `hub`, who may do what RBAC gives the hub's
     /// service account.
     #[must_use]
@@ -251,6 +279,25 @@ impl Cluster {
         let arguments = [&["get", "-o", "json"], what].concat();
         Ok(serde_json::from_str(&self.kubectl(&arguments)?)?)
     }
+}
+
+fn start_store(program: &Path, folder: &Path, port: u16) -> anyhow::Result<Process> {
+    let mut command = Command::new(program);
+    command.arg("etcd").arg(folder.join("etcd")).arg(format!("http://127.0.0.1:{port}"));
+    Process::start(&mut command, &folder.join("etcd.log"))
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_folder(&entry.path(), &target)?,
+            false => drop(fs::copy(entry.path(), target)?),
+        }
+    }
+    Ok(())
 }
 
 /// The program that `tests/kubernetes/build.sh` builds.

@@ -199,6 +199,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
         affinity: None,
         offline: OfflinePolicy::default(),
         mig: None,
+        autoscaling: None,
     }
 }
 

@@ -10,6 +10,7 @@ mod going;
 mod hub;
 mod members;
 mod plugin;
+mod regression;
 mod replicas;
 mod rollout;
 
