@@ -36,6 +36,10 @@ pub(super) enum Reason<'a> {
     Full,
     /// Other nodes hold all the replicas.
     NotNeeded,
+    /// It does not have the label by which its parameters are found.
+    NoParameterLabel(&'a str),
+    /// There is no ConfigMap that begins so and ends with its value of this label.
+    NoParameters(&'a str, &'a str),
 }
 
 impl fmt::Display for Reason<'_> {
@@ -52,6 +56,12 @@ impl fmt::Display for Reason<'_> {
             Self::Cordoned => f.write_str("cordoned: nothing new comes there"),
             Self::Full => f.write_str("as many pods or bytes as one node can be assigned"),
             Self::NotNeeded => f.write_str("not needed: other nodes hold all replicas"),
+            Self::NoParameterLabel(label) => {
+                write!(f, "no label `{label}`, by which its parameters are found")
+            }
+            Self::NoParameters(prefix, label) => {
+                write!(f, "no ConfigMap `{prefix}…` for its label `{label}`")
+            }
         }
     }
 }
@@ -82,14 +92,17 @@ pub(super) fn judge<'a>(
 }
 
 fn missing_label<'a>(workload: &'a InferenceWorkload, site: &Site<'a>) -> Option<Reason<'a>> {
-    let has = |key: &str, value: &str| {
-        if key == HOSTNAME_LABEL {
-            return site.id.as_str() == value;
-        }
-        site.said.and_then(|said| said.labels.get(key)).is_some_and(|label| label == value)
-    };
+    let has = |key: &str, value: &str| label_of(site, key).is_some_and(|label| label == value);
     let mut wanted = workload.node_selector.iter();
     wanted.find(|(key, value)| !has(key, value)).map(|(key, value)| Reason::Label(key, value))
+}
+
+/// The value of a node's label.
+pub(super) fn label_of<'a>(site: &Site<'a>, key: &str) -> Option<&'a str> {
+    if key == HOSTNAME_LABEL {
+        return Some(site.id.as_str());
+    }
+    site.said.and_then(|said| said.labels.get(key)).map(String::as_str)
 }
 
 fn bears(workload: &InferenceWorkload, taint: &Taint) -> bool {

@@ -5,6 +5,7 @@ use crate::manifests::{Replicas, parse_documents};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
+mod parameters;
 mod rollouts;
 
 /// What runs where while every workload has one template.
@@ -404,6 +405,7 @@ proptest! {
         let turned = Manifests {
             workloads: manifests.workloads.clone().into_iter().rev().collect(),
             nodes: manifests.nodes.clone().into_iter().rev().collect(),
+            ..Manifests::default()
         };
         let turned_nodes: Nodes = nodes.clone().into_iter().rev().collect();
         prop_assert_eq!(assign_all(&manifests, &nodes), assign_all(&turned, &turned_nodes));

@@ -3,6 +3,7 @@
 //! A template outside the subset is refused here, with the field's path, and never run in part.
 
 use super::labels::{Invalid, check_annotations, check_labels, check_tolerations};
+use super::parameters::parameters_of;
 use super::results::routes_of;
 use super::rollout::policy_of;
 use super::yaml::{self, Refusal, below};
@@ -81,7 +82,8 @@ pub(crate) fn inference_workload(
     annotations: &BTreeMap<String, String>,
     spec: InferenceWorkloadSpec,
 ) -> Result<InferenceWorkload, Invalid> {
-    let InferenceWorkloadSpec { placement, priority, template, results, rollout } = spec;
+    let InferenceWorkloadSpec { placement, priority, template, results, rollout, parameters_from } =
+        spec;
     let key = key_of(namespace, name)?;
     check_labels("metadata.labels", labels)?;
     check_annotations("metadata.annotations", annotations)?;
@@ -105,6 +107,7 @@ pub(crate) fn inference_workload(
         results,
         rollout: rollout.map(policy_of).transpose()?,
         cluster_selector: placement.cluster_selector,
+        parameters_from: parameters_of(parameters_from)?,
     };
     check_member_clusters(&workload)?;
     check_size(&workload)?;
@@ -173,6 +176,13 @@ fn check_member_clusters(workload: &InferenceWorkload) -> Result<(), Invalid> {
     if !workload.results.is_empty() {
         return refused("spec.results", "results are taken from pods on edge nodes only");
     }
+    if let Some(reference) = workload.template.references().next() {
+        let problem = "a ConfigMap or Secret does not travel to a member cluster yet";
+        return refused(&format!("spec.template.{}", reference.path), problem);
+    }
+    if !workload.parameters_from.is_empty() {
+        return refused("spec.parametersFrom", "parameters are those of edge nodes only");
+    }
     for (index, container) in workload.template.spec.containers.iter().enumerate() {
         let at = format!("spec.template.spec.containers[{index}]");
         if container.image.as_ref().is_none_or(String::is_empty) {
@@ -203,6 +213,8 @@ fn check_size(workload: &InferenceWorkload) -> Result<(), Invalid> {
         tolerations: workload.tolerations.clone(),
         template: workload.template.clone(),
         results: workload.results.clone(),
+        // What a node has of its own is counted where that is known.
+        parameters: BTreeMap::new(),
     };
     let refused = |problem| Err(("spec".to_owned(), problem));
     match encode("workload", &sent).map(|bytes| bytes.len()) {

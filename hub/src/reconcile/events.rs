@@ -5,9 +5,10 @@
 use serde_json::Value;
 
 /// Reasons of conditions that somebody can act on.
-const WARNINGS: [&str; 9] = [
+const WARNINGS: [&str; 10] = [
     "Failed",
     "Invalid",
+    "MissingObjects",
     "NoAccess",
     "NoClusters",
     "NotApplied",

@@ -172,7 +172,7 @@ impl<S: HubStore> Hub<S> {
 
     fn handle_change(&mut self, change: Change) {
         let Some(kubernetes) = &mut self.kubernetes else { return };
-        if let Some(manifests) = kubernetes.handle(change) {
+        if let Some(manifests) = kubernetes.handle(change, &self.core) {
             self.handle(Event::Manifests(manifests));
         }
     }

@@ -4,7 +4,7 @@ use crate::cluster;
 use crate::core::{Event, HubCore};
 use crate::manifests::{InferenceWorkload, Manifests};
 use crate::members::{self, Member, MemberDesired};
-use crate::reconcile::{Change, Kind, Reconciler, StatusPatch};
+use crate::reconcile::{Change, Filter, Interest, Kind, Reconciler, Source, StatusPatch};
 use kube::Client;
 use shared::model::UnixMs;
 use std::collections::BTreeMap;
@@ -27,10 +27,44 @@ const STATUS_SHARE: u32 = 20;
 pub(super) struct Kubernetes {
     reconciler: Reconciler,
     members: Members,
+    attached: AttachedWatches,
     patches: mpsc::Sender<StatusPatch>,
     /// When statuses are to be looked at.
     due: Option<Instant>,
     not_before: Instant,
+}
+
+/// The tasks that watch ConfigMaps and Secrets.
+struct AttachedWatches {
+    client: Client,
+    changes: mpsc::Sender<Change>,
+    running: BTreeMap<Source, Watch>,
+}
+
+/// One task; it ends with this.
+struct Watch {
+    filter: Filter,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl AttachedWatches {
+    fn watch(&mut self, interest: Interest) {
+        self.running.retain(|source, watch| interest.get(source) == Some(&watch.filter));
+        for (source, filter) in interest {
+            let (client, changes) = (self.client.clone(), self.changes.clone());
+            self.running.entry(source).or_insert_with_key(|source| {
+                let (of, kept) = (source.clone(), filter.clone());
+                let task = tokio::spawn(cluster::watch_attached(client, of, kept, changes));
+                Watch { filter, task }
+            });
+        }
+    }
 }
 
 /// The tasks that keep member clusters.
@@ -89,14 +123,22 @@ impl Kubernetes {
             tokio::spawn(cluster::watch(client.clone(), kind, seen.clone()));
         }
         tokio::spawn(cluster::write(client.clone(), to_write, seen.clone()));
+        let attached = AttachedWatches {
+            client: client.clone(),
+            changes: seen.clone(),
+            running: BTreeMap::new(),
+        };
         let members = Members { client, changes: seen, kept: BTreeMap::new() };
         let (reconciler, not_before) = (Reconciler::new(earlier.into_iter()), Instant::now());
-        (Self { reconciler, members, patches, due: None, not_before }, changes)
+        (Self { reconciler, members, attached, patches, due: None, not_before }, changes)
     }
 
     /// Something was seen; the desired state, where it may be another now.
-    pub(super) fn handle(&mut self, change: Change) -> Option<Manifests> {
+    pub(super) fn handle(&mut self, change: Change, core: &HubCore) -> Option<Manifests> {
         self.reconciler.handle(change);
+        if let Some(interest) = self.reconciler.take_interest(core.templates()) {
+            self.attached.watch(interest);
+        }
         self.schedule();
         let manifests = self.reconciler.take_manifests();
         if manifests.is_some()

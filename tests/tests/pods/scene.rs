@@ -201,6 +201,8 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         gpu_memory_bytes: None,
         taken: TAKEN,
         grace_seconds: 30,
+        parameters_id: 0,
+        volumes: vec![],
     }
 }
 

@@ -18,6 +18,7 @@ fn found(record: &PodRecord, state: ObservedState) -> Observation {
         state,
         placement: Placement::default(),
         taken: None,
+        parameters_id: record.parameters_id,
     }
 }
 
