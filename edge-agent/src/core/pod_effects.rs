@@ -82,7 +82,7 @@ impl AgentCore {
                 self.effects.push_back(Effect::Forget { pod, instance, keep_logs });
             }
             PodAction::Attach { pod, instance, volumes } => {
-                info!(node = %self.node, pod = %pod, instance = %instance, "its files are others now");
+                info!(node = %self.node, pod = %pod, instance = %instance, "renewing its files");
                 self.effects.push_back(Effect::Attach { pod, instance, volumes });
             }
             PodAction::Probe(request) => self.effects.push_back(Effect::Probe(request)),

@@ -28,7 +28,8 @@ pub(super) fn named_by(workloads: &BTreeMap<WorkloadKey, Arc<Workload>>) -> BTre
         let references = workload.template.references();
         references.map(|one| one.object(key.namespace())).collect::<Vec<_>>()
     };
-    workloads.iter().flat_map(names).collect()
+    let naming = workloads.iter().filter(|(_, workload)| workload.template.names_objects());
+    naming.flat_map(names).collect()
 }
 
 impl NodeState {

@@ -11,9 +11,14 @@ use shared::model::{
     ConfigItem, ObjectKind, ObjectName, Reference, SecretBytes, SecretData, check_object_key,
 };
 use shared::trust::seal::SEALED_OVERHEAD_BYTES;
-use shared::wire::encode;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// What frames one key and its value, at most.
+const PAIR_FRAME_BYTES: usize = 8;
+
+/// What frames a ConfigMap's item.
+const CONFIG_FRAME_BYTES: usize = 16;
 
 /// What frames a sealed Secret within its item: field numbers, lengths, uid and version.
 const SECRET_FRAME_BYTES: usize = 128;
@@ -91,13 +96,18 @@ impl AttachedObject {
     /// The bytes of its item, as a node is sent it, at most.
     #[must_use]
     pub fn item_bytes(&self) -> usize {
-        let encoded = match self {
-            Self::ConfigMap(item) => encode("ConfigMap", item).map(|bytes| bytes.len()),
-            Self::Secret { data, .. } => encode("Secret", data).map(|bytes| {
-                bytes.len().saturating_add(SEALED_OVERHEAD_BYTES + SECRET_FRAME_BYTES)
-            }),
-        };
-        encoded.unwrap_or(usize::MAX)
+        let pair = |key: &String, value: usize| key.len() + value + PAIR_FRAME_BYTES;
+        match self {
+            Self::ConfigMap(ConfigItem { data }) => {
+                data.iter().map(|(key, value)| pair(key, value.len())).sum::<usize>()
+                    + CONFIG_FRAME_BYTES
+            }
+            Self::Secret { data, .. } => {
+                data.iter().map(|(key, value)| pair(key, value.reveal().len())).sum::<usize>()
+                    + SEALED_OVERHEAD_BYTES
+                    + SECRET_FRAME_BYTES
+            }
+        }
     }
 
     /// Its keys as environment variables; what can't be one is left out, as in Kubernetes.
@@ -184,5 +194,36 @@ impl ParametersFrom {
     pub fn object(&self, namespace: &str, value: &str) -> ObjectName {
         let (namespace, name) = (namespace.to_owned(), format!("{}{value}", self.prefix));
         ObjectName { kind: ObjectKind::ConfigMap, namespace, name }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use shared::model::{NodeId, ObjectKind};
+    use shared::trust::seal::seal_secret;
+    use shared::trust::session::SessionPrivateKey;
+    use shared::trust::signature::SigningKey;
+    use shared::wire::encode;
+
+    proptest! {
+        #[test]
+        fn an_item_has_no_more_bytes_than_are_counted(
+            data in proptest::collection::btree_map("[a-z]{1,40}", "[a-z]{0,400}", 0..20)
+        ) {
+            let map = AttachedObject::config_map(data.clone(), BTreeMap::new()).unwrap();
+            let AttachedObject::ConfigMap(item) = &map else { panic!("a ConfigMap") };
+            prop_assert!(encode("ConfigMap", item).unwrap().len() <= map.item_bytes());
+            let data = data.into_iter().map(|(key, text)| (key, text.into_bytes())).collect();
+            let uid = "0e2b7f3c-9a51-4c1e-8f60-2d9a4b7c1e55".to_owned();
+            let secret = AttachedObject::secret(uid, data).unwrap();
+            let AttachedObject::Secret { uid, data } = &secret else { panic!("a Secret") };
+            let (kind, namespace) = (ObjectKind::Secret, "default".to_owned());
+            let name = ObjectName { kind, namespace, name: "keys".to_owned() };
+            let (node, to) = (NodeId::new("a").unwrap(), SessionPrivateKey::generate([1; 32]).public());
+            let item = seal_secret(&SigningKey::generate([2; 32]), (&node, &to), &name, uid, data);
+            prop_assert!(encode("Secret", &item.unwrap()).unwrap().len() <= secret.item_bytes());
+        }
     }
 }

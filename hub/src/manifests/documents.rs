@@ -117,7 +117,7 @@ impl Collection {
                 "member clusters are custom resources: expected a hub in Kubernetes".to_owned(),
             ),
             Document::Workload(workload) => {
-                if workload.template.references().next().is_some() {
+                if workload.template.names_objects() {
                     let line = chunk.line(yaml::line_of(chunk.text, "spec.template").unwrap_or(0));
                     self.naming.insert(workload.key.clone(), (file.to_owned(), line));
                 }

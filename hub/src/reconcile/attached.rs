@@ -205,5 +205,5 @@ pub(super) fn add_workload(interest: &mut Interest, workload: &InferenceWorkload
 
 /// Whether `workload` names anything at all.
 pub(super) fn names_some(workload: &InferenceWorkload) -> bool {
-    !workload.parameters_from.is_empty() || workload.template.references().next().is_some()
+    !workload.parameters_from.is_empty() || workload.template.names_objects()
 }

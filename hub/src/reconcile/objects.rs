@@ -197,6 +197,8 @@ pub(super) struct Objects {
     attached: Attached,
     /// Others may be named now than are watched.
     names_changed: bool,
+    /// What is named was asked for once.
+    asked: bool,
 }
 
 impl Objects {
@@ -241,9 +243,11 @@ impl Objects {
         &mut self,
         templates: impl Iterator<Item = (&'a str, &'a PodTemplate)>,
     ) -> Option<Interest> {
-        if !std::mem::take(&mut self.names_changed) {
+        // At first what nodes run may name what no workload does any more.
+        if !std::mem::take(&mut self.names_changed) && std::mem::replace(&mut self.asked, true) {
             return None;
         }
+        self.asked = true;
         let mut interest = Interest::new();
         for held in self.held.values() {
             held.workloads().for_each(|workload| add_workload(&mut interest, workload));

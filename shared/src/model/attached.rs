@@ -5,7 +5,7 @@
 //!
 //! Wire format (packed CBOR, fields by position): fields are only ever appended.
 
-use super::pod::PodTemplate;
+use super::pod::{Container, EnvVar, PodTemplate};
 use crate::limits::{NAME_BYTES_MAX, OBJECT_KEY_BYTES_MAX};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_bytes::ByteBuf;
@@ -152,6 +152,16 @@ impl Reference<'_> {
 }
 
 impl PodTemplate {
+    /// Whether it mentions any ConfigMap or Secret.
+    #[must_use]
+    pub fn names_objects(&self) -> bool {
+        let environment = |container: &Container| {
+            let takes = |variable: &EnvVar| variable.value_from.is_some();
+            !container.env_from.is_empty() || container.env.iter().any(takes)
+        };
+        !self.spec.volumes.is_empty() || self.spec.containers.iter().any(environment)
+    }
+
     /// Every mention of a ConfigMap or Secret, in the order of the fields.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
         let volumes = self.spec.volumes.iter().enumerate().flat_map(|(index, volume)| {

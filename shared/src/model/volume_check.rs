@@ -190,6 +190,7 @@ mod tests {
     fn what_is_named_is_known_by_kind_path_and_keys_and_survives_the_wire() {
         let template = whole();
         assert_eq!(template.validate(), Ok(()));
+        assert!(template.names_objects() && !PodTemplate::default().names_objects());
         let named = template.references().map(|reference| {
             format!("{} {} {:?}", reference.path, reference.object("default"), reference.keys)
         });
