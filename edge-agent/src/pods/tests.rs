@@ -315,24 +315,6 @@ fn a_pod_lost_in_a_power_cut_starts_at_once() {
 }
 
 #[test]
-fn a_pod_that_nobody_wants_any_more_is_stopped_when_the_agent_comes_back() {
-    let stray = Observation {
-        pod: "default/stray-0".parse().unwrap(),
-        instance: InstanceId(9),
-        revision: Revision(1),
-        state: ObservedState::Running { started_at: UnixMs(1) },
-        placement: Placement::default(),
-        taken: None,
-        parameters_id: 0,
-    };
-    let mut pods = Pods::new(2);
-    pods.restore(vec![], vec![stray], at(0));
-    pods.provide(node(), true, at(0));
-    pods.assign(&BTreeMap::new(), at(0));
-    assert!(actions(&mut pods).iter().any(|action| matches!(action, PodAction::Stop { .. })));
-}
-
-#[test]
 fn a_template_that_cannot_be_run_says_which_field() {
     let empty = Container { command: vec![], ..container() };
     let mut pods = pods_with(&[workload("ocr", 1, empty)]);

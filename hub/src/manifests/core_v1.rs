@@ -156,10 +156,10 @@ mod tests {
 
     #[test]
     fn a_secret_has_what_its_document_says_and_what_is_wrong_with_it_does_not_show_it() {
-        let text = "kind: Secret\ndata: {a: aHVudGVyMg==, b: eA==}\nstringData: {b: y}\n";
+        let text = "kind: Secret\ndata: {a: aHVudGVyMg==, b: eA==}\nstringData: {b: yy}\n";
         let read = parse_documents("a.yaml", &format!("{HEAD}{text}")).unwrap();
         let data =
-            ["a", "b"].map(str::to_owned).into_iter().zip([b"hunter2".to_vec(), b"y".to_vec()]);
+            ["a", "b"].map(str::to_owned).into_iter().zip([b"hunter2".to_vec(), b"yy".to_vec()]);
         let expected = AttachedObject::secret(String::new(), data.collect()).unwrap();
         assert_eq!(*read.objects.into_values().next().unwrap(), expected);
         for wrong in [

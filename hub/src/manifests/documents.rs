@@ -37,8 +37,8 @@ pub(super) struct Collection {
     manifests: Manifests,
     /// The document in which each name was declared, by kind and name.
     declared: BTreeMap<String, String>,
-    /// Where each workload that names ConfigMaps or Secrets stands: its file, and its line.
-    naming: BTreeMap<WorkloadKey, (String, u64)>,
+    /// The document of each workload that names ConfigMaps or Secrets: its file, first line and text.
+    naming: BTreeMap<WorkloadKey, (String, u64, String)>,
     documents: usize,
     problems: Vec<ManifestProblem>,
 }
@@ -87,11 +87,13 @@ impl Collection {
             Some(object) => Lookup::There(object),
             None => Lookup::Absent,
         };
-        for (key, (file, line)) in &self.naming {
+        for (key, (file, first_line, text)) in &self.naming {
             let Some(workload) = self.manifests.workloads.get(key) else { continue };
             if let Standing::Lacks((path, problem)) = standing(workload, look) {
+                let chunk = Chunk { first_line: *first_line, text };
+                let line = chunk.line(yaml::line_of(text, &path).unwrap_or(0));
                 let problem = format!("{problem} in the directory");
-                self.problems.push(ManifestProblem::new(file, *line, &path, &problem));
+                self.problems.push(ManifestProblem::new(file, line, &path, &problem));
             }
         }
     }
@@ -118,8 +120,8 @@ impl Collection {
             ),
             Document::Workload(workload) => {
                 if workload.template.names_objects() {
-                    let line = chunk.line(yaml::line_of(chunk.text, "spec.template").unwrap_or(0));
-                    self.naming.insert(workload.key.clone(), (file.to_owned(), line));
+                    let document = (file.to_owned(), chunk.first_line, chunk.text.to_owned());
+                    self.naming.insert(workload.key.clone(), document);
                 }
                 self.manifests.workloads.insert(workload.key.clone(), *workload);
                 Ok(())

@@ -55,9 +55,8 @@ fn seen(
 }
 
 fn accepted(reconciler: &mut Reconciler) -> (String, String, String) {
-    let statuses = reconciler.take_statuses(&core(), NOW);
-    let status = &statuses.iter().find(|patch| patch.key.name == "ocr").unwrap().status;
-    let accepted = condition(status, "Accepted");
+    let status = status_of(reconciler, Kind::Workload, "ocr");
+    let accepted = condition(&status, "Accepted");
     let word = |field: &str| accepted[field].as_str().unwrap().to_owned();
     (word("status"), word("reason"), word("message"))
 }
@@ -101,6 +100,7 @@ fn a_workload_that_lacks_something_is_not_run_and_goes_on_once_it_is_there() {
     assert!(message.ends_with(&format!("Secret default/keys can't be used: {words}")), "{message}");
     assert!(reconciler.problems().iter().any(|problem| problem.contains(&words)));
     seen(&mut reconciler, &watched, ObjectKind::Secret, &[("keys", secret())]);
+    interest(&mut reconciler);
     assert_eq!(commands(&mut reconciler), Some(vec!["first".to_owned()]));
     assert_eq!(accepted(&mut reconciler).0, "True");
     assert!(reconciler.problems().is_empty(), "{:?}", reconciler.problems());
@@ -167,5 +167,6 @@ fn parameters_are_looked_for_by_their_beginning_and_waited_for_at_the_start() {
     reconciler.handle(Change::Attached(source.clone(), sight));
     assert_eq!(reconciler.take_manifests(), None, "else every node would lose its pods");
     seen(&mut reconciler, &watched, ObjectKind::ConfigMap, &[("camera-north", config("1"))]);
+    interest(&mut reconciler);
     assert_eq!(reconciler.take_manifests().unwrap().objects.len(), 1);
 }
