@@ -5,8 +5,12 @@
 
 use crate::placement::{MainShare, Placement};
 use serde::{Deserialize, Serialize};
-use shared::model::{Container, PodId, Probe, Revision, UnixMs};
+use shared::model::{
+    ConfigItem, Container, KeyToPath, ObjectName, PodId, Probe, Revision, SecretItem, UnixMs,
+};
+use shared::wire::{Digest, encode};
 use std::fmt;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// One start of a pod. No two starts on a node share it; it names the start in the store, in the
@@ -41,6 +45,62 @@ pub struct StartRequest {
     pub taken: MainShare,
     /// Seconds between SIGTERM and SIGKILL, also for the shim to use when the agent is away.
     pub grace_seconds: u32,
+    /// Names what in its environment is the node's own; kept with the start for
+    /// [`Observation::parameters_id`]. 0 for nothing.
+    pub parameters_id: u64,
+    /// The files that it has of ConfigMaps and Secrets.
+    pub volumes: Vec<VolumeContent>,
+}
+
+/// The files that a pod has of one ConfigMap or Secret.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VolumeContent {
+    /// The volume's name.
+    pub name: String,
+    /// Where the pod finds it: paths below its own folder.
+    pub mounts: Vec<String>,
+    /// Whether it must not lie on a disk.
+    pub is_secret: bool,
+    /// What is in it.
+    pub source: VolumeSource,
+    /// Which keys, and their files; all of them by their own names when empty.
+    pub items: Vec<KeyToPath>,
+    /// Whether a key may be missing.
+    pub optional: bool,
+}
+
+/// Where the files of a volume come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum VolumeSource {
+    /// Nothing: it is optional, and not there.
+    #[default]
+    Nothing,
+    /// A ConfigMap.
+    ConfigMap(Arc<ConfigItem>),
+    /// A Secret, sealed to this node.
+    Secret(ObjectName, Arc<SecretItem>),
+}
+
+impl VolumeContent {
+    /// Names its content: the same where nothing of it is another. Of a Secret it tells nothing.
+    #[must_use]
+    pub fn version(&self) -> Digest {
+        let source = match &self.source {
+            VolumeSource::Nothing => Ok(vec![]),
+            VolumeSource::ConfigMap(item) => encode("ConfigMap", item.as_ref()),
+            VolumeSource::Secret(_, item) => encode("Secret", item.as_ref()),
+        };
+        let rest = (&self.name, &self.mounts, &self.items, source.unwrap_or_default());
+        Digest::of(&encode("volume", &rest).unwrap_or_default())
+    }
+}
+
+/// Names the content of all volumes of a pod together.
+#[must_use]
+pub fn volumes_version(volumes: &[VolumeContent]) -> u64 {
+    let versions: Vec<u8> = volumes.iter().flat_map(|volume| volume.version().0).collect();
+    let Digest([a, b, c, d, e, f, g, h, ..]) = Digest::of(&versions);
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// What a runtime found of a pod's start when the agent came back.
@@ -59,6 +119,8 @@ pub struct Observation {
     /// What it takes besides GPUs, as its start was told, for the same; `None` where an earlier version
     /// started it.
     pub taken: Option<MainShare>,
+    /// What in its environment is the node's own, by name, as its start was told.
+    pub parameters_id: u64,
 }
 
 /// How an observed start is.
@@ -159,6 +221,15 @@ pub enum RuntimeEvent {
         /// Success, or a sentence that says what failed.
         result: Result<(), String>,
     },
+    /// The files of a pod's volumes could not be replaced: they are as they were.
+    NotAttached {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// A sentence for people.
+        message: String,
+    },
 }
 
 /// Why a runtime can't say what runs.
@@ -191,6 +262,10 @@ pub trait Runtime {
     /// Forgets an ended start, when its end has been recorded. Its logs are kept until the pod's
     /// next start, or for good-bye when the pod is no longer wanted (`keep_logs` false).
     fn forget(&mut self, pod: &PodId, instance: InstanceId, keep_logs: bool);
+
+    /// Begins to replace the files of a running pod's volumes where they are others now. Ends without a word,
+    /// or as `NotAttached`.
+    fn attach(&mut self, pod: &PodId, instance: InstanceId, volumes: Vec<VolumeContent>);
 
     /// Begins a probe; ends as `Probed`, in time also when what is probed hangs.
     fn probe(&mut self, request: ProbeRequest);

@@ -52,6 +52,19 @@ pub const CALL_BODY_BYTES_MAX: usize = 12 * 1024;
 /// Pods of one workload on one node.
 pub const REPLICAS_PER_NODE_MAX: u32 = 256;
 
+/// Volumes of one template; also mounts of it, ConfigMaps that it takes environment variables from, and
+/// ConfigMaps by which the parameters of one workload are found. Each is an item of a node's map.
+pub const VOLUMES_MAX: usize = 16;
+
+/// Keys of a ConfigMap or Secret that one volume picks out.
+pub const VOLUME_ITEMS_MAX: usize = 256;
+
+/// A path within a volume, or of a mount.
+pub const VOLUME_PATH_BYTES_MAX: usize = 255;
+
+/// A key of a ConfigMap or Secret, as in Kubernetes: it is a file's name.
+pub const OBJECT_KEY_BYTES_MAX: usize = 253;
+
 /// A grace period of an hour is more than any inference server needs to drain.
 pub const GRACE_PERIOD_SECONDS_MAX: u32 = 3600;
 

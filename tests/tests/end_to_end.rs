@@ -11,11 +11,12 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_core::RngCore;
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests::real::agent::Agent;
 use tests::real::hub::Hub;
 use tests::real::process::{signal, wait_until};
+use tests::real::search::files_with;
 use tests::story::{Story, in_session, number};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -387,4 +388,78 @@ fn a_graceful_stop_leaves_pods_running_and_the_next_start_adopts_them() {
     assert_eq!(count_programs(&agent, "sleep"), 1);
     assert_eq!(number(&agent.status().unwrap(), "/pods/0/restarts"), 0);
     same_accounts(&hub, &agent).unwrap();
+}
+
+const CONFIGURED: &str = "apiVersion: hinterland.dev/v1alpha1
+kind: InferenceWorkload
+metadata: {name: ocr}
+spec:
+  parametersFrom: [{configMapPrefix: nap-, label: kubernetes.io/hostname}]
+  template:
+    spec:
+      terminationGracePeriodSeconds: 1
+      volumes: [{name: keys, secret: {secretName: keys}}]
+      containers:
+      - name: server
+        command: [sh, -c, 'test -s $HOME/keys/token && exec sleep $NAP']
+        volumeMounts: [{name: keys, mountPath: /keys}]
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: nap-mast-17}
+data: {NAP: '4201'}
+";
+
+fn secret(token: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{token: {token}}}\n"
+    )
+}
+
+#[test]
+fn what_a_directory_declares_reaches_the_pod_and_is_there_again_after_a_power_cut_without_a_network()
+ {
+    const TOKEN: &str = "the-token-of-a-directory";
+    let folder = tempfile::tempdir().unwrap();
+    let mut hub = Hub::new(&folder.path().join("hub")).unwrap();
+    hub.start().unwrap();
+    let mut agent = Agent::new(&folder.path().join("agent"), "mast-17").unwrap();
+    agent.enroll(&hub).unwrap();
+    agent.start().unwrap();
+    agent.wait_until_up().unwrap();
+
+    // What a workload names must be there, or nothing of the directory is taken over.
+    hub.apply("ocr.yaml", CONFIGURED).unwrap();
+    wait_until("the hub says what is missing", PATIENCE, || {
+        let problems = hub.ask("/v1/hub")?["manifests"]["problems"].to_string();
+        Ok(problems.contains("there is no Secret default/keys in the directory"))
+    })
+    .unwrap();
+    hub.apply("secret.yaml", &secret(TOKEN)).unwrap();
+    wait_until("a pod runs", PATIENCE, || Ok(agent.sleepers("4201").len() == 1)).unwrap();
+    let link = agent.state().join("pods/default_ocr-0/home/keys/token");
+    let file = fs::canonicalize(&link).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), TOKEN);
+    for folder in [agent.state(), hub.state()] {
+        assert_eq!(files_with(&folder, TOKEN.as_bytes()), Vec::<PathBuf>::new());
+    }
+
+    // The power goes, and with it what was in memory; nobody is there when the node comes back.
+    hub.kill();
+    agent.cut_power();
+    let memory = file.ancestors().nth(4).unwrap();
+    fs::remove_dir_all(memory).unwrap();
+    agent.start().unwrap();
+    agent.wait_until_up().unwrap();
+    wait_until("the pod runs again", PATIENCE, || Ok(agent.sleepers("4201").len() == 1)).unwrap();
+    assert_eq!(fs::read_to_string(&link).unwrap(), TOKEN);
+    let pod = agent.sleepers("4201");
+
+    hub.start().unwrap();
+    hub.apply("secret.yaml", &secret("another")).unwrap();
+    wait_until("the file is another", PATIENCE, || Ok(fs::read_to_string(&link)? == "another"))
+        .unwrap();
+    assert_eq!(agent.sleepers("4201"), pod, "and the pod is the same");
+    drop(agent);
+    let _ = fs::remove_dir_all(memory);
 }

@@ -4,17 +4,22 @@
 
 use super::storage::After;
 use super::{AgentCore, Effect};
+use crate::pods::NodeObjects;
 use serde_bytes::ByteBuf;
 use shared::limits::MAP_ITEM_BYTES_MAX;
-use shared::model::{MonotonicMs, NODE_POLICY_KEY, NodeId, Now, UnixMs, Workload};
+use shared::model::{
+    MonotonicMs, NODE_POLICY_KEY, NodeId, Now, ObjectKind, ObjectName, UnixMs, Workload,
+    WorkloadKey,
+};
 use shared::ports::{Tree, WriteBatch};
 use shared::sync::{PreparedUpdate, Received};
 use shared::trust::signature::{self, VerifyingKey};
 use shared::wire::{
-    HelloReply, LogAck, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal, Message,
-    RenewedHeader, Resumed, Stream, decode, desired_header_context, encode,
+    DecodeError, HelloReply, LogAck, MapAck, MapChunk, MapHeader, MapName, MapPosition, MapRefusal,
+    Message, RenewedHeader, Resumed, Stream, decode, desired_header_context, encode,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tracing::{debug, info, warn};
 
 /// Under this key of [`Tree::Meta`] lies the accepted header, signed as it came.
@@ -212,10 +217,13 @@ impl AgentCore {
     /// Hands the desired state that is in force to the pods.
     pub(super) fn assign(&mut self, now: Now) {
         self.apply_policy(now.monotonic);
-        (self.workloads, self.undecodable) = decode_workloads(self.desired.content().items());
+        let Decoded { workloads, objects, undecodable } =
+            Decoded::of(self.desired.content().items());
+        (self.workloads, self.undecodable) = (workloads, undecodable);
         for (key, problem) in &self.undecodable {
-            warn!(node = %self.node, workload = key, problem, "can't read a workload: left as it is");
+            warn!(node = %self.node, item = key, problem, "can't read an item of desired state: pods are left as they are");
         }
+        self.pods.attach(objects);
         self.pods.hold(self.must_hold());
         self.pods.assign(&self.workloads, now);
     }
@@ -253,23 +261,57 @@ impl AgentCore {
     }
 }
 
-fn decode_workloads(
-    items: &BTreeMap<String, Vec<u8>>,
-) -> (BTreeMap<shared::model::WorkloadKey, Workload>, BTreeMap<String, String>) {
-    let (mut workloads, mut undecodable) = (BTreeMap::new(), BTreeMap::new());
-    for (key, value) in items.iter().filter(|(key, _)| *key != NODE_POLICY_KEY) {
-        match decode::<Workload>("workload", value, MAP_ITEM_BYTES_MAX) {
-            Ok(workload) if workload.key.to_string() == *key => {
-                workloads.insert(workload.key.clone(), workload);
-            }
-            Ok(_) => drop(undecodable.insert(key.clone(), "names another workload".to_owned())),
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                let cause = cause.unwrap_or_default();
-                let message = format!("{error}: {cause}; is the agent older than the hub?");
-                undecodable.insert(key.clone(), message);
+/// What the items of desired state say, besides what the node is told of itself.
+#[derive(Default)]
+struct Decoded {
+    workloads: BTreeMap<WorkloadKey, Workload>,
+    objects: NodeObjects,
+    /// What could not be read, by key.
+    undecodable: BTreeMap<String, String>,
+}
+
+impl Decoded {
+    fn of(items: &BTreeMap<String, Vec<u8>>) -> Self {
+        let mut decoded = Self::default();
+        for (key, value) in items.iter().filter(|(key, _)| *key != NODE_POLICY_KEY) {
+            let read = match ObjectName::of_map_key(key) {
+                Some(name) => decoded.add_object(name, value),
+                None => decoded.add_workload(key, value),
+            };
+            if let Err(problem) = read {
+                decoded.undecodable.insert(key.clone(), problem);
             }
         }
+        decoded
     }
-    (workloads, undecodable)
+
+    fn add_workload(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
+        let workload = decode::<Workload>("workload", value, MAP_ITEM_BYTES_MAX).map_err(why)?;
+        if workload.key.to_string() != key {
+            return Err("names another workload".to_owned());
+        }
+        self.workloads.insert(workload.key.clone(), workload);
+        Ok(())
+    }
+
+    fn add_object(&mut self, name: ObjectName, value: &[u8]) -> Result<(), String> {
+        match name.kind {
+            ObjectKind::ConfigMap => {
+                let item = decode("ConfigMap", value, MAP_ITEM_BYTES_MAX).map_err(why)?;
+                self.objects.config_maps.insert(name, Arc::new(item));
+            }
+            ObjectKind::Secret => {
+                let item = decode("Secret", value, MAP_ITEM_BYTES_MAX).map_err(why)?;
+                self.objects.secrets.insert(name, Arc::new(item));
+            }
+        }
+        Ok(())
+    }
+}
+
+// By value, as `map_err` hands it over.
+#[expect(clippy::needless_pass_by_value, reason = "map_err hands it over")]
+fn why(error: DecodeError) -> String {
+    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    format!("{error}: {cause}; is the agent older than the hub?")
 }

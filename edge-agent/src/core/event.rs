@@ -1,6 +1,8 @@
 //! What goes into the core and what comes out.
 
-use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent, ScrapeTarget, StartRequest};
+use crate::ports::{
+    InstanceId, ProbeRequest, RuntimeEvent, ScrapeTarget, StartRequest, VolumeContent,
+};
 use crate::results::{Post, PostOutcome};
 use shared::model::{BootClock, GpuInventory, PodId, UnixMs};
 use shared::ports::WriteBatch;
@@ -88,6 +90,15 @@ pub enum Effect {
         instance: InstanceId,
         /// Whether its logs are kept.
         keep_logs: bool,
+    },
+    /// Begin to replace the files of a running pod's volumes.
+    Attach {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// All of them, as they should be.
+        volumes: Vec<VolumeContent>,
     },
     /// Begin a probe.
     Probe(ProbeRequest),

@@ -122,7 +122,7 @@ impl AgentCore {
             Event::LinkUp => self.session.handle_link_up(),
             Event::LinkDown => self.handle_link_down(now.monotonic),
             Event::Payload(payload) => self.handle_payload(&payload, now),
-            Event::Runtime(event) => self.pods.handle_runtime(event, now),
+            Event::Runtime(event) => self.handle_runtime(event, now),
             Event::Inventory(gpus) => self.handle_inventory(gpus, now),
             Event::Sampled(sample) => {
                 self.watch_disk(&sample, now);

@@ -4,6 +4,7 @@ use super::storage::After;
 use super::{AgentCore, Effect};
 use crate::placement::NodeResources;
 use crate::pods::{PodAction, PodRecord};
+use crate::ports::RuntimeEvent;
 use shared::model::{BootOffset, NodeEvent, Now, PodId, PodPhase, PodStatus};
 use shared::ports::{Tree, WriteBatch};
 use shared::telemetry::{Sample, Series};
@@ -33,6 +34,15 @@ impl AgentCore {
             gpu_taints: BTreeMap::new(),
         };
         self.pods.provide(resources, self.gpus_known, now);
+    }
+
+    /// The runtime says something of a pod.
+    pub(super) fn handle_runtime(&mut self, event: RuntimeEvent, now: Now) {
+        if let RuntimeEvent::NotAttached { pod, message, .. } = &event {
+            warn!(node = %self.node, pod = %pod, message, "its files were not replaced");
+            self.record_event(&pod.to_string(), "FilesNotReplaced", message, now);
+        }
+        self.pods.handle_runtime(event, now);
     }
 
     /// Turns what the pods want done into effects, in order, and tells what changed.
@@ -70,6 +80,10 @@ impl AgentCore {
             PodAction::Remove { keep_logs: true, .. } if self.is_read_only() => {}
             PodAction::Remove { pod, instance, keep_logs } => {
                 self.effects.push_back(Effect::Forget { pod, instance, keep_logs });
+            }
+            PodAction::Attach { pod, instance, volumes } => {
+                info!(node = %self.node, pod = %pod, instance = %instance, "renewing its files");
+                self.effects.push_back(Effect::Attach { pod, instance, volumes });
             }
             PodAction::Probe(request) => self.effects.push_back(Effect::Probe(request)),
         }

@@ -69,6 +69,7 @@ fn workload(name: &str, revision: u64) -> Workload {
             spec: PodSpec { containers: vec![container], ..PodSpec::default() },
         },
         results: vec![],
+        parameters: BTreeMap::new(),
     }
 }
 
@@ -250,10 +251,11 @@ impl Bench {
 
     /// The only pod, as a runtime finds it when the agent comes back.
     fn observed(&self) -> Vec<Observation> {
-        let StartRequest { pod, instance, revision, .. } = self.the_only_start();
+        let StartRequest { pod, instance, revision, parameters_id, .. } = self.the_only_start();
         let state = ObservedState::Running { started_at: UnixMs(7) };
         let placement = Placement::default();
-        vec![Observation { pod, instance, revision, state, placement, taken: None }]
+        let taken = None;
+        vec![Observation { pod, instance, revision, state, placement, taken, parameters_id }]
     }
 
     fn run_the_only_pod(&mut self) {

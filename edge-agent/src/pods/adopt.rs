@@ -26,8 +26,8 @@ impl Pods {
     }
 
     fn adopt(&mut self, observation: Observation, record: Option<PodRecord>, now: Now) {
-        let Observation { pod: id, instance, revision, state, placement: told, taken: told_taken } =
-            observation;
+        let Observation { pod: id, instance, revision, state, placement: told, .. } = observation;
+        let (told_taken, parameters_id) = (observation.taken, observation.parameters_id);
         let own = record.as_ref().filter(|record| record.instance == instance);
         let placement = own.map_or(told, |record| record.placement.clone());
         let (known, taken) = (own.is_some(), own.and_then(|record| record.taken).or(told_taken));
@@ -41,12 +41,20 @@ impl Pods {
             last_exit_code: None,
             completed: None,
             taken: None,
+            parameters_id,
         });
         let mut pod = Pod::of_record(&record);
         match state {
             ObservedState::Running { started_at } => {
-                let live =
-                    Live { instance, revision, placement, taken, grace_ms: DEFAULT_GRACE_MS };
+                let live = Live {
+                    instance,
+                    revision,
+                    parameters_id,
+                    placement,
+                    taken,
+                    grace_ms: DEFAULT_GRACE_MS,
+                    volumes_version: None,
+                };
                 pod.adopt_running(live, started_at, now.monotonic);
                 if !known {
                     self.actions.extend(pod.record(None).map(PodAction::Record));

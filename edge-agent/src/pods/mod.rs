@@ -7,24 +7,29 @@
 //! | part | file |
 //! |---|---|
 //! | what survives a restart, and what is to be done | `record.rs` |
+//! | what is wanted of one, with its ConfigMaps and Secrets | `wanted.rs`, `attached.rs` |
 //! | one pod: its state, its probes, its backoff | `pod.rs`, `probes.rs`, `backoff.rs` |
 //! | all pods: desired state, placement, adoption | this file, `adopt.rs` |
 
 mod adopt;
+mod attached;
 mod backoff;
 mod pod;
 mod probes;
 mod record;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
+pub use attached::NodeObjects;
 pub use record::{PodAction, PodRecord};
 
 use crate::placement::{Decision, MainShare, NodeResources, PodDemand, place};
 use crate::ports::{InstanceId, RuntimeEvent};
-use pod::{Pod, Wanted};
+use pod::Pod;
 use shared::model::{MonotonicMs, Now, PodId, PodStatus, Workload, WorkloadKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use wanted::Wanted;
 
 /// All pods of a node.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub struct Pods {
     pods: BTreeMap<PodId, Pod>,
     node: Option<NodeResources>,
     held: bool,
+    /// ConfigMaps and Secrets of the desired state.
+    objects: NodeObjects,
     /// Whether the driver lists GPUs.
     gpus_listed: bool,
     /// Whether it is known what should run. Before, nothing is stopped or started.
@@ -54,6 +61,7 @@ impl Pods {
             pods: BTreeMap::new(),
             node: None,
             held: false,
+            objects: NodeObjects::default(),
             gpus_listed: false,
             assigned: false,
             actions: VecDeque::new(),
@@ -62,19 +70,25 @@ impl Pods {
         }
     }
 
+    /// The ConfigMaps and Secrets that workloads name; in force with the next [`Self::assign`].
+    pub fn attach(&mut self, objects: NodeObjects) {
+        self.objects = objects;
+    }
+
     /// What should run here. Until [`Self::provide`] was called nothing is started.
     pub fn assign(&mut self, workloads: &BTreeMap<WorkloadKey, Workload>, now: Now) {
-        let wanted = workloads
-            .values()
-            .flat_map(|workload| workload.pods().map(|pod| (pod, Wanted::of(workload))));
+        let wanted = workloads.values().flat_map(|workload| {
+            let wanted = Wanted::of(workload, &self.objects);
+            workload.pods().map(move |pod| (pod, wanted.clone()))
+        });
         let mut wanted: BTreeMap<PodId, Wanted> = wanted.collect();
         self.assigned = true;
         for (id, pod) in &mut self.pods {
             match wanted.remove(id) {
-                Some(wanted) => pod.want(Some(wanted), now.monotonic),
+                Some(wanted) => pod.want(Some(wanted), now.monotonic, &mut self.actions),
                 // What is missing while held may only be unreadable.
                 None if self.held => {}
-                None => pod.want(None, now.monotonic),
+                None => pod.want(None, now.monotonic, &mut self.actions),
             }
         }
         for (id, wanted) in wanted {
@@ -103,6 +117,7 @@ impl Pods {
         let (RuntimeEvent::Started { pod, instance, .. }
         | RuntimeEvent::StartFailed { pod, instance, .. }
         | RuntimeEvent::Exited { pod, instance, .. }
+        | RuntimeEvent::NotAttached { pod, instance, .. }
         | RuntimeEvent::Probed { pod, instance, .. }) = &event;
         let Some(known) = self.pods.get_mut(pod).filter(|known| known.is_instance(*instance))
         else {

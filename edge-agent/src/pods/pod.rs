@@ -6,11 +6,10 @@ mod status;
 use super::backoff::Backoff;
 use super::probes::Probes;
 use super::record::{PodAction, PodRecord};
+use super::wanted::Wanted;
 use crate::placement::{Decision, MainShare, Placement, PodDemand};
 use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent, StartRequest};
-use shared::model::{
-    Container, MonotonicMs, PodId, PodTemplate, Revision, Toleration, UnixMs, Workload,
-};
+use shared::model::{MonotonicMs, PodId, Revision, UnixMs};
 use std::collections::VecDeque;
 
 /// A start that is not answered within this time is given up. A process starts in milliseconds; a
@@ -20,46 +19,18 @@ const START_DEADLINE_MS: u64 = 120_000;
 /// Beyond the grace period, until a stop is asked for again, without grace.
 const STOP_MARGIN_MS: u64 = 30_000;
 
-/// What should run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) revision: Revision,
-    priority: i32,
-    tolerations: Vec<Toleration>,
-    template: PodTemplate,
-    /// Why the template can't be run.
-    invalid: Option<String>,
-}
-
-impl Wanted {
-    pub(super) fn of(workload: &Workload) -> Self {
-        Self {
-            revision: workload.revision,
-            priority: workload.priority,
-            tolerations: workload.tolerations.clone(),
-            template: workload.template.clone(),
-            invalid: workload.template.validate().err().map(|error| error.to_string()),
-        }
-    }
-
-    fn container(&self) -> Container {
-        self.template.spec.containers.first().cloned().unwrap_or_default()
-    }
-
-    fn grace_seconds(&self) -> u32 {
-        self.template.spec.termination_grace_period_seconds
-    }
-}
-
 /// A start of the pod that may be running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Live {
     pub(super) instance: InstanceId,
     pub(super) revision: Revision,
+    pub(super) parameters_id: u64,
     pub(super) placement: Placement,
     /// What it takes besides GPUs; `None` where nobody noted it.
     pub(super) taken: Option<MainShare>,
     pub(super) grace_ms: u64,
+    /// Names what its volumes were last told to hold; `None` where another start of the agent did.
+    pub(super) volumes_version: Option<u64>,
 }
 
 /// Why a pod is being stopped.
@@ -119,8 +90,8 @@ pub(super) struct Pod {
     restarts: u32,
     backoff: Backoff,
     last_exit_code: Option<i32>,
-    /// The revision that was started last; `None` before the first start.
-    started_revision: Option<Revision>,
+    /// The revision that was started last, and what was the node's own then; `None` before the first start.
+    started: Option<(Revision, u64)>,
 }
 
 impl Pod {
@@ -133,7 +104,7 @@ impl Pod {
             restarts: 0,
             backoff: Backoff::default(),
             last_exit_code: None,
-            started_revision: None,
+            started: None,
         }
     }
 
@@ -151,13 +122,13 @@ impl Pod {
             restarts: record.restarts,
             backoff: Backoff { level: record.backoff_level },
             last_exit_code: record.last_exit_code,
-            started_revision: Some(record.revision),
+            started: Some((record.revision, record.parameters_id)),
         }
     }
 
     /// A start of it was found running.
     pub(super) fn adopt_running(&mut self, live: Live, started_at: UnixMs, now: MonotonicMs) {
-        self.started_revision = Some(live.revision);
+        self.started = Some((live.revision, live.parameters_id));
         self.live = Some(live);
         // Its probes are known once it is known what is wanted.
         self.state = State::Running { since: now, started_at, probes: Probes::default() };
@@ -179,15 +150,21 @@ impl Pod {
     }
 
     /// What is wanted of it from now on.
-    pub(super) fn want(&mut self, wanted: Option<Wanted>, now: MonotonicMs) {
-        let before = self.current_revision();
+    pub(super) fn want(
+        &mut self,
+        wanted: Option<Wanted>,
+        now: MonotonicMs,
+        actions: &mut VecDeque<PodAction>,
+    ) {
+        let before = self.current();
         let first = self.wanted.is_none();
         self.wanted = wanted;
-        if self.wanted.is_some() && self.current_revision() != before {
+        if self.wanted.is_some() && self.current() != before {
             self.begin_anew();
         }
         let Some(wanted) = &self.wanted else { return };
-        let matching = self.live.as_mut().filter(|live| live.revision == wanted.revision);
+        let matching = |live: &&mut Live| wanted.is(live.revision, live.parameters_id);
+        let matching = self.live.as_mut().filter(matching);
         if let Some(live) = matching {
             live.grace_ms = u64::from(wanted.grace_seconds()) * 1000;
             if let State::Running { probes, .. } = &mut self.state
@@ -196,10 +173,28 @@ impl Pod {
                 *probes = Probes::new(&wanted.container(), now);
             }
         }
+        self.renew_volumes(actions);
     }
 
-    fn current_revision(&self) -> Option<Revision> {
-        self.wanted.as_ref().map(|wanted| wanted.revision).or(self.started_revision)
+    /// Has the files of its volumes replaced, where they are others now. One that starts has them from its
+    /// start, and is looked at once it runs.
+    fn renew_volumes(&mut self, actions: &mut VecDeque<PodAction>) {
+        let (Some(wanted), Some(live)) = (&self.wanted, &mut self.live) else { return };
+        let version = Some(wanted.volumes_version);
+        let is_same = wanted.volumes().is_empty() || live.volumes_version == version;
+        let is_its = wanted.is(live.revision, live.parameters_id);
+        let runs = matches!(self.state, State::Running { .. });
+        if runs && is_its && !is_same && wanted.lacks().is_none() {
+            live.volumes_version = version;
+            let (pod, instance, volumes) =
+                (self.id.clone(), live.instance, wanted.volumes().to_vec());
+            actions.push_back(PodAction::Attach { pod, instance, volumes });
+        }
+    }
+
+    fn current(&self) -> Option<(Revision, u64)> {
+        let wanted = self.wanted.as_ref();
+        wanted.map(|wanted| (wanted.revision, wanted.parameters_id)).or(self.started)
     }
 
     /// Another content: what the one before did is not held against it.
@@ -268,7 +263,11 @@ impl Pod {
     fn cause_to_stop(&self, decision: Option<&Decision>) -> Option<Cause> {
         let live = self.live.as_ref()?;
         let Some(wanted) = &self.wanted else { return Some(Cause::Unwanted) };
-        if wanted.revision != live.revision || wanted.invalid.is_some() {
+        if !wanted.is(live.revision, live.parameters_id) && wanted.lacks().is_some() {
+            // What would take its place can't be started: it goes on.
+            return None;
+        }
+        if !wanted.is(live.revision, live.parameters_id) || wanted.invalid.is_some() {
             return Some(Cause::Replaced);
         }
         match decision {
@@ -316,7 +315,13 @@ impl Pod {
             }
             return false;
         }
-        let ran_before = self.started_revision == Some(wanted.revision);
+        if let Some(what) = wanted.lacks() {
+            if self.live.is_none() && !matches!(self.state, State::Done { .. }) {
+                self.state = pending("MissingObjects", what);
+            }
+            return false;
+        }
+        let ran_before = self.started == Some((wanted.revision, wanted.parameters_id));
         if let State::Found { code } = self.state {
             self.judge_found(code, now, actions);
         }
@@ -364,9 +369,11 @@ impl Pod {
         let live = Live {
             instance,
             revision: wanted.revision,
+            parameters_id: wanted.parameters_id,
             placement: placement.clone(),
             taken: Some(taken),
             grace_ms: u64::from(grace_seconds) * 1000,
+            volumes_version: Some(wanted.volumes_version),
         };
         let request = StartRequest {
             pod: self.id.clone(),
@@ -377,8 +384,10 @@ impl Pod {
             gpu_memory_bytes: placement.gpu_memory_bytes,
             taken,
             grace_seconds,
+            parameters_id: wanted.parameters_id,
+            volumes: wanted.volumes().to_vec(),
         };
-        self.started_revision = Some(wanted.revision);
+        self.started = Some((wanted.revision, wanted.parameters_id));
         self.live = Some(live);
         self.state = State::Starting { deadline: now.plus_ms(START_DEADLINE_MS) };
         actions.extend(self.record(None).map(PodAction::Record));
@@ -397,6 +406,7 @@ impl Pod {
             last_exit_code: self.last_exit_code,
             completed,
             taken: live.taken,
+            parameters_id: live.parameters_id,
         })
     }
 
@@ -408,11 +418,15 @@ impl Pod {
         actions: &mut VecDeque<PodAction>,
     ) {
         match event {
-            RuntimeEvent::Started { started_at, .. } => self.started(started_at, now),
+            RuntimeEvent::Started { started_at, .. } => self.started(started_at, now, actions),
             RuntimeEvent::StartFailed { reason, message, .. } => {
                 self.failed_to_start(&reason, &message, now, actions);
             }
             RuntimeEvent::Exited { code, .. } => self.exited(code, now, actions),
+            // Whatever happens next has it tried again.
+            RuntimeEvent::NotAttached { .. } => {
+                self.live.iter_mut().for_each(|live| live.volumes_version = None);
+            }
             RuntimeEvent::Probed { kind, result, .. } => {
                 if let State::Running { probes, .. } = &mut self.state {
                     probes.handle(kind, result);
@@ -424,11 +438,12 @@ impl Pod {
         }
     }
 
-    fn started(&mut self, started_at: UnixMs, now: MonotonicMs) {
+    fn started(&mut self, started_at: UnixMs, now: MonotonicMs, actions: &mut VecDeque<PodAction>) {
         if let (State::Starting { .. }, Some(wanted)) = (&self.state, &self.wanted) {
             let probes = Probes::new(&wanted.container(), now);
             self.state = State::Running { since: now, started_at, probes };
         }
+        self.renew_volumes(actions);
     }
 
     /// A deadline may have passed, a probe may be due.

@@ -1,7 +1,7 @@
 //! What survives a restart of the agent, and what is to be done.
 
 use crate::placement::{MainShare, Placement};
-use crate::ports::{InstanceId, ProbeRequest, StartRequest};
+use crate::ports::{InstanceId, ProbeRequest, StartRequest, VolumeContent};
 use serde::{Deserialize, Serialize};
 use shared::model::{PodId, Revision};
 
@@ -29,6 +29,14 @@ pub struct PodRecord {
     /// What it takes besides GPUs; `None` in a record of an earlier version.
     #[serde(default)]
     pub taken: Option<MainShare>,
+    /// Names what in its environment is the node's own; 0 for nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub parameters_id: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// Something to do, in order.
@@ -58,6 +66,15 @@ pub enum PodAction {
         instance: InstanceId,
         /// Whether its logs are kept.
         keep_logs: bool,
+    },
+    /// Begin to replace the files of a running pod's volumes.
+    Attach {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// All of them, as they should be.
+        volumes: Vec<VolumeContent>,
     },
     /// Begin a probe.
     Probe(ProbeRequest),

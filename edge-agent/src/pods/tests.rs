@@ -1,5 +1,6 @@
 //! Sentences about one pod, and a property over everything that can happen to some.
 
+mod attached;
 mod ending;
 mod gpus;
 mod return_of_the_agent;
@@ -26,6 +27,7 @@ fn workload(name: &str, revision: u64, container: Container) -> Workload {
         containers: vec![container],
         restart_policy: RestartPolicy::Always,
         termination_grace_period_seconds: 5,
+        volumes: vec![],
     };
     Workload {
         key: format!("default/{name}").parse().unwrap(),
@@ -35,6 +37,7 @@ fn workload(name: &str, revision: u64, container: Container) -> Workload {
         tolerations: vec![],
         template: PodTemplate { spec, ..PodTemplate::default() },
         results: vec![],
+        parameters: BTreeMap::new(),
     }
 }
 
@@ -265,6 +268,7 @@ fn a_pod_that_runs_when_the_agent_comes_back_is_adopted() {
         state: ObservedState::Running { started_at: UnixMs(1) },
         placement: Placement::default(),
         taken: None,
+        parameters_id: 0,
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![record.clone()], vec![running], at(0));
@@ -286,6 +290,7 @@ fn a_pod_whose_record_is_lost_keeps_the_gpus_that_its_start_was_told() {
         state: ObservedState::Running { started_at: UnixMs(1) },
         placement: Placement { gpus: request.gpus.clone(), gpu_memory_bytes: None },
         taken: None,
+        parameters_id: 0,
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![running], at(0));
@@ -307,23 +312,6 @@ fn a_pod_lost_in_a_power_cut_starts_at_once() {
     pods.provide(node(), true, at(0));
     pods.assign(&fleet(&[workload("ocr", 1, container())]), at(0));
     started(&mut pods);
-}
-
-#[test]
-fn a_pod_that_nobody_wants_any_more_is_stopped_when_the_agent_comes_back() {
-    let stray = Observation {
-        pod: "default/stray-0".parse().unwrap(),
-        instance: InstanceId(9),
-        revision: Revision(1),
-        state: ObservedState::Running { started_at: UnixMs(1) },
-        placement: Placement::default(),
-        taken: None,
-    };
-    let mut pods = Pods::new(2);
-    pods.restore(vec![], vec![stray], at(0));
-    pods.provide(node(), true, at(0));
-    pods.assign(&BTreeMap::new(), at(0));
-    assert!(actions(&mut pods).iter().any(|action| matches!(action, PodAction::Stop { .. })));
 }
 
 #[test]
@@ -380,7 +368,7 @@ impl Machine {
                 self.live.remove(&pod);
                 self.said.push(RuntimeEvent::Exited { pod, instance, code: 143 });
             }
-            PodAction::Remove { .. } => {}
+            PodAction::Remove { .. } | PodAction::Attach { .. } => {}
             PodAction::Probe(request) => self.said.push(RuntimeEvent::Probed {
                 pod: request.pod,
                 instance: request.instance,
@@ -398,6 +386,7 @@ impl Machine {
             state: ObservedState::Running { started_at: UnixMs(1) },
             placement: Placement::default(),
             taken: None,
+            parameters_id: 0,
         };
         self.live.values().map(observation).collect()
     }

@@ -10,7 +10,7 @@ use crate::core::{AgentCore, Capacity, CoreOptions, Restored, read_stored_state}
 use crate::gpu::{Gpus, SimulationError};
 use crate::ports::{Runtime, RuntimeError, RuntimeEvent};
 use crate::results::{Desk, Doors, TokenKey, Waiting};
-use crate::runtime::process::{ProcessOptions, ProcessRuntime};
+use crate::runtime::process::{ProcessOptions, ProcessRuntime, Secrets};
 use shared::io::clock::{RELEASE, SystemClock, TrustedTime};
 use shared::io::keys::{KeyError, fresh_seed, load_store_key, read_secret};
 use shared::io::ledger::{Ledger, LedgerError};
@@ -178,7 +178,8 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let (events, runtime_events) = mpsc::unbounded_channel();
     let (doors, posts) = Doors::new(token_key(&places), config.results);
     let runtime = ProcessRuntime::new(process_options(config), events)?;
-    let mut runtime = runtime.with_doors(doors.clone());
+    let secrets = secrets(&places, &enrollment)?;
+    let mut runtime = runtime.with_doors(doors.clone()).with_secrets(secrets);
     let observations = runtime.observe()?;
     let fence = ledger.state().accepted;
     let link_budget = ledger.link_budget().to_vec();
@@ -229,6 +230,12 @@ fn token_key(places: &Places) -> TokenKey {
         warn!(error, "the key of tokens is of no use: tokens end with this start of the agent");
         TokenKey::fresh()
     })
+}
+
+/// What opens the Secrets that were sealed to this node.
+fn secrets(places: &Places, enrollment: &Enrollment) -> Result<Secrets, BootError> {
+    let key = read_session_key(places)?;
+    Ok(Secrets::new(key, enrollment.node.clone(), Secrets::usual_candidates(), &places.pods))
 }
 
 fn process_options(config: &Config) -> ProcessOptions {

@@ -68,6 +68,9 @@ pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
         Effect::Forget { pod, instance, keep_logs } => {
             ports.runtime().forget(&pod, instance, keep_logs);
         }
+        Effect::Attach { pod, instance, volumes } => {
+            ports.runtime().attach(&pod, instance, volumes);
+        }
         Effect::Probe(request) => ports.runtime().probe(request),
         Effect::AnswerCall(request) => ports.answer_call(request),
         Effect::Scrape(targets) => ports.scrape(targets),

@@ -44,7 +44,7 @@ pub use results::{DeadbandSpec, ResultRouteSpec, ThinningSpec};
 pub use rollout::{OnFailure, RolloutSpec, RolloutStatus};
 pub use workload::{
     ClusterCounts, InferenceWorkload, InferenceWorkloadSpec, InferenceWorkloadStatus,
-    PlacementSpec, UnchosenNodes,
+    ParametersFromSpec, PlacementSpec, UnchosenNodes,
 };
 
 /// What every object and document says of itself.

@@ -5,15 +5,21 @@ use crate::manifests::WAVES_MAX;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
+use shared::limits::VOLUMES_MAX;
 
 /// Fields of a pod's spec that Hinterland runs.
-const POD_SPEC_FIELDS: [&str; 3] = ["containers", "restartPolicy", "terminationGracePeriodSeconds"];
+const POD_SPEC_FIELDS: [&str; 4] =
+    ["containers", "restartPolicy", "terminationGracePeriodSeconds", "volumes"];
+
+/// Fields of a volume that Hinterland runs.
+const VOLUME_FIELDS: [&str; 3] = ["configMap", "name", "secret"];
 
 /// Fields of a container that Hinterland runs.
-const CONTAINER_FIELDS: [&str; 11] = [
+const CONTAINER_FIELDS: [&str; 13] = [
     "args",
     "command",
     "env",
+    "envFrom",
     "image",
     "livenessProbe",
     "name",
@@ -21,6 +27,7 @@ const CONTAINER_FIELDS: [&str; 11] = [
     "readinessProbe",
     "resources",
     "startupProbe",
+    "volumeMounts",
     "workingDir",
 ];
 
@@ -162,6 +169,13 @@ pub(super) fn pod_template(generator: &mut SchemaGenerator) -> Schema {
         add_rules(container, rules);
         // Bounds what the rules may cost.
         insert(containers, "maxItems", json!(1));
+    }
+    if let Some(volumes) = template.pointer_mut("/properties/spec/properties/volumes")
+        && let Some(volume) = volumes.pointer_mut("/items")
+    {
+        let rules = unsupported(volume, "template.spec.volumes[]", &VOLUME_FIELDS);
+        add_rules(volume, rules);
+        insert(volumes, "maxItems", json!(VOLUMES_MAX));
     }
     name_entries(&mut template);
     Schema::try_from(template).unwrap_or_default()

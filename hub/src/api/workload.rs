@@ -11,7 +11,7 @@ use super::results::ResultRouteSpec;
 use super::rollout::{RolloutSpec, RolloutStatus};
 use super::schema;
 use crate::fleet::REASONS_MAX;
-use crate::manifests::FLEET_REPLICAS_MAX;
+use crate::manifests::{FLEET_REPLICAS_MAX, PARAMETERS_FROM_MAX};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,24 @@ pub struct InferenceWorkloadSpec {
     /// What becomes of it where nodes are offline for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offline_policy: Option<OfflinePolicySpec>,
+    /// Environment variables that are each node's own, from ConfigMaps that are found by a label of the
+    /// node: one workload serves sites that differ in a camera's address. Of several a later one wins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = PARAMETERS_FROM_MAX))]
+    pub parameters_from: Vec<ParametersFromSpec>,
+}
+
+/// A ConfigMap for each node, in the workload's namespace, whose keys become environment variables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ParametersFromSpec {
+    /// The beginning of the ConfigMaps' names, as in `camera-`; the value of the node's label follows.
+    pub config_map_prefix: String,
+    /// The label of the node, as in `hinterland.dev/site`.
+    pub label: String,
+    /// Whether a node without the label, or without its ConfigMap, runs the workload as well.
+    #[serde(default)]
+    pub optional: bool,
 }
 
 /// Which nodes run a workload, and how many pods of it.

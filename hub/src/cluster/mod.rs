@@ -3,6 +3,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `attached` | watches the ConfigMaps and Secrets that workloads name |
 //! | `finalizer` | holds objects until they may go |
 //! | `client` | the connection, from a kubeconfig or from within a pod |
 //! | `shared` | what every hub that may lead must know |
@@ -12,12 +13,14 @@
 //! An API server that can't be reached, throttles, or lacks the definitions is asked again with growing
 //! pauses; until it answers, what was read last stays in force.
 
+mod attached;
 mod client;
 mod finalizer;
 mod shared;
 mod source;
 mod writer;
 
+pub(crate) use attached::watch_attached;
 pub use client::ClusterError;
 pub(crate) use client::{connect, connect_as_person};
 pub(crate) use finalizer::write_finalizers;

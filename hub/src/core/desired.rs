@@ -1,5 +1,6 @@
 //! From manifests to each node's desired state, signed, and onto the link.
 
+use super::attached::{EncodedObjects, named_by};
 use super::node::Greeting;
 use super::{HubCore, NodeState};
 use crate::fleet::{self, FleetNode};
@@ -132,11 +133,14 @@ impl HubCore {
         let assigned = self.assignment.per_node.get(id).unwrap_or(&NOTHING);
         let link = self.manifests.as_ref().and_then(|all| all.nodes.get(id)).map(|node| node.link);
         let link = link.unwrap_or_default();
-        let content = match encoded.content(assigned, link) {
+        let named = named_by(assigned);
+        let objects = self.manifests.as_ref().map(|manifests| &manifests.objects);
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let attached = node.attach(id, &named, objects, &self.keys.signing, &mut encoded.objects);
+        let content = match encoded.content(assigned, attached, link) {
             Ok(content) => content,
             Err(error) => return error!(node = %id, error = %error, "can't be told what to run"),
         };
-        let Some(node) = self.nodes.get_mut(id) else { return };
         node.assigned = true;
         let pays = link.bytes_per_day.is_some();
         node.desired.set_chunking(if pays { Chunking::Asked } else { Chunking::Generous });
@@ -239,18 +243,24 @@ impl NodeState {
 /// What one assignment's workloads are on the wire: each is encoded once, however many nodes share
 /// it. An entry keeps its workload, so that no other can come to lie at the same address.
 #[derive(Default)]
-struct EncodedWorkloads(BTreeMap<*const Workload, (Arc<Workload>, Vec<u8>)>);
+struct EncodedWorkloads {
+    workloads: BTreeMap<*const Workload, (Arc<Workload>, Vec<u8>)>,
+    /// And what the ConfigMaps are.
+    objects: EncodedObjects,
+}
 
 impl EncodedWorkloads {
     fn content(
         &mut self,
         workloads: &BTreeMap<WorkloadKey, Arc<Workload>>,
+        attached: BTreeMap<String, Vec<u8>>,
         link: LinkBudget,
     ) -> Result<MapContent, EncodeError> {
         let item = |(key, workload): (&WorkloadKey, &Arc<Workload>)| {
             Ok((key.to_string(), self.bytes_of(workload)?))
         };
         let mut items: BTreeMap<_, _> = workloads.iter().map(item).collect::<Result<_, _>>()?;
+        items.extend(attached);
         // A node without a policy is told none: most have none, and it costs no byte then.
         if link != LinkBudget::default() {
             items.insert(NODE_POLICY_KEY.to_owned(), encode("node policy", &NodePolicy { link })?);
@@ -260,11 +270,11 @@ impl EncodedWorkloads {
 
     fn bytes_of(&mut self, workload: &Arc<Workload>) -> Result<Vec<u8>, EncodeError> {
         let address = Arc::as_ptr(workload);
-        if let Some((_, bytes)) = self.0.get(&address) {
+        if let Some((_, bytes)) = self.workloads.get(&address) {
             return Ok(bytes.clone());
         }
         let bytes = encode("workload", workload.as_ref())?;
-        self.0.insert(address, (Arc::clone(workload), bytes.clone()));
+        self.workloads.insert(address, (Arc::clone(workload), bytes.clone()));
         Ok(bytes)
     }
 }
@@ -397,12 +407,13 @@ spec:
         core.handle_event(Event::Manifests(manifests), Now::default());
         let mut encoded = EncodedWorkloads::default();
         for (id, workloads) in &core.assignment.per_node {
-            let content = encoded.content(workloads, LinkBudget::default()).unwrap();
+            let content =
+                encoded.content(workloads, BTreeMap::new(), LinkBudget::default()).unwrap();
             let bytes = encode("workload", workloads.values().next().unwrap().as_ref()).unwrap();
             assert_eq!(content.items().values().collect::<Vec<_>>(), [&bytes]);
             assert_eq!(core.desired_digest(id), Some(content.digest()));
         }
-        assert_eq!((core.assignment.per_node.len(), encoded.0.len()), (3, 1));
+        assert_eq!((core.assignment.per_node.len(), encoded.workloads.len()), (3, 1));
     }
 
     #[test]

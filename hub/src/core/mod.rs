@@ -7,6 +7,7 @@
 //! | events and effects | `event.rs` |
 //! | what the hub knows of one node | `node.rs` |
 //! | manifests to desired state, signed | `desired.rs` |
+//! | ConfigMaps, and Secrets sealed to the node | `attached.rs` |
 //! | what nodes send | `uplink.rs` |
 //! | their records: taken, delivered, held | `records.rs`, `held.rs`, `deliveries.rs`, `columns.rs` |
 //! | what became of each | `settlement.rs` |
@@ -32,6 +33,7 @@
 //! empty desired state, signed under a new term, would stop every pod of the fleet.
 
 mod acknowledgements;
+mod attached;
 mod clock;
 mod columns;
 mod commit;

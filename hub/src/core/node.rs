@@ -1,6 +1,7 @@
 //! What the hub knows of one node.
 
 use super::acknowledgements::Acknowledgements;
+use super::attached::SealedFrom;
 use super::clock::BootClocks;
 use super::decoders::Decoders;
 use super::held::HeldLogs;
@@ -149,6 +150,8 @@ pub(super) struct NodeState {
     pub(super) missing_sinks: BTreeSet<SinkId>,
     /// As in its record, shared with deliveries on their way.
     pub(super) clocks: Arc<BootClocks>,
+    /// What the Secrets that it was told were sealed from.
+    pub(super) sealed: SealedFrom,
 }
 
 impl NodeState {
@@ -187,6 +190,7 @@ impl NodeState {
             acknowledgements: Acknowledgements::default(),
             missing_sinks: BTreeSet::new(),
             clocks: Arc::new(record.boot_clocks.clone()),
+            sealed: SealedFrom::new(),
             record,
         };
         state.decode_reported();

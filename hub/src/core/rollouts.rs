@@ -169,6 +169,12 @@ impl HubCore {
         self.rollouts.accepted()
     }
 
+    /// Every template that nodes may run, with its workload's namespace; also one that is being replaced.
+    pub fn templates(&self) -> impl Iterator<Item = (&str, &PodTemplate)> {
+        let all = self.rollouts.durable.iter().chain(&self.rollouts.next);
+        all.map(|(key, templates)| (key.namespace(), &templates.template))
+    }
+
     /// The manifests are others: rollouts begin, and some are not needed any more.
     pub(super) fn handle_templates(&mut self, now: Now) {
         let Some(manifests) = &self.manifests else { return };

@@ -1,5 +1,6 @@
 //! The hub's core against one node: a real session, a store in memory, no sockets.
 
+mod attached;
 mod departures;
 mod greetings;
 mod placement;

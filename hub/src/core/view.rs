@@ -280,7 +280,7 @@ impl HubCore {
             desired_version: node.desired.position().version.to_string(),
             in_sync: node.desired.is_in_sync(),
             pods: node.pods.values().cloned().collect(),
-            workloads: node.desired.content().items().keys().cloned().collect(),
+            workloads: workloads_of(node).cloned().collect(),
             events: node.events.iter().map(|event| at_its_time(event, node)).collect(),
             samples_received: node.record.samples_received,
             events_received: node.record.events_received,
@@ -438,6 +438,12 @@ fn waiting_of(node: &NodeState) -> Vec<WaitingLog> {
     node.held.logs().map(view).collect()
 }
 
+/// The keys of its desired state that are workloads': the others have another number of slashes.
+fn workloads_of(node: &NodeState) -> impl Iterator<Item = &String> {
+    let items = node.desired.content().items();
+    items.keys().filter(|key| key.matches('/').count() == 1)
+}
+
 fn summary_of(id: &NodeId, node: &NodeState) -> NodeSummary {
     NodeSummary {
         node: id.to_string(),
@@ -446,7 +452,7 @@ fn summary_of(id: &NodeId, node: &NodeState) -> NodeSummary {
         agent_version: node.agent_version.clone(),
         desired_version: node.desired.position().version.to_string(),
         in_sync: node.desired.is_in_sync(),
-        workloads: node.desired.content().items().len() as u64,
+        workloads: workloads_of(node).count() as u64,
         pods: node.pods.len() as u64,
         pods_ready: node.pods.values().filter(|pod| pod.ready).count() as u64,
         scheduling: String::new(),

@@ -40,6 +40,10 @@ pub(super) enum Reason<'a> {
     Full,
     /// Other nodes hold all the replicas.
     NotNeeded,
+    /// It does not have the label by which its parameters are found.
+    NoParameterLabel(&'a str),
+    /// There is no ConfigMap that begins so and ends with its value of this label.
+    NoParameters(&'a str, &'a str),
 }
 
 impl fmt::Display for Reason<'_> {
@@ -61,6 +65,12 @@ impl fmt::Display for Reason<'_> {
             Self::Cordoned => f.write_str("cordoned: nothing new comes there"),
             Self::Full => f.write_str("as many pods or bytes as one node can be assigned"),
             Self::NotNeeded => f.write_str("not needed: other nodes hold all replicas"),
+            Self::NoParameterLabel(label) => {
+                write!(f, "no label `{label}`, by which its parameters are found")
+            }
+            Self::NoParameters(prefix, label) => {
+                write!(f, "no ConfigMap `{prefix}…` for its label `{label}`")
+            }
         }
     }
 }

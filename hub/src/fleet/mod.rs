@@ -13,12 +13,14 @@
 //! |---|---|
 //! | `affinity` | whether a node's labels match a workload's terms |
 //! | `eligibility` | whether a node may run a workload, and why not |
+//! | `parameters` | what each node has of its own |
 //! | `plan` | one workload over all nodes |
 //! | `room` | what one node can be told and can report |
 //! | `rollout` | a workload's way from one template to the next |
 
 mod affinity;
 mod eligibility;
+mod parameters;
 mod plan;
 pub mod rollout;
 mod room;
@@ -106,7 +108,8 @@ pub fn assign(
     let mut plans: Vec<Plan<'_>> = in_order(manifests)
         .into_iter()
         .map(|workload| {
-            Plan::of_what_is_held(workload, older.get(&workload.key), &sites, &mut rooms)
+            let older = older.get(&workload.key);
+            Plan::of_what_is_held(workload, older, &manifests.objects, &sites, &mut rooms)
         })
         .collect();
     plans.iter_mut().for_each(|plan| plan.give_out(&mut rooms));

@@ -2,14 +2,15 @@
 
 use super::affinity::preference;
 use super::eligibility::{Eligibility, Reason, judge};
-use super::room::Room;
+use super::parameters::{Parameters, bytes_of, parameters_of};
+use super::room::{Room, Share};
 use super::{OlderTemplate, Site, WorkloadSummary};
-use crate::manifests::{InferenceWorkload, Replicas};
-use shared::limits::REPLICAS_PER_NODE_MAX;
-use shared::model::{NodeId, Workload, WorkloadKey};
+use crate::manifests::{AttachedObjects, InferenceWorkload, Replicas};
+use shared::limits::{MAP_ITEM_BYTES_MAX, REPLICAS_PER_NODE_MAX};
+use shared::model::{NodeId, PodTemplate, Workload, WorkloadKey};
 use shared::wire::encode;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 /// Reasons of one summary: what a person reads, and never an entry a node.
@@ -23,11 +24,14 @@ pub(super) struct Plan<'a> {
     pub(super) workload: &'a InferenceWorkload,
     /// What some of the nodes still run.
     older: Option<&'a OlderTemplate>,
+    objects: &'a AttachedObjects,
     candidates: Vec<Candidate>,
     reasons: BTreeMap<Reason<'a>, u32>,
     desired: u32,
-    /// The workload's size as a node is sent it.
+    /// The workload's size as a node is sent it, without what that node has of its own.
     bytes: usize,
+    /// What it names besides.
+    named: Share,
 }
 
 /// A node that may hold pods of the workload.
@@ -44,6 +48,10 @@ struct Candidate {
     preference: u32,
     /// Milliseconds until what it has may go elsewhere, since it is offline; 0 where it may now.
     leaves_in_ms: Option<u64>,
+    /// What its pods have of its own.
+    parameters: Parameters,
+    /// What the workload takes of it.
+    share: Share,
 }
 
 impl<'a> Plan<'a> {
@@ -52,14 +60,17 @@ impl<'a> Plan<'a> {
     pub(super) fn of_what_is_held(
         workload: &'a InferenceWorkload,
         older: Option<&'a OlderTemplate>,
+        objects: &'a AttachedObjects,
         sites: &[Site<'a>],
         rooms: &mut [Room],
     ) -> Self {
         let bytes = encoded_bytes(&as_told(workload, REPLICAS_PER_NODE_MAX));
         let older_bytes = older.map(|older| encoded_bytes(&as_told_before(workload, older, 1)));
         let bytes = bytes.max(older_bytes.unwrap_or(0));
-        let (candidates, reasons) = (Vec::new(), BTreeMap::new());
-        let mut plan = Self { workload, older, candidates, reasons, desired: 0, bytes };
+        let named = named_by(workload, older, objects);
+        let (candidates, reasons, desired) = (Vec::new(), BTreeMap::new(), 0);
+        let mut plan =
+            Self { workload, older, objects, candidates, reasons, desired, bytes, named };
         for (index, site) in sites.iter().enumerate() {
             plan.consider(index, site);
         }
@@ -90,17 +101,19 @@ impl<'a> Plan<'a> {
         sites: &[Site<'_>],
         per_site: &mut [BTreeMap<WorkloadKey, Arc<Workload>>],
     ) {
-        let mut same: BTreeMap<(u32, bool), Arc<Workload>> = BTreeMap::new();
+        let mut same: BTreeMap<(u32, bool, &Parameters), Arc<Workload>> = BTreeMap::new();
         for candidate in self.candidates.iter().filter(|candidate| candidate.given > 0) {
             let id = sites.get(candidate.site).map(|site| site.id);
             let older = self.older.filter(|older| id.is_some_and(|id| older.is_for(id)));
             let told = || {
-                Arc::new(match older {
+                let told = match older {
                     Some(older) => as_told_before(self.workload, older, candidate.given),
                     None => as_told(self.workload, candidate.given),
-                })
+                };
+                Arc::new(Workload { parameters: candidate.parameters.clone(), ..told })
             };
-            let workload = same.entry((candidate.given, older.is_some())).or_insert_with(told);
+            let alike = (candidate.given, older.is_some(), &candidate.parameters);
+            let workload = same.entry(alike).or_insert_with(told);
             if let Some(site) = per_site.get_mut(candidate.site) {
                 site.insert(self.workload.key.clone(), Arc::clone(workload));
             }
@@ -138,22 +151,33 @@ impl<'a> Plan<'a> {
             Ok(Eligibility::Schedulable) => (REPLICAS_PER_NODE_MAX, false),
             Ok(Eligibility::KeepsOnly) => (held.min(REPLICAS_PER_NODE_MAX), true),
         };
+        let parameters = match parameters_of(self.workload, site, self.objects) {
+            Ok(parameters) => parameters,
+            Err(reason) => return self.count(reason, 1),
+        };
+        let bytes = self.bytes.saturating_add(bytes_of(&parameters));
+        if bytes > MAP_ITEM_BYTES_MAX {
+            return self.count(Reason::Full, 1);
+        }
+        let Share { bytes: named, items } = self.named;
+        let share = Share { bytes: bytes.saturating_add(named), items: items + 1 };
         let given = match self.workload.replicas {
             Replicas::PerNode(wanted) => wanted.min(most),
             Replicas::Fleet(_) => held.min(most),
         };
         self.desired = self.desired.saturating_add(given);
-        let online = site.node.online;
-        let preference = preference(self.workload, site);
-        self.candidates.push(Candidate {
+        let candidate = Candidate {
             site: index,
-            online,
+            online: site.node.online,
             most,
             given,
             keeps_only,
-            preference,
+            preference: preference(self.workload, site),
             leaves_in_ms: self.leaves_in_ms(site),
-        });
+            parameters,
+            share,
+        };
+        self.candidates.push(candidate);
     }
 
     /// Takes replicas over `wanted` back, always from a node that has the most of them; from one
@@ -181,7 +205,8 @@ impl<'a> Plan<'a> {
     fn take_room(&mut self, rooms: &mut [Room]) {
         let mut full = 0;
         for candidate in self.candidates.iter_mut().filter(|candidate| candidate.given > 0) {
-            let taken = rooms.get_mut(candidate.site).map(|r| r.take(candidate.given, self.bytes));
+            let taken = rooms.get_mut(candidate.site);
+            let taken = taken.map(|room| room.take(candidate.given, candidate.share));
             let taken = taken.unwrap_or(0);
             if taken < candidate.given {
                 // Nor is there room for more of it.
@@ -210,7 +235,7 @@ impl<'a> Plan<'a> {
             let Some(candidate) = self.candidates.get_mut(index) else { break };
             let Some(room) = rooms.get_mut(candidate.site) else { break };
             let taken = match candidate.given {
-                0 => room.take(1, self.bytes) == 1,
+                0 => room.take(1, candidate.share) == 1,
                 _ => room.take_one_more(),
             };
             if !taken {
@@ -279,6 +304,7 @@ fn as_told(workload: &InferenceWorkload, replicas: u32) -> Workload {
         tolerations: workload.tolerations.clone(),
         template: workload.template.clone(),
         results: workload.results.clone(),
+        parameters: Parameters::new(),
     }
 }
 
@@ -286,6 +312,23 @@ fn as_told(workload: &InferenceWorkload, replicas: u32) -> Workload {
 fn as_told_before(workload: &InferenceWorkload, older: &OlderTemplate, replicas: u32) -> Workload {
     let (revision, template) = (older.revision, older.template.clone());
     Workload { revision, template, ..as_told(workload, replicas) }
+}
+
+/// What a workload names, and what some of its nodes still run: the larger of the two, in each respect.
+fn named_by(
+    workload: &InferenceWorkload,
+    older: Option<&OlderTemplate>,
+    objects: &AttachedObjects,
+) -> Share {
+    let of = |template: &PodTemplate| {
+        let namespace = workload.key.namespace();
+        let names: BTreeSet<_> = template.references().map(|one| one.object(namespace)).collect();
+        let bytes = |name| objects.get(name).map_or(0, |object| object.item_bytes());
+        Share { bytes: names.iter().map(bytes).sum(), items: names.len() }
+    };
+    let (now, before) =
+        (of(&workload.template), older.map(|older| of(&older.template)).unwrap_or_default());
+    Share { bytes: now.bytes.max(before.bytes), items: now.items.max(before.items) }
 }
 
 /// What can't be encoded fits nowhere.

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 mod affinity;
+mod parameters;
 mod rollouts;
 
 /// What runs where while every workload has one template.
@@ -405,6 +406,7 @@ proptest! {
         let turned = Manifests {
             workloads: manifests.workloads.clone().into_iter().rev().collect(),
             nodes: manifests.nodes.clone().into_iter().rev().collect(),
+            ..Manifests::default()
         };
         let turned_nodes: Nodes = nodes.clone().into_iter().rev().collect();
         prop_assert_eq!(assign_all(&manifests, &nodes), assign_all(&turned, &turned_nodes));

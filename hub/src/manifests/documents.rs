@@ -1,20 +1,25 @@
-//! The documents of a file, and the two kinds that there are.
+//! The documents of a file, and the kinds that there are.
 //!
 //! A document that is refused does not hide what is wrong with the next: the text is split at the
 //! `---` lines first, each document is read by itself, and every problem is kept.
 
+use super::attached::{AttachedObject, Lookup, Standing, standing};
+use super::core_v1::{self, CORE_API_VERSION};
 use super::problem::{ManifestProblem, ManifestProblems};
 use super::yaml::{self, Refusal};
 use super::{EdgeNode, InferenceWorkload, Manifests, WORKLOADS_MAX, node, workload};
 use crate::api::API_VERSION;
 use serde::Deserialize;
-use shared::model::NodeId;
+use shared::model::{NodeId, ObjectKind, ObjectName, WorkloadKey};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Documents of a directory: an `EdgeNode` for each of 10 000 nodes, twice over.
 pub const DOCUMENTS_MAX: usize = 20_000;
 
 const KINDS: [&str; 2] = ["InferenceWorkload", "EdgeNode"];
+
+const CORE_KINDS: [&str; 2] = ["ConfigMap", "Secret"];
 
 /// Reads the documents of one file; `file` names it in problems.
 ///
@@ -32,6 +37,8 @@ pub(super) struct Collection {
     manifests: Manifests,
     /// The document in which each name was declared, by kind and name.
     declared: BTreeMap<String, String>,
+    /// The document of each workload that names ConfigMaps or Secrets: its file, first line and text.
+    naming: BTreeMap<WorkloadKey, (String, u64, String)>,
     documents: usize,
     problems: Vec<ManifestProblem>,
 }
@@ -61,11 +68,33 @@ impl Collection {
         }
     }
 
-    pub(super) fn finish(self) -> Result<Manifests, ManifestProblems> {
+    pub(super) fn finish(mut self) -> Result<Manifests, ManifestProblems> {
+        // Of what could not be read nobody knows whether it would be named.
+        if self.problems.is_empty() {
+            self.check_names();
+        }
         if self.problems.is_empty() {
             Ok(self.manifests)
         } else {
             Err(ManifestProblems::new(self.problems))
+        }
+    }
+
+    /// What a workload names must be declared: with the directory all of it is there, or will not come.
+    fn check_names(&mut self) {
+        let objects = &self.manifests.objects;
+        let look = |name: &ObjectName| match objects.get(name) {
+            Some(object) => Lookup::There(object),
+            None => Lookup::Absent,
+        };
+        for (key, (file, first_line, text)) in &self.naming {
+            let Some(workload) = self.manifests.workloads.get(key) else { continue };
+            if let Standing::Lacks((path, problem)) = standing(workload, look) {
+                let chunk = Chunk { first_line: *first_line, text };
+                let line = chunk.line(yaml::line_of(text, &path).unwrap_or(0));
+                let problem = format!("{problem} in the directory");
+                self.problems.push(ManifestProblem::new(file, line, &path, &problem));
+            }
         }
     }
 
@@ -90,11 +119,19 @@ impl Collection {
                 "member clusters are custom resources: expected a hub in Kubernetes".to_owned(),
             ),
             Document::Workload(workload) => {
+                if workload.template.names_objects() {
+                    let document = (file.to_owned(), chunk.first_line, chunk.text.to_owned());
+                    self.naming.insert(workload.key.clone(), document);
+                }
                 self.manifests.workloads.insert(workload.key.clone(), *workload);
                 Ok(())
             }
             Document::Node(id, node) => {
                 self.manifests.nodes.insert(id, node);
+                Ok(())
+            }
+            Document::Object(name, object) => {
+                self.manifests.objects.insert(name, Arc::new(object));
                 Ok(())
             }
         }
@@ -105,6 +142,7 @@ impl Collection {
 enum Document {
     Workload(Box<InferenceWorkload>),
     Node(NodeId, EdgeNode),
+    Object(ObjectName, AttachedObject),
 }
 
 impl Document {
@@ -112,6 +150,9 @@ impl Document {
         match self {
             Self::Workload(workload) => format!("InferenceWorkload `{}`", workload.key),
             Self::Node(id, _) => format!("EdgeNode `{id}`"),
+            Self::Object(name, _) => {
+                format!("{:?} `{}/{}`", name.kind, name.namespace, name.name)
+            }
         }
     }
 }
@@ -131,6 +172,19 @@ fn read_document(text: &str) -> Result<Option<Document>, Refusal> {
         let line = yaml::line_of(text, path).unwrap_or(0);
         Err(Refusal { line, path: path.to_owned(), problem })
     };
+    if head.api_version == CORE_API_VERSION {
+        let object = |kind| core_v1::read(text, kind);
+        let read = match head.kind.as_str() {
+            "ConfigMap" => object(ObjectKind::ConfigMap),
+            "Secret" => object(ObjectKind::Secret),
+            other => {
+                let [one, another] = CORE_KINDS;
+                let expected = format!("expected one of `{one}`, `{another}` of `v1`");
+                return refused("kind", format!("`{other}` is not known, {expected}"));
+            }
+        };
+        return read.map(|(name, object)| Some(Document::Object(name, object)));
+    }
     if head.api_version != API_VERSION {
         let found = &head.api_version;
         return refused("apiVersion", format!("`{found}` is not known, expected `{API_VERSION}`"));

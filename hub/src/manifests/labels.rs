@@ -18,6 +18,12 @@ const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 pub(crate) type Invalid = (String, String);
 
 /// # Errors
+/// What is wrong with the key of a label.
+pub(super) fn check_label_key(key: &str) -> Result<(), String> {
+    check_key(key)
+}
+
+/// # Errors
 /// The first label whose key or value has not the form of one.
 pub(super) fn check_labels(path: &str, labels: &BTreeMap<String, String>) -> Result<(), Invalid> {
     for (key, value) in labels {

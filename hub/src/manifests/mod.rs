@@ -7,20 +7,24 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `directory` | the files of a directory, within their limits |
-//! | `documents` | the documents of a file, and the two kinds that there are |
+//! | `documents` | the documents of a file, and the kinds that there are |
+//! | `core_v1`, `attached` | ConfigMaps and Secrets, and whether a workload has those that it names |
 //! | `workload`, `affinity`, `autoscaling`, `gpu`, `offline`, `results`, `rollout`, `node`, `labels` | what each kind may say |
 //! | `yaml` | one strict YAML document, and where in it a field stands |
 //! | `problem` | what was wrong, in words |
 //! | `watcher` | changes, without a restart |
 
 mod affinity;
+mod attached;
 mod autoscaling;
+mod core_v1;
 mod directory;
 mod documents;
 mod gpu;
 mod labels;
 mod node;
 mod offline;
+mod parameters;
 mod problem;
 mod results;
 mod rollout;
@@ -32,6 +36,8 @@ mod workload;
 mod yaml;
 
 pub(crate) use affinity::{EXPRESSION_VALUES_MAX, TERM_EXPRESSIONS_MAX, TERMS_MAX};
+pub use attached::{AttachedObject, AttachedObjects};
+pub(crate) use attached::{Lookup, Standing, standing};
 pub(crate) use autoscaling::CLUSTER_REPLICAS_MAX;
 pub use directory::{DIRECTORY_BYTES_MAX, FILE_BYTES_MAX, FILES_MAX, read_directory};
 pub use documents::{DOCUMENTS_MAX, parse_documents};
@@ -40,6 +46,7 @@ pub(crate) use node::edge_node;
 pub use node::{DRAIN_TAINT, HOSTNAME_LABEL};
 pub use offline::OfflinePolicy;
 pub(crate) use offline::{DELETION_DEADLINE_SECONDS, OFFLINE_SECONDS_MAX};
+pub(crate) use parameters::PARAMETERS_FROM_MAX;
 pub use problem::{ManifestProblem, ManifestProblems, PROBLEMS_MAX};
 pub(crate) use rollout::WAVES_MAX;
 
@@ -64,6 +71,8 @@ pub struct Manifests {
     pub workloads: BTreeMap<WorkloadKey, InferenceWorkload>,
     /// What the manifests say of nodes.
     pub nodes: BTreeMap<NodeId, EdgeNode>,
+    /// ConfigMaps and Secrets that workloads name.
+    pub objects: AttachedObjects,
 }
 
 /// How many pods a workload asks for.
@@ -110,6 +119,20 @@ pub struct InferenceWorkload {
     /// How many pods each member cluster has of it, by what they have to do.
     #[serde(default)]
     pub autoscaling: Option<AutoscalingSpec>,
+    /// Where each node's own environment variables come from; of several, a later one wins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters_from: Vec<ParametersFrom>,
+}
+
+/// A ConfigMap for each node, found by a label of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParametersFrom {
+    /// The beginning of the ConfigMaps' names; the label's value follows.
+    pub prefix: String,
+    /// The label.
+    pub label: String,
+    /// Whether a node without the label, or without its ConfigMap, may run the workload as well.
+    pub optional: bool,
 }
 
 impl InferenceWorkload {

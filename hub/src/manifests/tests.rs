@@ -114,11 +114,14 @@ fn equal_content_has_an_equal_revision_however_it_is_written() {
 #[test]
 fn fields_outside_the_subset_are_refused() {
     let typo = changed("livenessProbe", "livenesProbe");
-    assert_snapshot!(typo, @"w/ocr.yaml:13: spec.template.spec.containers[0].livenesProbe: unknown field, expected one of `name`, `image`, `command`, `args`, `workingDir`, `env`, `resources`, `ports`, `startupProbe`, `readinessProbe`, `livenessProbe`");
-    let volumes = changed("      containers:", "      volumes: []\n      containers:");
-    assert_snapshot!(volumes, @"w/ocr.yaml:8: spec.template.spec.volumes: unknown field, expected one of `containers`, `restartPolicy`, `terminationGracePeriodSeconds`");
-    let from = changed("          command:", "          envFrom: []\n          command:");
-    assert_snapshot!(from, @"w/ocr.yaml:10: spec.template.spec.containers[0].envFrom: unknown field, expected one of `name`, `image`, `command`, `args`, `workingDir`, `env`, `resources`, `ports`, `startupProbe`, `readinessProbe`, `livenessProbe`");
+    assert_snapshot!(typo, @"w/ocr.yaml:13: spec.template.spec.containers[0].livenesProbe: unknown field, expected one of `name`, `image`, `command`, `args`, `workingDir`, `env`, `resources`, `ports`, `startupProbe`, `readinessProbe`, `livenessProbe`, `envFrom`, `volumeMounts`");
+    let volumes =
+        changed("      containers:", "      volumes: [{name: v, emptyDir: {}}]\n      containers:");
+    assert_snapshot!(volumes, @"w/ocr.yaml:8: spec.template.spec.volumes[0].emptyDir: unknown field, expected one of `name`, `configMap`, `secret`");
+    let init = changed("      containers:", "      initContainers: []\n      containers:");
+    assert_snapshot!(init, @"w/ocr.yaml:8: spec.template.spec.initContainers: unknown field, expected one of `containers`, `restartPolicy`, `terminationGracePeriodSeconds`, `volumes`");
+    let secret = "          env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}]\n          command:";
+    assert_snapshot!(changed("          command:", secret), @"w/ocr.yaml:10: spec.template.spec.containers[0].env[0].valueFrom.secretKeyRef: a Secret reaches a pod as files only, never in its environment: expected a volume with `secret` and a mount of it");
     assert_snapshot!(changed("spec:\n  template", "status: {}\nspec:\n  template"), @"w/ocr.yaml:5: status: unknown field, expected one of `apiVersion`, `kind`, `metadata`, `spec`");
     assert_snapshot!(changed("{memory: 1Gi}", "{amd.com/gpu: 1}"), @"w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits[amd.com/gpu]: unknown field, expected one of `cpu`, `memory`, `nvidia.com/gpu`, `hinterland.dev/gpu-memory`");
 }

@@ -7,6 +7,7 @@ use super::autoscaling::check_autoscaling;
 use super::gpu::take_gpu;
 use super::labels::{Invalid, check_annotations, check_labels, check_tolerations};
 use super::offline::offline_policy_of;
+use super::parameters::parameters_of;
 use super::results::routes_of;
 use super::rollout::policy_of;
 use super::yaml::{self, Refusal, below};
@@ -94,6 +95,7 @@ pub(crate) fn inference_workload(
         results,
         rollout,
         offline_policy,
+        parameters_from,
     } = spec;
     let key = key_of(namespace, name)?;
     check_labels("metadata.labels", labels)?;
@@ -125,6 +127,7 @@ pub(crate) fn inference_workload(
         offline: offline_policy_of(offline_policy, replicas)?,
         mig,
         autoscaling,
+        parameters_from: parameters_of(parameters_from)?,
     };
     check_member_clusters(&workload)?;
     check_size(&workload)?;
@@ -193,6 +196,13 @@ fn check_member_clusters(workload: &InferenceWorkload) -> Result<(), Invalid> {
     if !workload.results.is_empty() {
         return refused("spec.results", "results are taken from pods on edge nodes only");
     }
+    if let Some(reference) = workload.template.references().next() {
+        let problem = "a ConfigMap or Secret does not travel to a member cluster yet";
+        return refused(&format!("spec.template.{}", reference.path), problem);
+    }
+    if !workload.parameters_from.is_empty() {
+        return refused("spec.parametersFrom", "parameters are those of edge nodes only");
+    }
     for (index, container) in workload.template.spec.containers.iter().enumerate() {
         let at = format!("spec.template.spec.containers[{index}]");
         if container.image.as_ref().is_none_or(String::is_empty) {
@@ -223,6 +233,8 @@ fn check_size(workload: &InferenceWorkload) -> Result<(), Invalid> {
         tolerations: workload.tolerations.clone(),
         template: workload.template.clone(),
         results: workload.results.clone(),
+        // What a node has of its own is counted where that is known.
+        parameters: BTreeMap::new(),
     };
     let refused = |problem| Err(("spec".to_owned(), problem));
     match encode("workload", &sent).map(|bytes| bytes.len()) {

@@ -5,10 +5,11 @@
 use serde_json::Value;
 
 /// Reasons of conditions that somebody can act on.
-const WARNINGS: [&str; 10] = [
+const WARNINGS: [&str; 11] = [
     "Denied",
     "Failed",
     "Invalid",
+    "MissingObjects",
     "NoAccess",
     "NoClusters",
     "NotApplied",

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `deletion` | a workload that is deleted is held until its pods are gone |
 //! | `objects` | objects as the API server has them, and the desired state that they make |
+//! | `attached` | ConfigMaps and Secrets that workloads name: which are watched, and what is known of them |
 //! | `reconciler` | what is due: desired state, statuses |
 //! | `pace` | when a status is looked at, and what is on its way |
 //! | `regression` | whether the API server was put back to an older state |
@@ -17,8 +18,10 @@
 //! | `cluster_status` | what it says of member clusters, and of workloads there |
 //!
 //! Each object stands for itself: one that is refused says so in its status, and the others go on. A
-//! change that is refused leaves in force what was accepted before it.
+//! change that is refused leaves in force what was accepted before it; so does one that names a ConfigMap or
+//! Secret that is not there, until it is.
 
+mod attached;
 mod cluster_status;
 mod deletion;
 mod events;
@@ -31,6 +34,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use attached::{Contents, Filter, Interest, Sight, Source};
 pub(crate) use deletion::{FinalizerPatch, PODS_FINALIZER};
 pub(crate) use objects::{Kind, Object, ObjectKey};
 pub(crate) use reconciler::{Change, Reconciler, StatusPatch};

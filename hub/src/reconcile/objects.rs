@@ -1,15 +1,16 @@
 //! Objects as the API server has them, and the desired state that they make.
 
+use super::attached::{Attached, Interest, Sight, Source, add_template, add_workload, names_some};
 use super::status;
 use crate::api::{EdgeClusterSpec, EdgeNodeSpec, InferenceWorkloadSpec};
 use crate::manifests::{
-    EdgeNode, InferenceWorkload, Invalid, Manifests, WORKLOADS_MAX, edge_node, inference_workload,
-    written_path,
+    EdgeNode, InferenceWorkload, Invalid, Manifests, Standing, WORKLOADS_MAX, edge_node,
+    inference_workload, written_path,
 };
 use crate::members::{Member, member_access};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use shared::model::{NodeId, UnixMs, WorkloadKey};
+use shared::model::{NodeId, PodTemplate, UnixMs, WorkloadKey};
 use std::collections::BTreeMap;
 
 /// The kinds that say what the fleet should run.
@@ -66,6 +67,10 @@ pub(crate) struct Verdict {
     pub(crate) generation: i64,
     /// The field's path and what was wrong with it.
     pub(crate) refused: Option<Invalid>,
+    /// Nothing is wrong with it but that it names what is not there.
+    pub(crate) awaits: bool,
+    /// It is not known yet whether all that it names is there.
+    pub(crate) reading: bool,
 }
 
 /// What an object says, once it was read.
@@ -95,6 +100,8 @@ pub(super) struct Held {
     pub(super) verdict: Verdict,
     /// What is in force: the newest that was accepted.
     accepted: Option<Said>,
+    /// What is written, while it waits for what it names.
+    written: Option<Box<InferenceWorkload>>,
 }
 
 impl Held {
@@ -113,7 +120,54 @@ impl Held {
             has_run: status::has_run(&status),
             verdict,
             accepted,
+            written: None,
         }
+    }
+
+    fn workloads(&self) -> impl Iterator<Item = &InferenceWorkload> {
+        let accepted = match &self.accepted {
+            Some(Said::Workload(workload)) => Some(workload.as_ref()),
+            _ => None,
+        };
+        self.written.as_deref().into_iter().chain(accepted)
+    }
+
+    /// Whether it names ConfigMaps or Secrets, as it is written or as it is in force.
+    fn names_some(&self) -> bool {
+        self.workloads().any(names_some)
+    }
+
+    /// What is written, as far as it is a workload that something may be missing of.
+    fn in_question(&self) -> Option<&InferenceWorkload> {
+        let is_as_written = self.verdict.refused.is_none() || self.verdict.awaits;
+        let workload = match (&self.written, &self.accepted) {
+            (Some(written), _) => Some(written),
+            (None, Some(Said::Workload(accepted))) if is_as_written => Some(accepted),
+            _ => None,
+        };
+        workload.map(Box::as_ref).filter(|workload| names_some(workload))
+    }
+
+    /// Looks again whether all is there that is named; whether something else is in force now.
+    fn review(&mut self, attached: &Attached) -> bool {
+        let Some(standing) = self.in_question().map(|workload| attached.standing(workload)) else {
+            return false;
+        };
+        let generation = self.verdict.generation;
+        self.verdict = Verdict { generation, ..Verdict::default() };
+        match standing {
+            Standing::Whole => {
+                let written = self.written.take();
+                let accepts = written.is_some();
+                self.accepted = written.map(Said::Workload).or(self.accepted.take());
+                return accepts;
+            }
+            Standing::NotRead => self.verdict.reading = true,
+            Standing::Lacks(what) => {
+                (self.verdict.refused, self.verdict.awaits) = (Some(what), true);
+            }
+        }
+        false
     }
 
     pub(super) fn uid(&self) -> &str {
@@ -174,12 +228,18 @@ pub(super) struct Objects {
     /// Workloads as the hub's last start accepted them: they stay in force where what is written now is
     /// refused.
     earlier: BTreeMap<WorkloadKey, InferenceWorkload>,
+    /// The ConfigMaps and Secrets that they name.
+    attached: Attached,
+    /// Others may be named now than are watched.
+    names_changed: bool,
+    /// What is named was asked for once.
+    asked: bool,
 }
 
 impl Objects {
     pub(super) fn new(earlier: impl Iterator<Item = InferenceWorkload>) -> Self {
         let earlier = earlier.map(|workload| (workload.key.clone(), workload)).collect();
-        Self { held: BTreeMap::new(), earlier }
+        Self { earlier, ..Self::default() }
     }
 
     /// An object that is there, or has changed; whether that may change the desired state.
@@ -192,16 +252,64 @@ impl Objects {
             return false;
         }
         let earlier = match self.held.remove(&object.key) {
-            Some(held) => held.accepted,
+            Some(held) => {
+                self.names_changed |= held.names_some();
+                held.accepted
+            }
             None => self.accepted_earlier(&object),
         };
-        let (accepted, refused) = match self.read(&object) {
-            Ok(said) => (Some(said), None),
-            Err(refused) => (earlier, Some(refused)),
+        let (accepted, written, refused) = match self.read(&object) {
+            // Something may be missing of it.
+            Ok(Said::Workload(written)) if names_some(&written) => (earlier, Some(written), None),
+            Ok(said) => (Some(said), None, None),
+            Err(refused) => (earlier, None, Some(refused)),
         };
-        let verdict = Verdict { generation: object.generation, refused };
-        self.held.insert(object.key.clone(), Held::new(object, verdict, accepted));
+        let verdict = Verdict { generation: object.generation, refused, ..Verdict::default() };
+        let key = object.key.clone();
+        let mut held = Held { written, ..Held::new(object, verdict, accepted) };
+        self.names_changed |= held.names_some();
+        held.review(&self.attached);
+        self.held.insert(key, held);
         true
+    }
+
+    /// What is to be watched of ConfigMaps and Secrets, where it is something else than before: what workloads
+    /// name as they are written and as they are in force, and what templates name that nodes run.
+    pub(super) fn take_interest<'a>(
+        &mut self,
+        templates: impl Iterator<Item = (&'a str, &'a PodTemplate)>,
+    ) -> Option<Interest> {
+        // At first what nodes run may name what no workload does any more.
+        if !std::mem::take(&mut self.names_changed) && std::mem::replace(&mut self.asked, true) {
+            return None;
+        }
+        self.asked = true;
+        let mut interest = Interest::new();
+        for held in self.held.values() {
+            held.workloads().for_each(|workload| add_workload(&mut interest, workload));
+        }
+        templates
+            .for_each(|(namespace, template)| add_template(&mut interest, namespace, template));
+        self.attached.watch(interest)
+    }
+
+    /// Something was seen of ConfigMaps or Secrets.
+    pub(super) fn handle_attached(&mut self, source: Source, sight: Sight) {
+        self.attached.handle(source, sight);
+        for held in self.held.values_mut() {
+            // What was accepted before may name what nothing names any more.
+            self.names_changed |= held.review(&self.attached);
+        }
+    }
+
+    /// Whether all is known of ConfigMaps and Secrets that there is to know.
+    pub(super) fn is_attached_read(&self) -> bool {
+        !self.names_changed && self.attached.is_read()
+    }
+
+    /// ConfigMaps and Secrets that can't be read, in words.
+    pub(super) fn unread(&self) -> impl Iterator<Item = String> {
+        self.attached.problems()
     }
 
     /// Not for one that never ran: then it is another one of the same name.
@@ -221,7 +329,9 @@ impl Objects {
 
     /// An object that is there no more; whether it was there.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
-        self.held.remove(key).is_some()
+        let removed = self.held.remove(key);
+        self.names_changed |= removed.as_ref().is_some_and(Held::names_some);
+        removed.is_some()
     }
 
     pub(super) fn get(&self, key: &ObjectKey) -> Option<&Held> {
@@ -248,7 +358,7 @@ impl Objects {
 
     /// The desired state of the fleet.
     pub(super) fn manifests(&self) -> Manifests {
-        let mut manifests = Manifests::default();
+        let mut manifests = Manifests { objects: self.attached.objects(), ..Manifests::default() };
         let wanted = self.held.values().filter(|held| held.deletion.is_none());
         for said in wanted.filter_map(|held| held.accepted.clone()) {
             match said {

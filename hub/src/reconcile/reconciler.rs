@@ -1,5 +1,6 @@
 //! What is due: desired state once every object is known, and statuses that differ from the stored.
 
+use super::attached::{Interest, Sight, Source};
 use super::cluster_status::{InClusters, cluster_status, workload_in_clusters};
 use super::deletion::{Deletions, FinalizerPatch, Remaining};
 use super::events::{ObjectEvent, events_between};
@@ -15,7 +16,7 @@ use crate::members::{Member, MemberReport};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
-use shared::model::{NodeId, UnixMs};
+use shared::model::{NodeId, PodTemplate, UnixMs};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What was seen of the API server's objects.
@@ -41,6 +42,8 @@ pub(crate) enum Change {
     Watched(Kind, Result<(), String>),
     /// How a member cluster is.
     Member(Box<MemberReport>),
+    /// What was seen of ConfigMaps or Secrets.
+    Attached(Source, Sight),
 }
 
 /// A status to be written.
@@ -129,6 +132,10 @@ impl Reconciler {
             Change::Watched(kind, Ok(())) => drop(self.unwatched.remove(&kind)),
             Change::Watched(kind, Err(problem)) => drop(self.unwatched.insert(kind, problem)),
             Change::Member(report) => self.members_told(*report),
+            Change::Attached(source, sight) => {
+                self.objects.handle_attached(source, sight);
+                self.changed = true;
+            }
         }
     }
 
@@ -168,6 +175,18 @@ impl Reconciler {
         Some((manifests, seen))
     }
 
+    /// The ConfigMaps and Secrets that are to be watched from now on, once every workload is known and where
+    /// they are others than before. `templates` are those that nodes may run, with their namespaces.
+    pub(crate) fn take_interest<'a>(
+        &mut self,
+        templates: impl Iterator<Item = (&'a str, &'a PodTemplate)>,
+    ) -> Option<Interest> {
+        if !self.is_listed() {
+            return None;
+        }
+        self.objects.take_interest(templates)
+    }
+
     /// Each member cluster with what it should have, once that is known.
     pub(crate) fn members(&self) -> Option<BTreeMap<String, (Member, Vec<InferenceWorkload>)>> {
         self.taken.then(|| self.objects.members())
@@ -178,7 +197,9 @@ impl Reconciler {
     }
 
     fn is_held_back(&self) -> bool {
-        !self.taken && self.objects.unknown().next().is_some()
+        let is_known =
+            || self.objects.is_attached_read() && self.objects.unknown().next().is_none();
+        !self.taken && !is_known()
     }
 
     /// What people must mend, in words: at most [`PROBLEMS_MAX`].
@@ -207,14 +228,9 @@ impl Reconciler {
         });
         let is_put_back = self.regression.is_found() && self.is_listed();
         let put_back = is_put_back.then(|| self.regression.in_words(&self.objects.manifests()));
-        let all = put_back
-            .flatten()
-            .into_iter()
-            .chain(unwatched)
-            .chain(unwritten)
-            .chain(unfinalized)
-            .chain(unknown)
-            .chain(refused);
+        let put_back = put_back.flatten().into_iter();
+        let of_watches = put_back.chain(unwatched).chain(self.objects.unread());
+        let all = of_watches.chain(unwritten).chain(unfinalized).chain(unknown).chain(refused);
         all.take(PROBLEMS_MAX).collect()
     }
 
@@ -239,7 +255,9 @@ impl Reconciler {
         let views = core.workload_views().map(|view| (view.workload.clone(), view)).collect();
         let mut patches = vec![];
         for key in keys {
-            let Some(held) = self.objects.get(&key) else { continue };
+            let Some(held) = self.objects.get(&key).filter(|held| !held.verdict.reading) else {
+                continue;
+            };
             let stored = self.pace.status(&key).cloned().unwrap_or_else(|| held.status());
             let (status, is_held_back) = self.status_of(&key, held, &stored, core, &views, now);
             let differs = status.filter(|status| *status != stored);

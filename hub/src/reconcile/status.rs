@@ -128,7 +128,8 @@ pub(super) fn acceptance(verdict: &Verdict) -> Aspect {
         None => Aspect::new("Accepted", ConditionStatus::True, "Valid", ""),
         Some((path, problem)) => {
             let message = format!("{path}: {problem}");
-            Aspect::new("Accepted", ConditionStatus::False, "Invalid", message)
+            let reason = if verdict.awaits { "MissingObjects" } else { "Invalid" };
+            Aspect::new("Accepted", ConditionStatus::False, reason, message)
         }
     }
 }

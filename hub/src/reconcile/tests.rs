@@ -12,6 +12,8 @@ use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
 use shared::trust::signature::SigningKey;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod attached;
+
 const NOW: UnixMs = UnixMs(1_764_000_000_000);
 
 fn core() -> HubCore {

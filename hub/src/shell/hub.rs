@@ -173,7 +173,7 @@ impl<S: HubStore> Hub<S> {
 
     fn handle_change(&mut self, change: Change) {
         let Some(kubernetes) = &mut self.kubernetes else { return };
-        let taken_over = kubernetes.handle(change);
+        let taken_over = kubernetes.handle(change, &self.core);
         self.take_over(taken_over);
     }
 

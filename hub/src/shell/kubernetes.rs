@@ -4,7 +4,9 @@ use crate::cluster;
 use crate::core::{Event, HubCore};
 use crate::manifests::{InferenceWorkload, Manifests};
 use crate::members::{self, Member, MemberDesired};
-use crate::reconcile::{Change, FinalizerPatch, Kind, Reconciler, SeenState, StatusPatch};
+use crate::reconcile::{
+    Change, Filter, FinalizerPatch, Interest, Kind, Reconciler, SeenState, Source, StatusPatch,
+};
 use kube::Client;
 use shared::model::UnixMs;
 use std::collections::BTreeMap;
@@ -27,11 +29,49 @@ const STATUS_SHARE: u32 = 20;
 pub(super) struct Kubernetes {
     reconciler: Reconciler,
     members: Members,
+    attached: AttachedWatches,
     patches: mpsc::Sender<StatusPatch>,
     finalizers: mpsc::Sender<FinalizerPatch>,
     /// When statuses are to be looked at.
     due: Option<Instant>,
     not_before: Instant,
+}
+
+/// The tasks that watch ConfigMaps and Secrets.
+struct AttachedWatches {
+    client: Client,
+    changes: mpsc::Sender<Change>,
+    /// Says that the API server was put back, so that its watches are worth nothing.
+    begins_anew: watch::Receiver<()>,
+    running: BTreeMap<Source, Watch>,
+}
+
+/// One task; it ends with this.
+struct Watch {
+    filter: Filter,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl AttachedWatches {
+    fn watch(&mut self, interest: Interest) {
+        self.running.retain(|source, watch| interest.get(source) == Some(&watch.filter));
+        for (source, filter) in interest {
+            let (client, changes) = (self.client.clone(), self.changes.clone());
+            self.running.entry(source).or_insert_with_key(|source| {
+                let (of, kept) = (source.clone(), filter.clone());
+                let begins_anew = self.begins_anew.clone();
+                let watch = cluster::watch_attached(client, of, kept, begins_anew, changes);
+                let task = tokio::spawn(watch);
+                Watch { filter, task }
+            });
+        }
+    }
 }
 
 /// The tasks that keep member clusters.
@@ -96,14 +136,28 @@ impl Kubernetes {
         tokio::spawn(cluster::write(client.clone(), to_write, seen.clone()));
         let (finalizers, to_finalize) = mpsc::channel(WAITING_MAX);
         tokio::spawn(cluster::write_finalizers(client.clone(), to_finalize, seen.clone()));
+        let attached = AttachedWatches {
+            client: client.clone(),
+            changes: seen.clone(),
+            begins_anew,
+            running: BTreeMap::new(),
+        };
         let members = Members { client, changes: seen, kept: BTreeMap::new() };
         let (reconciler, not_before) = (Reconciler::new(earlier, before), Instant::now());
-        (Self { reconciler, members, patches, finalizers, due: None, not_before }, changes)
+        let due = None;
+        (Self { reconciler, members, attached, patches, finalizers, due, not_before }, changes)
     }
 
     /// Something was seen; the desired state, where it may be another now.
-    pub(super) fn handle(&mut self, change: Change) -> Option<(Manifests, SeenState)> {
+    pub(super) fn handle(
+        &mut self,
+        change: Change,
+        core: &HubCore,
+    ) -> Option<(Manifests, SeenState)> {
         self.reconciler.handle(change);
+        if let Some(interest) = self.reconciler.take_interest(core.templates()) {
+            self.attached.watch(interest);
+        }
         self.take_over()
     }
 

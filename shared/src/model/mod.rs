@@ -2,6 +2,7 @@
 //!
 //! Plain values without behaviour that reaches outside: nothing here encodes, sends or stores.
 
+mod attached;
 mod event;
 mod gpu;
 mod ids;
@@ -11,8 +12,14 @@ mod quantity;
 mod result;
 mod status;
 mod time;
+mod volume;
+mod volume_check;
 mod workload;
 
+pub use attached::{
+    ConfigItem, ObjectKind, ObjectName, Reference, SecretBytes, SecretData, SecretItem,
+    check_object_key, check_object_name,
+};
 pub use event::{BootOffset, NodeEvent};
 pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
 pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
@@ -31,6 +38,10 @@ pub use status::{
     Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus, ReservedResources,
 };
 pub use time::{BootClock, ClockQuality, ClockStamp, MonotonicMs, Now, UnixMs};
+pub use volume::{
+    ConfigMapKeySelector, ConfigMapRef, ConfigMapVolume, EnvFromSource, EnvVarSource, FilesOnly,
+    KeyToPath, SecretVolume, Volume, VolumeMount,
+};
 pub use workload::{
     GpuRequest, InvalidWorkload, PodResources, Taint, TaintEffect, Toleration, TolerationOperator,
     Workload,

@@ -7,6 +7,7 @@
 //! appended, never removed, renamed in meaning or reordered.
 
 use super::quantity::{CpuQuantity, MemoryQuantity};
+use super::volume::{EnvFromSource, EnvVarSource, Volume, VolumeMount};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -45,6 +46,9 @@ pub struct PodSpec {
     /// Seconds between SIGTERM and SIGKILL.
     #[serde(default = "default_grace_seconds")]
     pub termination_grace_period_seconds: u32,
+    /// ConfigMaps and Secrets whose keys become files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
 }
 
 fn default_grace_seconds() -> u32 {
@@ -99,9 +103,15 @@ pub struct Container {
     /// Whether the pod must be restarted.
     #[serde(default)]
     pub liveness_probe: Option<Probe>,
+    /// ConfigMaps whose keys become environment variables; a later one wins, `env` over all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_from: Vec<EnvFromSource>,
+    /// Where the pod finds its volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volume_mounts: Vec<VolumeMount>,
 }
 
-/// An environment variable with a literal value.
+/// An environment variable: a literal value, or that of a key of a ConfigMap.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EnvVar {
@@ -110,6 +120,9 @@ pub struct EnvVar {
     /// Its value.
     #[serde(default)]
     pub value: String,
+    /// Where its value comes from instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<EnvVarSource>,
 }
 
 /// What a container asks for and may use at most. GPUs are given in `limits`, as in Kubernetes.

@@ -4,8 +4,11 @@ use super::ids::{PodId, Revision, WorkloadKey};
 use super::pod::{Container, PodTemplate, Probe};
 use super::quantity::{CpuQuantity, MemoryQuantity};
 use super::result::ResultRoute;
+use super::volume_check::validate_volumes;
 use crate::limits;
+use crate::wire::{Digest, encode};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// What a node is to run of one workload: an item of desired state.
@@ -28,6 +31,10 @@ pub struct Workload {
     /// Where the pods' results go; see [`super::route`]. Changing it restarts nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<ResultRoute>,
+    /// Environment variables that are this node's own, as its camera's address. Changing them restarts the
+    /// pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
 }
 
 impl Workload {
@@ -36,6 +43,18 @@ impl Workload {
     pub fn pods(&self) -> impl Iterator<Item = PodId> + '_ {
         (0..self.replicas.min(limits::REPLICAS_PER_NODE_MAX))
             .map(|ordinal| PodId { workload: self.key.clone(), ordinal })
+    }
+
+    /// Names this content of `parameters`: 0 where there are none, and never where there are some.
+    #[must_use]
+    pub fn parameters_id(&self) -> u64 {
+        if self.parameters.is_empty() {
+            return 0;
+        }
+        // Texts are always encoded.
+        let bytes = encode("parameters", &self.parameters).unwrap_or_default();
+        let Digest([a, b, c, d, e, f, g, h, ..]) = Digest::of(&bytes);
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(1)
     }
 }
 
@@ -136,7 +155,7 @@ pub struct InvalidWorkload {
     pub problem: String,
 }
 
-fn invalid(path: impl Into<String>, problem: impl Into<String>) -> InvalidWorkload {
+pub(super) fn invalid(path: impl Into<String>, problem: impl Into<String>) -> InvalidWorkload {
     InvalidWorkload { path: path.into(), problem: problem.into() }
 }
 
@@ -158,7 +177,8 @@ impl PodTemplate {
                 format!("{grace} is over {}", limits::GRACE_PERIOD_SECONDS_MAX),
             ));
         }
-        validate_container(container)
+        validate_container(container)?;
+        validate_volumes(&self.spec, container)
     }
 
     /// The resources that placement counts.
@@ -296,14 +316,17 @@ mod tests {
         let bytes = encode("workload", &earlier).unwrap();
         let mut workload: Workload = decode("workload", &bytes, 4096).unwrap();
         assert!(workload.results.is_empty());
+        assert_eq!(workload.parameters_id(), 0);
         assert_eq!(encode("workload", &workload).unwrap(), bytes);
         workload.results = vec![ResultRoute {
             topic: "*".to_owned(),
             sink: "default".to_owned(),
             thinning: Some(Thinning::Deadband { field: "/value".to_owned(), by_millionths: 5 }),
         }];
+        workload.parameters = BTreeMap::from([("CAMERA".to_owned(), "10.0.0.7".to_owned())]);
         let bytes = encode("workload", &workload).unwrap();
         assert_eq!(decode::<Workload>("workload", &bytes, 4096).unwrap(), workload);
+        assert_ne!(workload.parameters_id(), 0);
         // An earlier agent passes over what it does not know.
         assert_eq!(decode::<Earlier>("workload", &bytes, 4096).unwrap(), earlier);
     }

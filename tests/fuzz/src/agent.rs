@@ -194,6 +194,7 @@ impl Bench {
                     None
                 }
                 Effect::Stop { .. }
+                | Effect::Attach { .. }
                 | Effect::Forget { .. }
                 | Effect::Probe(_)
                 | Effect::TrustTime(_) => None,
@@ -322,6 +323,7 @@ impl Bench {
             state: ObservedState::Running { started_at: UnixMs(1) },
             placement: Default::default(),
             taken: None,
+            parameters_id: start.parameters_id,
         };
         let observations = self.started.iter().rev().take(4).map(observe).collect();
         self.session = None;

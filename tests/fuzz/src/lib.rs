@@ -11,7 +11,8 @@
 //! | `wire` | envelope, message, map, telemetry, names |
 //! | `mqtt` | packets of MQTT, at both ends |
 //! | `records` | what the store holds, each kind of record |
-//! | `trust` | signed documents, sessions, certificates, enrolments, sealed records |
+//! | `trust` | signed documents, sessions, certificates, enrolments, sealed records,
+//! | | ConfigMaps and Secrets as they travel |
 //! | `machines` | log receiver, map receiver, outbox |
 //! | `budget` | the link's budget |
 //! | `agent`, `hub` | the cores on a hostile store and against a hostile peer |
@@ -68,6 +69,7 @@ pub const TARGETS: &[Target] = &[
     ("registry", files::registry),
     ("result_body", pods::result_body),
     ("sealed", trust::sealed),
+    ("secret", trust::secret),
     ("session", trust::session),
     ("shim", files::shim),
     ("signed", trust::signed),

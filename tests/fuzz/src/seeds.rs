@@ -23,9 +23,9 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 use shared::model::{
-    ClockQuality, Condition, ConditionStatus, GpuInventory, LinkBudget, MonotonicMs, NodeCapacity,
-    NodeEvent, NodeStatus, Now, PodId, PodPhase, PodStatus, ReservedResources, Revision, UnixMs,
-    Workload,
+    ClockQuality, Condition, ConditionStatus, ConfigItem, GpuInventory, LinkBudget, MonotonicMs,
+    NodeCapacity, NodeEvent, NodeStatus, Now, PodId, PodPhase, PodStatus, ReservedResources,
+    Revision, SecretBytes, SecretData, SecretItem, UnixMs, Workload,
 };
 use shared::sync::{Budget, LinkClass, LogMeta, LogReceiver, MapContent};
 use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
@@ -75,6 +75,7 @@ pub fn write(folder: &Path) {
     budgets(&corpus);
     stores(&corpus);
     trust(&corpus);
+    secrets(&corpus);
     certificates(&corpus);
     files(&corpus);
     for (target, seed) in crate::pods::seeds() {
@@ -184,6 +185,7 @@ fn workload() -> Workload {
         tolerations: vec![],
         template: declared.template,
         results: vec![],
+        parameters: [("CAMERA".to_owned(), "10.0.0.7".to_owned())].into(),
     }
 }
 
@@ -237,6 +239,7 @@ fn pod_record() -> PodRecord {
         last_exit_code: Some(1),
         completed: None,
         taken: None,
+        parameters_id: 0,
     }
 }
 
@@ -401,6 +404,20 @@ fn trust(corpus: &Corpus) {
     for mode in 0..4 {
         let place = Output::default().byte(mode).byte(2).chunk(b"default/ocr");
         corpus.add("sealed", &[place.number(3).byte(8).bytes(), vec![7; 200]].concat());
+    }
+}
+
+fn secrets(corpus: &Corpus) {
+    let item = ConfigItem { data: [("ocr.toml".to_owned(), ByteBuf::from(*b"a = 1"))].into() };
+    corpus.add("secret", &[&[0], encoded(&item).as_slice()].concat());
+    let data = SecretData::from([("token".to_owned(), SecretBytes::new(b"hunter2".to_vec()))]);
+    corpus.add("secret", &[&[1], encoded(&data).as_slice()].concat());
+    let (uid, version) = ("1".to_owned(), ByteBuf::from(*b"12345678"));
+    let sealed = SecretItem { uid, version, sealed: ByteBuf::from([7; 64]) };
+    corpus.add("secret", &[&[2], encoded(&sealed).as_slice()].concat());
+    for bit in [3, 8] {
+        let seed = Output::default().byte(3).number(40).byte(bit).chunk(b"token").bytes();
+        corpus.add("secret", &[seed, b"hunter2".to_vec()].concat());
     }
 }
 

@@ -9,16 +9,21 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
-use shared::model::{MonotonicMs, NodeId, UnixMs};
+use shared::limits::MAP_ITEM_BYTES_MAX;
+use shared::model::{
+    ConfigItem, MonotonicMs, NodeId, ObjectKind, ObjectName, SecretBytes, SecretData, SecretItem,
+    UnixMs,
+};
 use shared::sync::{AgentSession, HubSession};
 use shared::trust::certificate::{
     CertificateAuthority, node_of_certificate, serial_of_certificate, validity_of, verify_issued_by,
 };
 use shared::trust::enrollment::Enrollment;
 use shared::trust::record::{Keyring, RecordPlace, WrappingKey};
+use shared::trust::seal::{open_secret, seal_secret};
 use shared::trust::session::{Initiator, Responder, SealedSession, SessionPrivateKey};
 use shared::trust::signature::SigningKey;
-use shared::wire::{MapHeader, Message, desired_header_context, encode};
+use shared::wire::{MapHeader, Message, decode, desired_header_context, encode};
 use std::sync::OnceLock;
 
 /// The node of every target.
@@ -282,6 +287,42 @@ pub fn sealed(data: &[u8]) {
             wrapped.truncate(usize::try_from(length).unwrap_or(usize::MAX).max(1));
             let whole = wrapped.len() == Keyring::WRAPPED_BYTES && bit == 8;
             assert_eq!(Keyring::unwrap(&wrapping, &wrapped).is_ok(), whole);
+        }
+    }
+}
+
+/// ConfigMaps and Secrets, as they travel beside workloads.
+///
+/// # Panics
+/// When a changed or forged Secret opens, or a genuine one does not.
+pub fn secret(data: &[u8]) {
+    let mut input = Input::new(data);
+    let mode = input.byte() % 4;
+    let (kind, namespace) = (ObjectKind::Secret, "default".to_owned());
+    let name = ObjectName { kind, namespace, name: "keys".to_owned() };
+    match mode {
+        0 => survives::<ConfigItem>("ConfigMap", input.rest(), MAP_ITEM_BYTES_MAX),
+        1 => survives::<SecretData>("Secret's data", input.rest(), MAP_ITEM_BYTES_MAX),
+        2 => {
+            let bytes = input.rest();
+            survives::<SecretItem>("Secret", bytes, MAP_ITEM_BYTES_MAX);
+            if let Ok(item) = decode::<SecretItem>("Secret", bytes, MAP_ITEM_BYTES_MAX) {
+                let opened = open_secret(&node_key(), &node(), &name, &item);
+                assert!(opened.is_err(), "a forged Secret opened");
+            }
+        }
+        _ => {
+            let (at, bit) = (input.number(), input.byte() % 9);
+            let key = String::from_utf8_lossy(input.chunk()).into_owned();
+            let content = SecretData::from([(key, SecretBytes::new(input.rest().to_vec()))]);
+            let to = node_key().public();
+            let sealed = seal_secret(&signing_key(), (&node(), &to), &name, "1", &content);
+            let mut item = sealed.expect("it can be sealed");
+            let mut bytes = item.sealed.to_vec();
+            flip(&mut bytes, at, bit);
+            item.sealed = bytes.into();
+            let opened = open_secret(&node_key(), &node(), &name, &item).ok();
+            assert_eq!(opened, (bit == 8).then_some(content));
         }
     }
 }

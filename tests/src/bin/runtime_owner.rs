@@ -70,6 +70,8 @@ fn request(instance: u64, script: String) -> anyhow::Result<StartRequest> {
         gpu_memory_bytes: None,
         taken: MainShare::default(),
         grace_seconds: 30,
+        parameters_id: 0,
+        volumes: vec![],
     })
 }
 
@@ -78,6 +80,7 @@ fn words_of(event: &RuntimeEvent) -> String {
         RuntimeEvent::Started { .. } => "started".to_owned(),
         RuntimeEvent::StartFailed { reason, message, .. } => format!("failed {reason} {message}"),
         RuntimeEvent::Exited { code, .. } => format!("exited {code}"),
+        RuntimeEvent::NotAttached { message, .. } => format!("not attached {message}"),
         RuntimeEvent::Probed { result, .. } => format!("probed {result:?}"),
     }
 }

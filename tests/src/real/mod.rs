@@ -10,6 +10,7 @@
 //! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
 //! | `fault_proxy.rs` | an HTTP server in trouble |
 //! | `http.rs` | one request and its answer |
+//! | `search.rs` | what lies in the files of a folder |
 //! | `recording.rs` | what processes do to their files, operation by operation |
 //! | `proxy.rs` | the judge of bytes: a link whose packets are counted, slowed, cut and lost |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
@@ -35,4 +36,5 @@ pub mod proxy;
 pub mod raw_node;
 pub mod recording;
 pub mod replicas;
+pub mod search;
 pub mod site;

@@ -3,7 +3,7 @@
 use edge_agent::placement::{MainShare, Placement};
 use edge_agent::ports::{
     InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
-    StartRequest,
+    StartRequest, VolumeContent,
 };
 use shared::model::{PodId, Revision, UnixMs};
 use std::cell::RefCell;
@@ -47,6 +47,7 @@ pub(super) struct Running {
     /// Its share of a shared GPU's memory.
     pub(super) gpu_memory_bytes: Option<u64>,
     taken: MainShare,
+    parameters_id: u64,
     state: ObservedState,
 }
 
@@ -130,6 +131,7 @@ impl Runtime for Machine {
                 gpu_memory_bytes: running.gpu_memory_bytes,
             },
             taken: Some(running.taken),
+            parameters_id: running.parameters_id,
         };
         Ok(inner.pods.iter().map(observation).collect())
     }
@@ -155,6 +157,7 @@ impl Runtime for Machine {
             gpus: request.gpus,
             gpu_memory_bytes: request.gpu_memory_bytes,
             taken: request.taken,
+            parameters_id: request.parameters_id,
             state: ObservedState::Running { started_at },
         };
         inner.pods.insert(request.pod.clone(), running);
@@ -188,6 +191,8 @@ impl Runtime for Machine {
             inner.pods.remove(pod);
         }
     }
+
+    fn attach(&mut self, _: &PodId, _: InstanceId, _: Vec<VolumeContent>) {}
 
     fn probe(&mut self, request: ProbeRequest) {
         let ProbeRequest { pod, instance, kind, .. } = request;

@@ -142,6 +142,7 @@ impl Fleet {
         Manifests {
             workloads: workloads.collect(),
             nodes: self.budgets.iter().map(budgeted).collect(),
+            ..Manifests::default()
         }
     }
 
@@ -191,6 +192,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
                 containers: vec![container],
                 restart_policy: RestartPolicy::Always,
                 termination_grace_period_seconds: 5,
+                volumes: vec![],
             },
         },
         results: routes(wanted.sink),
@@ -200,6 +202,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
         offline: OfflinePolicy::default(),
         mig: None,
         autoscaling: None,
+        parameters_from: vec![],
     }
 }
 

@@ -35,7 +35,9 @@ const PLAIN: &str = "{containers: [{name: server, command: [server]}]}";
 #[test]
 fn the_examples_are_accepted_as_they_are() {
     cluster().kubectl(&["create", "namespace", "inspection"]).unwrap();
-    for example in ["classifier", "edge-node", "kubernetes/member-cluster", "shared-gpu"] {
+    for example in
+        ["classifier", "configured", "edge-node", "kubernetes/member-cluster", "shared-gpu"]
+    {
         let file = format!("{}/../deploy/examples/{example}.yaml", env!("CARGO_MANIFEST_DIR"));
         // The server warns of a field that it does not know; `strict` refuses it.
         cluster().kubectl(&["apply", "--server-side", "--validate=strict", "-f", &file]).unwrap();
@@ -57,7 +59,7 @@ fn nonsense_is_refused_with_a_message_that_names_the_field() {
         ),
         (
             workload("volumes", "{}", "{volumes: [{name: a, emptyDir: {}}], containers: [{name: a, command: [a]}]}"),
-            "template.spec.volumes: is not supported on edge nodes",
+            "template.spec.volumes[].emptyDir: is not supported on edge nodes",
         ),
         (
             workload("privileged", "{}", &pod(", securityContext: {privileged: true}")),

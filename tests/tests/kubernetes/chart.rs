@@ -12,6 +12,7 @@ use tests::real::process::wait_until;
 
 const RBAC: &str = include_str!("../../../deploy/rbac/hub.yaml");
 const RBAC_REPLICATED: &str = include_str!("../../../deploy/rbac/hub-replicated.yaml");
+const RBAC_SECRETS: &str = include_str!("../../../deploy/rbac/hub-secrets.yaml");
 const DASHBOARD: &str = include_str!("../../../deploy/chart/files/dashboard.json");
 
 fn deploy(part: &str) -> String {
@@ -167,6 +168,20 @@ fn values_that_nobody_could_run_are_refused_and_toggles_do_what_they_say() {
     let rules = |role| cluster.get(&["role", role, "-n", "hinterland"]).unwrap()["rules"].clone();
     assert_eq!(rules("hub-replicated"), rules("hinterland-hub-replicated"));
     cluster.get(&["pdb", "hub", "-n", "hinterland"]).unwrap();
+    // Secrets of the namespaces that are named, and of no other.
+    cluster.kubectl(&["create", "namespace", "inspection"]).unwrap();
+    helm(&cluster, "upgrade", &[&three[..], &["secrets.namespaces={inspection}"]].concat())
+        .unwrap();
+    cluster.apply(RBAC_SECRETS).unwrap();
+    let of_chart = cluster.get(&["role", "hinterland-hub-secrets", "-n", "inspection"]).unwrap();
+    let of_file = cluster.get(&["clusterrole/hinterland-hub-secrets"]).unwrap();
+    assert_eq!(of_chart["rules"], of_file["rules"]);
+    let can = |namespace: &str| {
+        let words = ["auth", "can-i", "list", "secrets", "-n", namespace];
+        let user = "--as=system:serviceaccount:hinterland:hub";
+        cluster.kubectl(&[&words[..], &[user]].concat()).is_ok()
+    };
+    assert!(can("inspection") && !can("default") && !can("kube-system"));
 }
 
 #[test]

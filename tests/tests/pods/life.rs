@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_pod_has_the_environment_it_was_given_and_nothing_of_the_agent_s() {
-    let (node, env) = (Node::new(), EnvVar { name: "MODEL".into(), value: "a b".into() });
+    let (node, env) =
+        (Node::new(), EnvVar { name: "MODEL".into(), value: "a b".into(), value_from: None });
     let mut agent = Agent::new(&node);
     let mut request = request(1, "");
     request.container.command = vec!["env".to_owned()];

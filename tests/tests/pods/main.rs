@@ -8,6 +8,7 @@
 //! | `adoption.rs` | what is left of it when its agent, its shim or the power went away |
 //! | `limits.rs` | what it may use, and what it used |
 //! | `probes.rs` | whether it answers |
+//! | `volumes.rs` | the files that it has of ConfigMaps and Secrets |
 
 #![allow(
     clippy::unwrap_used,
@@ -23,3 +24,4 @@ mod life;
 mod limits;
 mod probes;
 mod scene;
+mod volumes;

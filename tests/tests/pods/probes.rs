@@ -28,7 +28,8 @@ fn a_command_is_probed_in_the_pod_s_environment_and_never_for_longer_than_its_ti
     let node = Node::new();
     let mut agent = Agent::new(&node);
     let mut request = request(1, "exec sleep 1000");
-    request.container.env = vec![EnvVar { name: "MODEL".into(), value: "m".into() }];
+    request.container.env =
+        vec![EnvVar { name: "MODEL".into(), value: "m".into(), value_from: None }];
     assert!(matches!(agent.start(request), RuntimeEvent::Started { .. }));
     assert_eq!(agent.probe(exec(r#"[ "$MODEL" = m ] && [ "$PWD" = "$HOME" ]"#)), Ok(()));
     assert!(agent.probe(exec("exit 3")).unwrap_err().contains("exit status: 3"));

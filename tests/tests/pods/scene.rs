@@ -107,6 +107,14 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(node: &Node) -> Self {
+        Self::with(node, |runtime| runtime)
+    }
+
+    /// One whose runtime is set up further.
+    pub(crate) fn with(
+        node: &Node,
+        further: impl FnOnce(ProcessRuntime) -> ProcessRuntime,
+    ) -> Self {
         let tasks = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (sender, events) = mpsc::unbounded_channel();
         let options = ProcessOptions {
@@ -116,6 +124,7 @@ impl Agent {
             shim_program: OWNER.into(),
         };
         let runtime = tasks.block_on(async { ProcessRuntime::new(options, sender) }).unwrap();
+        let runtime = further(runtime);
         Self { tasks: Some(tasks), runtime, events }
     }
 
@@ -201,6 +210,8 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         gpu_memory_bytes: None,
         taken: TAKEN,
         grace_seconds: 30,
+        parameters_id: 0,
+        volumes: vec![],
     }
 }
 

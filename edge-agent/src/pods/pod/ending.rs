@@ -86,9 +86,10 @@ impl Pod {
         self.restart_or_finish(code == 0, &message, since, now, actions);
     }
 
-    /// Whether a start is of another revision than the wanted one.
+    /// Whether a start is of another revision, or with other parameters, than the wanted one.
     fn runs_another(&self, live: &Live) -> bool {
-        self.wanted.as_ref().is_some_and(|wanted| wanted.revision != live.revision)
+        let is_its = |wanted: &super::Wanted| wanted.is(live.revision, live.parameters_id);
+        self.wanted.as_ref().is_some_and(|wanted| !is_its(wanted))
     }
 
     fn restart_or_finish(

@@ -27,7 +27,7 @@ impl Pod {
     /// What runs, else what should.
     fn shown_revision(&self) -> Revision {
         let live = self.live.as_ref().map(|live| live.revision);
-        live.or(self.current_revision()).unwrap_or_default()
+        live.or(self.current().map(|(revision, _)| revision)).unwrap_or_default()
     }
 
     fn phase(&self) -> (PodPhase, bool, String, String) {

@@ -18,6 +18,7 @@ fn found(record: &PodRecord, state: ObservedState) -> Observation {
         state,
         placement: Placement::default(),
         taken: None,
+        parameters_id: record.parameters_id,
     }
 }
 
@@ -152,4 +153,22 @@ fn a_pod_that_an_earlier_start_of_the_agent_began_still_takes_what_it_took() {
         let waits = pods.statuses().find(|status| status.pod != record.pod).unwrap();
         assert_eq!(waits.reason, "WaitingForRoom");
     }
+}
+
+#[test]
+fn a_pod_that_nobody_wants_any_more_is_stopped_when_the_agent_comes_back() {
+    let stray = Observation {
+        pod: "default/stray-0".parse().unwrap(),
+        instance: InstanceId(9),
+        revision: Revision(1),
+        state: ObservedState::Running { started_at: UnixMs(1) },
+        placement: Placement::default(),
+        taken: None,
+        parameters_id: 0,
+    };
+    let mut pods = Pods::new(2);
+    pods.restore(vec![], vec![stray], at(0));
+    pods.provide(node(), true, at(0));
+    pods.assign(&BTreeMap::new(), at(0));
+    assert!(actions(&mut pods).iter().any(|action| matches!(action, PodAction::Stop { .. })));
 }

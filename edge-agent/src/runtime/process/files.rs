@@ -10,6 +10,7 @@
 //! | `log/` | shim | what the pod prints, rotated |
 //! | `results` | agent | the socket to which the pod posts its results |
 //! | `home/` | pod | its `HOME` and the folder it starts in |
+//! | `volumes/` | agent | files of ConfigMaps; those of Secrets lie elsewhere, in memory |
 //!
 //! `state.json` is renamed into place, but not synced: after a power cut the boot is another, and
 //! nothing that it says would hold. Refuses to guess: a file that can't be read is no file.
@@ -58,6 +59,9 @@ pub(super) struct StateFile {
     /// What it takes besides GPUs.
     #[serde(default)]
     pub(super) taken: Option<MainShare>,
+    /// What in its environment is the node's own, by name.
+    #[serde(default)]
+    pub(super) parameters_id: u64,
 }
 
 /// How a start ended.
@@ -101,6 +105,15 @@ impl PodFolder {
 
     pub(super) fn home(&self) -> PathBuf {
         self.path.join("home")
+    }
+
+    pub(super) fn volumes(&self) -> PathBuf {
+        self.path.join("volumes")
+    }
+
+    /// The folder's own name, which no other pod's folder has.
+    pub(super) fn name(&self) -> &std::ffi::OsStr {
+        self.path.file_name().unwrap_or_default()
     }
 
     pub(super) fn log(&self) -> PathBuf {

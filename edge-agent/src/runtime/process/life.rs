@@ -11,8 +11,8 @@ use super::lock;
 use super::order::{MESSAGE_BYTES_MAX, read_line};
 use super::order::{Report, RunOrder, StartFailure, StopOrder, line_of};
 use super::shim::SHIM_WORD;
-use super::{Shared, UNKNOWN_EXIT_CODE};
-use crate::ports::{InstanceId, RuntimeError, RuntimeEvent};
+use super::{Shared, UNKNOWN_EXIT_CODE, volumes};
+use crate::ports::{InstanceId, RuntimeError, RuntimeEvent, VolumeContent};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -98,9 +98,9 @@ struct Begun {
 
 impl Life {
     /// Begins it and stays until it has ended.
-    pub(super) async fn started(mut self, order: RunOrder) {
+    pub(super) async fn started(mut self, order: RunOrder, volumes: Vec<VolumeContent>) {
         let (pod, instance) = (self.pod.clone(), self.instance);
-        match self.begin(order).await {
+        match self.begin(order, volumes).await {
             Ok(begun) => {
                 if let Some(live) = self.shared.live().get_mut(&pod) {
                     live.keeper = Some(begun.keeper.identity);
@@ -123,12 +123,17 @@ impl Life {
         self.keep(keeper, main).await;
     }
 
-    async fn begin(&self, order: RunOrder) -> Result<Begun, StartFailure> {
+    async fn begin(
+        &self,
+        order: RunOrder,
+        volumes: Vec<VolumeContent>,
+    ) -> Result<Begun, StartFailure> {
         let prepare = || -> Attempt<()> { self.folder.create() };
         prepare().map_err(|error| failed(&error))?;
         let lock = self.take_lock().await?;
         // What an earlier start noted must not be taken for this one's.
         self.folder.forget();
+        self.lay_down(volumes).await?;
         let (keeper, socket) = self.spawn(lock).map_err(|error| failed(&error))?;
         let report = timeout(START_WAIT_MAX, converse(socket, &order)).await;
         match report {
@@ -146,6 +151,16 @@ impl Life {
             Ok(Err(error)) => Err(self.abandon(keeper, &format!("does not answer: {error}")).await),
             Err(_) => Err(self.abandon(keeper, "does not answer in time").await),
         }
+    }
+
+    async fn lay_down(&self, volumes: Vec<VolumeContent>) -> Result<(), StartFailure> {
+        let (shared, folder) = (self.shared.clone(), self.folder.clone());
+        let work = move || {
+            let _turn = shared.writing();
+            volumes::lay_down(&folder, &volumes, shared.secrets.as_ref())
+        };
+        let ended = || StartFailure::new("VolumeFailed", "the agent ends");
+        blocking(work).await.unwrap_or_else(|| Err(ended()))
     }
 
     async fn take_lock(&self) -> Result<File, StartFailure> {

@@ -55,6 +55,7 @@ mod tests {
             working_dir: temporary.path().to_owned(),
             placement: Placement::default(),
             taken: None,
+            parameters_id: 0,
         };
         folder.write_state(&state).unwrap();
         // Its parent is this process.

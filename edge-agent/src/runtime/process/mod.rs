@@ -11,6 +11,7 @@
 //! | `order` | what agent and shim say to each other |
 //! | `log` | rotated logs and their tail |
 //! | `usage` | CPU and memory of a pod |
+//! | `volumes`, `secrets` | the files that a pod has of ConfigMaps and Secrets |
 //! | `member` | whether a process is one of a pod |
 //!
 //! Pods outlive the agent: a shim is in a session of its own and needs nothing of the agent. A
@@ -31,10 +32,13 @@ mod log;
 mod member;
 mod order;
 mod probe;
+mod secrets;
 mod shim;
 mod usage;
+mod volumes;
 
 pub use log::tail_log;
+pub use secrets::Secrets;
 pub use shim::shim_if_asked;
 pub use usage::ProcessUsage;
 
@@ -42,7 +46,7 @@ use crate::gpu::GpuProcess;
 use crate::placement::Placement;
 use crate::ports::{
     InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
-    StartRequest,
+    StartRequest, VolumeContent,
 };
 use crate::results::{Door, Doors};
 use adopt::{Finding, examine};
@@ -97,6 +101,10 @@ struct Shared {
     live: Mutex<BTreeMap<PodId, Live>>,
     /// Where pods hand in their results.
     doors: Option<Doors>,
+    /// What opens Secrets; without, a pod that has one is not started.
+    secrets: Option<Secrets>,
+    /// Held by whoever writes files of volumes: what was ordered first is not written last.
+    writing: Mutex<()>,
     tasks: Handle,
 }
 
@@ -111,6 +119,8 @@ struct Live {
     stop: watch::Sender<Option<u64>>,
     /// Open for as long as any of it runs.
     door: Option<Door>,
+    /// What its volumes are to hold, until that is being written.
+    volumes: Option<Vec<VolumeContent>>,
 }
 
 impl ProcessRuntime {
@@ -132,8 +142,9 @@ impl ProcessRuntime {
             tasks.spawn_blocking(move || fs::remove_dir_all(left));
         }
         let live = Mutex::default();
-        let doors = None;
-        let shared = Arc::new(Shared { options, events, boot_id, live, doors, tasks });
+        let (doors, secrets, writing) = (None, None, Mutex::default());
+        let shared = Shared { options, events, boot_id, live, doors, secrets, writing, tasks };
+        let shared = Arc::new(shared);
         Ok(Self { shared, usage: UsageReader::default() })
     }
 
@@ -144,6 +155,17 @@ impl ProcessRuntime {
         match Arc::get_mut(&mut self.shared) {
             Some(shared) => shared.doors = Some(doors),
             None => warn!("pods run already: they can't hand in results"),
+        }
+        self
+    }
+
+    /// From now on pods may have Secrets: those that were sealed to this node. To be called before anything
+    /// is started or adopted.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Secrets) -> Self {
+        match Arc::get_mut(&mut self.shared) {
+            Some(shared) => shared.secrets = Some(secrets),
+            None => warn!("pods run already: they can't have Secrets"),
         }
         self
     }
@@ -186,8 +208,9 @@ impl ProcessRuntime {
     fn adopt(&self, pod: &PodId, finding: Finding) -> Option<Observation> {
         // What has ended holds nothing.
         let ended = |instance, revision, state| {
-            let (pod, placement) = (pod.clone(), Placement::default());
-            Some(Observation { pod, instance, revision, state, placement, taken: None })
+            let (pod, placement, parameters_id) = (pod.clone(), Placement::default(), 0);
+            let taken = None;
+            Some(Observation { pod, instance, revision, state, placement, taken, parameters_id })
         };
         match finding {
             Finding::Nothing => None,
@@ -200,6 +223,7 @@ impl ProcessRuntime {
                     state: ObservedState::Running { started_at: state.started_at },
                     placement: state.placement,
                     taken: state.taken,
+                    parameters_id: state.parameters_id,
                 })
             }
             Finding::Exited { instance, revision, code } => {
@@ -228,7 +252,8 @@ impl ProcessRuntime {
         let shared = self.shared.clone();
         let folder = self.shared.folder(pod);
         let life = Life { shared, pod: pod.clone(), instance, folder, orders };
-        (life, Live { instance, keeper: None, main: None, stop, door: None })
+        let live = Live { instance, keeper: None, main: None, stop, door: None, volumes: None };
+        (life, live)
     }
 
     fn open_door(&self, pod: &PodId, instance: InstanceId) -> Option<Door> {
@@ -257,6 +282,8 @@ impl ProcessRuntime {
             warn!(%pod, %instance, "a process of the pod still runs; its files are kept");
             return Ok(());
         };
+        // The next start has them again.
+        self.shared.secrets.iter().for_each(|secrets| secrets.forget(&folder));
         if !keep_logs {
             if let Some(away) = folder.move_away(instance) {
                 self.shared.tasks.spawn_blocking(move || fs::remove_dir_all(away));
@@ -286,7 +313,12 @@ fn usage_series(pod: &PodId, usage: ProcessUsage) -> [(Series, f64); 2] {
 impl Runtime for ProcessRuntime {
     fn observe(&mut self) -> Result<Vec<Observation>, RuntimeError> {
         let mut observations = Vec::new();
-        for (pod, folder) in PodFolder::all_in(&self.shared.options.folder)? {
+        let folders = PodFolder::all_in(&self.shared.options.folder)?;
+        if let Some(secrets) = &self.shared.secrets {
+            let known: Vec<_> = folders.iter().map(|(_, folder)| folder.clone()).collect();
+            secrets.forget_others(&known);
+        }
+        for (pod, folder) in folders {
             if self.shared.live().contains_key(&pod) {
                 continue;
             }
@@ -309,7 +341,7 @@ impl Runtime for ProcessRuntime {
                 let told = live.door.as_ref().map(Door::environment).unwrap_or_default();
                 order.launch.environment.extend(told);
                 self.shared.live().insert(pod, live);
-                self.shared.tasks.spawn(life.started(order));
+                self.shared.tasks.spawn(life.started(order, request.volumes));
             }
             Err(failure) => self.shared.tell_failure(pod, instance, failure),
         }
@@ -336,6 +368,15 @@ impl Runtime for ProcessRuntime {
         }
     }
 
+    fn attach(&mut self, pod: &PodId, instance: InstanceId, volumes: Vec<VolumeContent>) {
+        match self.shared.live().get_mut(pod).filter(|live| live.instance == instance) {
+            Some(live) => live.volumes = Some(volumes),
+            None => return,
+        }
+        let (shared, pod) = (self.shared.clone(), pod.clone());
+        self.shared.tasks.spawn_blocking(move || shared.renew_volumes(pod, instance));
+    }
+
     fn probe(&mut self, request: ProbeRequest) {
         let main = self.shared.live().get(&request.pod).and_then(|live| live.main);
         let probed = Probed { folder: self.shared.folder(&request.pod), main };
@@ -352,6 +393,22 @@ impl Shared {
     fn live(&self) -> MutexGuard<'_, BTreeMap<PodId, Live>> {
         // Nothing is left half done by a panic: entries are put and taken whole.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to write files of volumes.
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what was ordered last.
+    fn renew_volumes(&self, pod: PodId, instance: InstanceId) {
+        let _turn = self.writing();
+        let ordered = |live: &mut Live| live.volumes.take_if(|_| live.instance == instance);
+        let Some(volumes) = self.live().get_mut(&pod).and_then(ordered) else { return };
+        if let Err(failure) = volumes::renew(&self.folder(&pod), &volumes, self.secrets.as_ref()) {
+            let message = format!("{}: {}", failure.reason, failure.message);
+            self.tell(RuntimeEvent::NotAttached { pod, instance, message });
+        }
     }
 
     fn folder(&self, pod: &PodId) -> PodFolder {

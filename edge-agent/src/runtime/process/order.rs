@@ -33,6 +33,7 @@ pub(super) struct RunOrder {
     pub(super) revision: Revision,
     pub(super) placement: Placement,
     pub(super) taken: MainShare,
+    pub(super) parameters_id: u64,
     pub(super) log_max_bytes: u64,
     pub(super) log_max_files: u32,
     pub(super) limits: ResourceLimits,
@@ -122,6 +123,7 @@ impl RunOrder {
                 gpu_memory_bytes: request.gpu_memory_bytes,
             },
             taken: request.taken,
+            parameters_id: request.parameters_id,
             log_max_bytes,
             log_max_files,
             limits: ResourceLimits {
@@ -216,6 +218,8 @@ mod tests {
             gpu_memory_bytes: Some(1024),
             taken: MainShare::default(),
             grace_seconds: 30,
+            parameters_id: 0,
+            volumes: vec![],
         }
     }
 
@@ -226,7 +230,7 @@ mod tests {
     }
 
     fn variable(name: &str, value: &str) -> EnvVar {
-        EnvVar { name: name.to_owned(), value: value.to_owned() }
+        EnvVar { name: name.to_owned(), value: value.to_owned(), value_from: None }
     }
 
     fn container(command: &[&str]) -> Container {

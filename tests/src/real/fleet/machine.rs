@@ -5,6 +5,7 @@
 
 use edge_agent::ports::{
     InstanceId, Observation, ProbeRequest, Runtime, RuntimeError, RuntimeEvent, StartRequest,
+    VolumeContent,
 };
 use shared::model::{PodId, UnixMs};
 use shared::ports::{KeyValue, Store, StoreError, Tree, Write, WriteBatch};
@@ -80,6 +81,8 @@ impl Runtime for Machine {
     }
 
     fn forget(&mut self, _pod: &PodId, _instance: InstanceId, _keep_logs: bool) {}
+
+    fn attach(&mut self, _: &PodId, _: InstanceId, _: Vec<VolumeContent>) {}
 
     fn probe(&mut self, request: ProbeRequest) {
         let ProbeRequest { pod, instance, kind, .. } = request;

@@ -167,6 +167,7 @@ fn state(order: &RunOrder) -> Attempt<StateFile> {
         working_dir: order.launch.working_dir.clone(),
         placement: order.placement.clone(),
         taken: Some(order.taken),
+        parameters_id: order.parameters_id,
     })
 }
 

@@ -1,0 +1,224 @@
+//! What a workload's pods have of ConfigMaps and Secrets: variables of their environment, and volumes.
+//!
+//! Secrets stay sealed: they are opened where their files are written.
+
+use crate::ports::{VolumeContent, VolumeSource};
+use shared::model::{
+    ConfigItem, Container, EnvVar, KeyToPath, ObjectKind, ObjectName, SecretItem, Volume, Workload,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// ConfigMaps and Secrets of this node's desired state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeObjects {
+    /// The ConfigMaps.
+    pub config_maps: BTreeMap<ObjectName, Arc<ConfigItem>>,
+    /// The Secrets, as they came.
+    pub secrets: BTreeMap<ObjectName, Arc<SecretItem>>,
+}
+
+/// What the pods of a workload have of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Attachments {
+    /// The whole environment of the template, each variable with its value.
+    pub(super) env: Vec<EnvVar>,
+    /// The volumes.
+    pub(super) volumes: Vec<VolumeContent>,
+    /// What is not there, so that no pod can be started.
+    pub(super) lacks: Option<String>,
+}
+
+impl Attachments {
+    pub(super) fn of(workload: &Workload, objects: &NodeObjects) -> Self {
+        let mut gathering = Gathering { workload, objects, lacks: None };
+        let container = workload.template.spec.containers.first();
+        let env = container.map(|container| gathering.env(container)).unwrap_or_default();
+        let volumes = workload.template.spec.volumes.iter();
+        let volumes = volumes.map(|volume| gathering.volume(volume)).collect();
+        Self { env, volumes, lacks: gathering.lacks }
+    }
+}
+
+struct Gathering<'a> {
+    workload: &'a Workload,
+    objects: &'a NodeObjects,
+    lacks: Option<String>,
+}
+
+impl Gathering<'_> {
+    fn name(&self, kind: ObjectKind, name: &str) -> ObjectName {
+        let namespace = self.workload.key.namespace().to_owned();
+        ObjectName { kind, namespace, name: name.to_owned() }
+    }
+
+    fn lack(&mut self, optional: bool, what: impl FnOnce() -> String) {
+        if !optional && self.lacks.is_none() {
+            self.lacks = Some(what());
+        }
+    }
+
+    fn config_map(&mut self, name: &str, optional: bool) -> Option<Arc<ConfigItem>> {
+        let name = self.name(ObjectKind::ConfigMap, name);
+        let found = self.objects.config_maps.get(&name).cloned();
+        if found.is_none() {
+            self.lack(optional, || format!("the hub has sent no {name}"));
+        }
+        found
+    }
+
+    /// As in Kubernetes: what is said in `env` wins over whole ConfigMaps, and of these a later one. What is
+    /// this node's own stands between.
+    fn env(&mut self, container: &Container) -> Vec<EnvVar> {
+        let mut env = Vec::new();
+        for source in &container.env_from {
+            let Some(named) = &source.config_map_ref else { continue };
+            let Some(item) = self.config_map(&named.name, named.optional) else { continue };
+            for (key, value) in &item.data {
+                let name = format!("{}{key}", source.prefix);
+                env.extend(text_of(value).map(|value| literal(name, value)));
+            }
+        }
+        let own = self.workload.parameters.iter();
+        env.extend(own.map(|(name, value)| literal(name.clone(), value.clone())));
+        for variable in &container.env {
+            match variable.value_from.as_ref().map(|source| &source.config_map_key_ref) {
+                None => env.push(variable.clone()),
+                Some(None) => {}
+                Some(Some(selector)) => {
+                    let value = self.value(&selector.name, &selector.key, selector.optional);
+                    env.extend(value.map(|value| literal(variable.name.clone(), value)));
+                }
+            }
+        }
+        env
+    }
+
+    fn value(&mut self, name: &str, key: &str, optional: bool) -> Option<String> {
+        let item = self.config_map(name, optional)?;
+        let value = item.data.get(key).and_then(|value| text_of(value));
+        if value.is_none() {
+            let name = self.name(ObjectKind::ConfigMap, name);
+            self.lack(optional, || format!("{name} has no text `{key}`"));
+        }
+        value
+    }
+
+    fn volume(&mut self, volume: &Volume) -> VolumeContent {
+        let container = self.workload.template.spec.containers.first();
+        let mounts = container.into_iter().flat_map(|container| &container.volume_mounts);
+        let mounts = mounts.filter(|mount| mount.name == volume.name);
+        let mounts = mounts.map(|mount| mount.mount_path.trim_start_matches('/').to_owned());
+        let content = VolumeContent {
+            name: volume.name.clone(),
+            mounts: mounts.collect(),
+            is_secret: volume.secret.is_some(),
+            ..VolumeContent::default()
+        };
+        if let Some(from) = &volume.config_map {
+            let source = self.config_map(&from.name, from.optional);
+            if let Some(item) = &source {
+                self.check_keys(&from.name, item, &from.items, from.optional);
+            }
+            let source = source.map_or(VolumeSource::Nothing, VolumeSource::ConfigMap);
+            return VolumeContent { source, items: from.items.clone(), ..content };
+        }
+        let Some(from) = &volume.secret else { return content };
+        let name = self.name(ObjectKind::Secret, &from.secret_name);
+        let source = match self.objects.secrets.get(&name) {
+            Some(item) => VolumeSource::Secret(name, Arc::clone(item)),
+            None => {
+                self.lack(from.optional, || format!("the hub has sent no {name}"));
+                VolumeSource::Nothing
+            }
+        };
+        VolumeContent { source, items: from.items.clone(), optional: from.optional, ..content }
+    }
+
+    fn check_keys(&mut self, name: &str, item: &ConfigItem, items: &[KeyToPath], optional: bool) {
+        if let Some(absent) = items.iter().find(|one| !item.data.contains_key(&one.key)) {
+            let name = self.name(ObjectKind::ConfigMap, name);
+            self.lack(optional, || format!("{name} has no key `{}`", absent.key));
+        }
+    }
+}
+
+fn literal(name: String, value: String) -> EnvVar {
+    EnvVar { name, value, value_from: None }
+}
+
+/// Bytes that no environment variable can have are none.
+fn text_of(value: &[u8]) -> Option<String> {
+    String::from_utf8(value.to_vec()).ok().filter(|text| !text.contains('\0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_bytes::ByteBuf;
+    use serde_json::json;
+    use shared::model::Revision;
+
+    fn workload(spec: &serde_json::Value) -> Workload {
+        Workload {
+            key: "default/ocr".parse().unwrap(),
+            revision: Revision(1),
+            replicas: 1,
+            priority: 0,
+            tolerations: vec![],
+            template: serde_json::from_value(json!({ "spec": spec })).unwrap(),
+            results: vec![],
+            parameters: BTreeMap::from([("A".to_owned(), "own".to_owned())]),
+        }
+    }
+
+    fn objects(data: &[(&str, &str)]) -> NodeObjects {
+        let data = data.iter().map(|(k, v)| ((*k).to_owned(), ByteBuf::from(v.as_bytes())));
+        let (kind, namespace) = (ObjectKind::ConfigMap, "default".to_owned());
+        let name = ObjectName { kind, namespace, name: "settings".to_owned() };
+        let item = ConfigItem { data: data.collect() };
+        NodeObjects { config_maps: [(name, Arc::new(item))].into(), ..NodeObjects::default() }
+    }
+
+    #[test]
+    fn what_is_said_in_env_wins_over_the_node_s_own_and_that_over_whole_config_maps() {
+        let from = json!({ "configMapKeyRef": { "name": "settings", "key": "B" } });
+        let absent =
+            json!({ "configMapKeyRef": { "name": "other", "key": "B", "optional": true } });
+        let workload = workload(&json!({ "containers": [{ "name": "a", "command": ["a"],
+            "envFrom": [{ "configMapRef": { "name": "settings" }, "prefix": "P_" },
+                { "configMapRef": { "name": "settings" } }],
+            "env": [{ "name": "C", "valueFrom": from }, { "name": "D", "valueFrom": absent },
+                { "name": "A", "value": "said" }] }] }));
+        let found = Attachments::of(&workload, &objects(&[("A", "map"), ("B", "b")]));
+        let pairs = found.env.iter().map(|v| format!("{}={}", v.name, v.value));
+        let expected = ["P_A=map", "P_B=b", "A=map", "B=b", "A=own", "C=b", "A=said"];
+        assert_eq!(
+            (pairs.collect::<Vec<_>>(), found.lacks),
+            (expected.map(str::to_owned).into(), None)
+        );
+        let lacking = Attachments::of(&workload, &NodeObjects::default());
+        assert_eq!(lacking.lacks.unwrap(), "the hub has sent no ConfigMap default/settings");
+        let lacking = Attachments::of(&workload, &objects(&[]));
+        assert_eq!(lacking.lacks.unwrap(), "ConfigMap default/settings has no text `B`");
+    }
+
+    #[test]
+    fn a_volume_has_its_source_or_the_pod_lacks_it_unless_it_is_optional() {
+        let spec = |optional: bool| {
+            workload(&json!({ "volumes": [
+                { "name": "v", "configMap": { "name": "settings", "items": [{ "key": "A", "path": "a" }] } },
+                { "name": "k", "secret": { "secretName": "keys", "optional": optional } }],
+                "containers": [{ "name": "a", "command": ["a"], "volumeMounts":
+                    [{ "name": "v", "mountPath": "/etc/v" }, { "name": "k", "mountPath": "/k" }] }] }))
+        };
+        let found = Attachments::of(&spec(true), &objects(&[("A", "a")]));
+        assert_eq!(found.lacks, None);
+        assert_eq!(found.volumes[0].mounts, ["etc/v"]);
+        assert!(found.volumes[1].is_secret && found.volumes[1].source == VolumeSource::Nothing);
+        let lacks = Attachments::of(&spec(false), &objects(&[("A", "a")])).lacks.unwrap();
+        assert_eq!(lacks, "the hub has sent no Secret default/keys");
+        let lacks = Attachments::of(&spec(true), &objects(&[])).lacks.unwrap();
+        assert_eq!(lacks, "ConfigMap default/settings has no key `A`");
+    }
+}

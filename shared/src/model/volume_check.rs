@@ -1,0 +1,363 @@
+//! What the types of volumes, mounts and the environment can't say. Where a path leads out of its folder,
+//! or two lead to the same file, the template is refused.
+
+use super::attached::{check_object_key, check_object_name};
+use super::ids::NodeId;
+use super::pod::{Container, PodSpec};
+use super::volume::{ConfigMapKeySelector, KeyToPath, Volume};
+use super::workload::{InvalidWorkload, invalid};
+use crate::limits::{VOLUME_ITEMS_MAX, VOLUME_PATH_BYTES_MAX, VOLUMES_MAX};
+use std::collections::BTreeSet;
+
+type Checked = Result<(), InvalidWorkload>;
+
+/// Checks the volumes of a template, their mounts, and what its container takes from ConfigMaps.
+pub(super) fn validate_volumes(spec: &PodSpec, container: &Container) -> Checked {
+    at_most("spec.volumes", spec.volumes.len(), VOLUMES_MAX)?;
+    let mut names = BTreeSet::new();
+    for (index, volume) in spec.volumes.iter().enumerate() {
+        let at = format!("spec.volumes[{index}]");
+        validate_volume(&at, volume)?;
+        if !names.insert(volume.name.as_str()) {
+            let problem = format!("there is a volume `{}` already", volume.name);
+            return Err(invalid(format!("{at}.name"), problem));
+        }
+    }
+    validate_mounts(container, &names)?;
+    let mounted = |name: &str| container.volume_mounts.iter().any(|mount| mount.name == name);
+    if let Some(index) = spec.volumes.iter().position(|volume| !mounted(&volume.name)) {
+        let problem =
+            "nothing mounts it: expected one of the container's `volumeMounts` to name it";
+        return Err(invalid(format!("spec.volumes[{index}].name"), problem));
+    }
+    validate_environment(container)
+}
+
+fn at_most(path: &str, count: usize, limit: usize) -> Checked {
+    let problem = || invalid(path, format!("{count} are over the limit of {limit}"));
+    (count <= limit).then_some(()).ok_or_else(problem)
+}
+
+fn validate_volume(at: &str, volume: &Volume) -> Checked {
+    NodeId::new(&volume.name).map_err(|error| invalid(format!("{at}.name"), error.to_string()))?;
+    let (path, name, items) = match (&volume.config_map, &volume.secret) {
+        (Some(source), None) => (format!("{at}.configMap"), &source.name, &source.items),
+        (None, Some(source)) => (format!("{at}.secret"), &source.secret_name, &source.items),
+        _ => return Err(invalid(at, "expected exactly one of configMap and secret")),
+    };
+    let field = if volume.secret.is_some() { "secretName" } else { "name" };
+    check_object_name(name).map_err(|problem| invalid(format!("{path}.{field}"), problem))?;
+    validate_items(&format!("{path}.items"), items)
+}
+
+fn validate_items(at: &str, items: &[KeyToPath]) -> Checked {
+    at_most(at, items.len(), VOLUME_ITEMS_MAX)?;
+    let mut paths: Vec<&str> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let key = format!("{at}[{index}].key");
+        check_object_key(&item.key).map_err(|problem| invalid(key, problem))?;
+        let path = format!("{at}[{index}].path");
+        check_relative(&item.path).map_err(|problem| invalid(path.as_str(), problem))?;
+        if let Some(other) = paths.iter().find(|other| overlap(other, &item.path)) {
+            let problem = format!("`{}` and `{other}` can't both be there", item.path);
+            return Err(invalid(path, problem));
+        }
+        paths.push(&item.path);
+    }
+    Ok(())
+}
+
+fn validate_mounts(container: &Container, volumes: &BTreeSet<&str>) -> Checked {
+    let at = "spec.containers[0].volumeMounts";
+    at_most(at, container.volume_mounts.len(), VOLUMES_MAX)?;
+    let mut paths: Vec<&str> = Vec::new();
+    for (index, mount) in container.volume_mounts.iter().enumerate() {
+        if !volumes.contains(mount.name.as_str()) {
+            let name: String = mount.name.chars().take(80).collect();
+            return Err(invalid(format!("{at}[{index}].name"), format!("no volume is `{name}`")));
+        }
+        let path = format!("{at}[{index}].mountPath");
+        let below = mount.mount_path.strip_prefix('/').ok_or_else(|| {
+            invalid(path.as_str(), "expected a path that begins with `/`, as in `/etc/ocr`")
+        })?;
+        check_relative(below).map_err(|problem| invalid(path.as_str(), problem))?;
+        if let Some(other) = paths.iter().find(|other| overlap(other, below)) {
+            let problem =
+                format!("`/{below}` and `/{other}` are one within the other, or the same");
+            return Err(invalid(path, problem));
+        }
+        paths.push(below);
+    }
+    Ok(())
+}
+
+/// Whether one of two paths is the other, or a folder above it.
+fn overlap(one: &str, other: &str) -> bool {
+    let within = |path: &str, folder: &str| {
+        path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    within(one, other) || within(other, one)
+}
+
+/// Whether a path stays within the folder that it begins in.
+fn check_relative(path: &str) -> Result<(), String> {
+    if path.len() > VOLUME_PATH_BYTES_MAX {
+        return Err(format!("{} bytes are over the limit of {VOLUME_PATH_BYTES_MAX}", path.len()));
+    }
+    if path.contains('\0') {
+        return Err("a path has no NUL character".to_owned());
+    }
+    let bad = |part: &str| part.is_empty() || part == "." || part.starts_with("..");
+    match path.split('/').any(bad) {
+        true => Err("expected names between single slashes, none of them `.` or beginning with \
+                     `..`, and none after the last slash"
+            .to_owned()),
+        false => Ok(()),
+    }
+}
+
+fn validate_environment(container: &Container) -> Checked {
+    let at = |field: &str| format!("spec.containers[0].{field}");
+    at_most(&at("envFrom"), container.env_from.len(), VOLUMES_MAX)?;
+    for (index, source) in container.env_from.iter().enumerate() {
+        let at = at(&format!("envFrom[{index}]"));
+        let Some(named) = &source.config_map_ref else {
+            return Err(invalid(at, "expected configMapRef"));
+        };
+        let problem = |problem| invalid(format!("{at}.configMapRef.name"), problem);
+        check_object_name(&named.name).map_err(problem)?;
+        if source.prefix.contains(['=', '\0']) {
+            return Err(invalid(format!("{at}.prefix"), "expected no `=` and no NUL character"));
+        }
+    }
+    let mut sources = 0;
+    for (index, variable) in container.env.iter().enumerate() {
+        let Some(source) = &variable.value_from else { continue };
+        sources += 1;
+        let at = at(&format!("env[{index}].valueFrom"));
+        if !variable.value.is_empty() {
+            return Err(invalid(at, "expected value or valueFrom, not both"));
+        }
+        let Some(selector) = &source.config_map_key_ref else {
+            return Err(invalid(at, "expected configMapKeyRef"));
+        };
+        validate_selector(&format!("{at}.configMapKeyRef"), selector)?;
+    }
+    at_most(&at("env"), sources, VOLUME_ITEMS_MAX)
+}
+
+fn validate_selector(at: &str, selector: &ConfigMapKeySelector) -> Checked {
+    let ConfigMapKeySelector { name, key, .. } = selector;
+    check_object_name(name).map_err(|problem| invalid(format!("{at}.name"), problem))?;
+    check_object_key(key).map_err(|problem| invalid(format!("{at}.key"), problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{
+        ContainerPort, PodSpec, PodTemplate, Probe, ResourceRequirements, RestartPolicy,
+    };
+    use crate::wire::{decode, encode};
+    use proptest::prelude::*;
+    use serde::Serialize;
+    use serde_json::{Value, json};
+
+    fn template(volumes: &Value, container: Value) -> PodTemplate {
+        let mut fields = json!({ "name": "a", "command": ["a"] });
+        fields.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+        let spec = json!({ "volumes": volumes, "containers": [fields] });
+        serde_json::from_value(json!({ "spec": spec })).unwrap()
+    }
+
+    fn whole() -> PodTemplate {
+        let volumes = json!([
+            { "name": "settings", "configMap": { "name": "ocr",
+                "items": [{ "key": "a.toml", "path": "conf/a.toml" }] } },
+            { "name": "keys", "secret": { "secretName": "tokens", "optional": true } },
+        ]);
+        template(
+            &volumes,
+            json!({
+                "volumeMounts": [{ "name": "settings", "mountPath": "/etc/ocr", "readOnly": true },
+                    { "name": "keys", "mountPath": "/run/keys" }],
+                "envFrom": [{ "configMapRef": { "name": "shared" }, "prefix": "OCR_" }],
+                "env": [{ "name": "A", "valueFrom": { "configMapKeyRef": { "name": "ocr", "key": "a" } } }],
+            }),
+        )
+    }
+
+    #[test]
+    fn what_is_named_is_known_by_kind_path_and_keys_and_survives_the_wire() {
+        let template = whole();
+        assert_eq!(template.validate(), Ok(()));
+        assert!(template.names_objects() && !PodTemplate::default().names_objects());
+        let named = template.references().map(|reference| {
+            format!("{} {} {:?}", reference.path, reference.object("default"), reference.keys)
+        });
+        assert_eq!(
+            named.collect::<Vec<_>>(),
+            [
+                "spec.volumes[0].configMap.name ConfigMap default/ocr [\"a.toml\"]",
+                "spec.volumes[1].secret.secretName Secret default/tokens []",
+                "spec.containers[0].envFrom[0].configMapRef.name ConfigMap default/shared []",
+                "spec.containers[0].env[0].valueFrom.configMapKeyRef.name ConfigMap default/ocr [\"a\"]",
+            ]
+        );
+        let bytes = encode("template", &template).unwrap();
+        assert_eq!(decode::<PodTemplate>("template", &bytes, 4096).unwrap(), template);
+    }
+
+    /// What a template was before there were volumes: no pod is restarted because its hub is a newer one.
+    #[test]
+    fn a_template_without_volumes_is_written_as_before_there_were_any() {
+        #[derive(Serialize)]
+        struct EarlierSpec {
+            containers: Vec<EarlierContainer>,
+            restart_policy: RestartPolicy,
+            termination_grace_period_seconds: u32,
+        }
+        #[derive(Serialize)]
+        struct EarlierContainer {
+            name: String,
+            image: Option<String>,
+            command: Vec<String>,
+            args: Vec<String>,
+            working_dir: Option<String>,
+            env: Vec<EarlierVariable>,
+            resources: ResourceRequirements,
+            ports: Vec<ContainerPort>,
+            startup_probe: Option<Probe>,
+            readiness_probe: Option<Probe>,
+            liveness_probe: Option<Probe>,
+        }
+        #[derive(Serialize)]
+        struct EarlierVariable {
+            name: String,
+            value: String,
+        }
+        let container = EarlierContainer {
+            name: "a".to_owned(),
+            image: None,
+            command: vec!["a".to_owned()],
+            args: vec![],
+            working_dir: None,
+            env: vec![EarlierVariable { name: "A".to_owned(), value: "b".to_owned() }],
+            resources: ResourceRequirements::default(),
+            ports: vec![],
+            startup_probe: None,
+            readiness_probe: None,
+            liveness_probe: None,
+        };
+        let restart_policy = RestartPolicy::Always;
+        let containers = vec![container];
+        let earlier =
+            EarlierSpec { containers, restart_policy, termination_grace_period_seconds: 30 };
+        let now = template(&json!([]), json!({ "env": [{ "name": "A", "value": "b" }] }));
+        let bytes = encode("spec", &earlier).unwrap();
+        assert_eq!(encode("spec", &now.spec).unwrap(), bytes);
+        assert_eq!(decode::<PodSpec>("spec", &bytes, 4096).unwrap(), now.spec);
+    }
+
+    #[test]
+    fn a_secret_in_the_environment_is_refused_with_words_that_say_what_to_do() {
+        for container in [
+            json!({ "env": [{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "a" } } }] }),
+            json!({ "envFrom": [{ "secretRef": { "name": "a" } }] }),
+        ] {
+            let mut spec = json!({ "spec": { "containers": [{ "name": "a", "command": ["a"] }] } });
+            let fields = spec.pointer_mut("/spec/containers/0").unwrap().as_object_mut().unwrap();
+            fields.extend(container.as_object().unwrap().clone());
+            let refused = serde_json::from_value::<PodTemplate>(spec).unwrap_err().to_string();
+            assert!(refused.contains("as files only"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused_with_its_path() {
+        let source = json!({ "name": "ocr" });
+        let volume = |name: &str| json!({ "name": name, "configMap": source });
+        let mount = |name: &str, path: &str| json!({ "name": name, "mountPath": path });
+        let mounts = |mounts: &[Value]| json!({ "volumeMounts": mounts });
+        let items = |items: Value| json!([{ "name": "v", "secret": { "secretName": "ocr", "items": items } }]);
+        let (at, v) = ("spec.containers[0]", mounts(&[mount("v", "/v")]));
+        let refused = [
+            (json!([volume("v")]), json!({}), "spec.volumes[0].name"),
+            (json!([]), v.clone(), "spec.containers[0].volumeMounts[0].name"),
+            (json!([volume("v"), volume("v")]), v.clone(), "spec.volumes[1].name"),
+            (json!([volume("../v")]), mounts(&[mount("../v", "/v")]), "spec.volumes[0].name"),
+            (json!([{ "name": "v" }]), v.clone(), "spec.volumes[0]"),
+            (
+                json!([{ "name": "v", "configMap": { "name": "A" } }]),
+                v.clone(),
+                "spec.volumes[0].configMap.name",
+            ),
+            (
+                json!([volume("v")]),
+                mounts(&[mount("v", "etc")]),
+                "spec.containers[0].volumeMounts[0].mountPath",
+            ),
+            (
+                json!([volume("v")]),
+                mounts(&[mount("v", "/")]),
+                "spec.containers[0].volumeMounts[0].mountPath",
+            ),
+            (
+                json!([volume("v")]),
+                mounts(&[mount("v", "/a/../../b")]),
+                "spec.containers[0].volumeMounts[0].mountPath",
+            ),
+            (
+                json!([volume("v")]),
+                mounts(&[mount("v", "/a"), mount("v", "/a/b")]),
+                "spec.containers[0].volumeMounts[1].mountPath",
+            ),
+            (
+                items(json!([{ "key": "a", "path": "/a" }])),
+                v.clone(),
+                "spec.volumes[0].secret.items[0].path",
+            ),
+            (
+                items(json!([{ "key": "a", "path": "..a" }])),
+                v.clone(),
+                "spec.volumes[0].secret.items[0].path",
+            ),
+            (
+                items(json!([{ "key": "a/b", "path": "a" }])),
+                v.clone(),
+                "spec.volumes[0].secret.items[0].key",
+            ),
+            (
+                items(json!([{ "key": "a", "path": "a" }, { "key": "b", "path": "a/b" }])),
+                v,
+                "spec.volumes[0].secret.items[1].path",
+            ),
+            (json!([]), json!({ "envFrom": [{}] }), "spec.containers[0].envFrom[0]"),
+            (
+                json!([]),
+                json!({ "env": [{ "name": "A", "value": "b", "valueFrom": {} }] }),
+                "spec.containers[0].env[0].valueFrom",
+            ),
+            (
+                json!([]),
+                json!({ "env": [{ "name": "A", "valueFrom": {} }] }),
+                "spec.containers[0].env[0].valueFrom",
+            ),
+        ];
+        for (volumes, container, path) in refused {
+            let problem = template(&volumes, container.clone()).validate().unwrap_err();
+            assert_eq!(problem.path, path, "{at}: {volumes} {container}: {problem}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_that_is_taken_stays_within_its_folder(path in "[a./]{0,8}") {
+            if super::check_relative(&path).is_ok() {
+                let joined = std::path::Path::new("/folder").join(&path);
+                let plain = |part| matches!(part, std::path::Component::Normal(_));
+                prop_assert!(joined.components().skip(1).all(plain), "{path}");
+                prop_assert!(joined.starts_with("/folder") && joined.components().count() > 2);
+            }
+        }
+    }
+}
