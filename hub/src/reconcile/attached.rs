@@ -11,6 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+/// Watches at once. Each is a request to the API server that stays open; those of ConfigMaps come first.
+pub(super) const WATCHES_MAX: usize = 512;
+
 /// What one watch is of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Source {
@@ -83,7 +86,12 @@ impl Attached {
         self.seen.retain(|source, _| interest.contains_key(source));
         self.problems.retain(|source, _| interest.contains_key(source));
         self.interest.clone_from(&interest);
-        Some(interest)
+        let beyond: Vec<_> = interest.iter().skip(WATCHES_MAX).collect();
+        for (source, filter) in beyond {
+            let words = format!("more than {WATCHES_MAX} Secrets and namespaces are named");
+            self.seen.insert(source.clone(), (filter.clone(), Err(words)));
+        }
+        Some(interest.into_iter().take(WATCHES_MAX).collect())
     }
 
     /// Something was seen; what is known stays where it is only that it can't be read.

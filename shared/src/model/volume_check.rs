@@ -272,80 +272,79 @@ mod tests {
         }
     }
 
+    /// The path of what is wrong with it.
+    fn refused(volumes: &Value, container: Value) -> String {
+        template(volumes, container).validate().unwrap_err().path
+    }
+
+    fn mounted(mounts: &[(&str, &str)]) -> Value {
+        let mount = |(name, path): &(&str, &str)| json!({ "name": name, "mountPath": path });
+        json!({ "volumeMounts": mounts.iter().map(mount).collect::<Vec<_>>() })
+    }
+
+    fn volume(name: &str) -> Value {
+        json!({ "name": name, "configMap": { "name": "ocr" } })
+    }
+
     #[test]
-    fn what_can_not_be_is_refused_with_its_path() {
-        let source = json!({ "name": "ocr" });
-        let volume = |name: &str| json!({ "name": name, "configMap": source });
-        let mount = |name: &str, path: &str| json!({ "name": name, "mountPath": path });
-        let mounts = |mounts: &[Value]| json!({ "volumeMounts": mounts });
+    fn volumes_that_can_not_be_are_refused_with_their_paths() {
         let items = |items: Value| json!([{ "name": "v", "secret": { "secretName": "ocr", "items": items } }]);
-        let (at, v) = ("spec.containers[0]", mounts(&[mount("v", "/v")]));
-        let refused = [
-            (json!([volume("v")]), json!({}), "spec.volumes[0].name"),
-            (json!([]), v.clone(), "spec.containers[0].volumeMounts[0].name"),
-            (json!([volume("v"), volume("v")]), v.clone(), "spec.volumes[1].name"),
-            (json!([volume("../v")]), mounts(&[mount("../v", "/v")]), "spec.volumes[0].name"),
-            (json!([{ "name": "v" }]), v.clone(), "spec.volumes[0]"),
+        let item = |key: &str, path: &str| json!({ "key": key, "path": path });
+        let cases = [
+            (json!([volume("v"), volume("v")]), "spec.volumes[1].name"),
+            (json!([volume("../v")]), "spec.volumes[0].name"),
+            (json!([{ "name": "v" }]), "spec.volumes[0]"),
             (
                 json!([{ "name": "v", "configMap": { "name": "A" } }]),
-                v.clone(),
                 "spec.volumes[0].configMap.name",
             ),
+            (items(json!([item("a", "/a")])), "spec.volumes[0].secret.items[0].path"),
+            (items(json!([item("a", "..a")])), "spec.volumes[0].secret.items[0].path"),
+            (items(json!([item("a/b", "a")])), "spec.volumes[0].secret.items[0].key"),
             (
-                json!([volume("v")]),
-                mounts(&[mount("v", "etc")]),
-                "spec.containers[0].volumeMounts[0].mountPath",
-            ),
-            (
-                json!([volume("v")]),
-                mounts(&[mount("v", "/")]),
-                "spec.containers[0].volumeMounts[0].mountPath",
-            ),
-            (
-                json!([volume("v")]),
-                mounts(&[mount("v", "/a/../../b")]),
-                "spec.containers[0].volumeMounts[0].mountPath",
-            ),
-            (
-                json!([volume("v")]),
-                mounts(&[mount("v", "/a"), mount("v", "/a/b")]),
-                "spec.containers[0].volumeMounts[1].mountPath",
-            ),
-            (
-                items(json!([{ "key": "a", "path": "/a" }])),
-                v.clone(),
-                "spec.volumes[0].secret.items[0].path",
-            ),
-            (
-                items(json!([{ "key": "a", "path": "..a" }])),
-                v.clone(),
-                "spec.volumes[0].secret.items[0].path",
-            ),
-            (
-                items(json!([{ "key": "a/b", "path": "a" }])),
-                v.clone(),
-                "spec.volumes[0].secret.items[0].key",
-            ),
-            (
-                items(json!([{ "key": "a", "path": "a" }, { "key": "b", "path": "a/b" }])),
-                v,
+                items(json!([item("a", "a"), item("b", "a/b")])),
                 "spec.volumes[0].secret.items[1].path",
             ),
-            (json!([]), json!({ "envFrom": [{}] }), "spec.containers[0].envFrom[0]"),
-            (
-                json!([]),
-                json!({ "env": [{ "name": "A", "value": "b", "valueFrom": {} }] }),
-                "spec.containers[0].env[0].valueFrom",
-            ),
-            (
-                json!([]),
-                json!({ "env": [{ "name": "A", "valueFrom": {} }] }),
-                "spec.containers[0].env[0].valueFrom",
-            ),
         ];
-        for (volumes, container, path) in refused {
-            let problem = template(&volumes, container.clone()).validate().unwrap_err();
-            assert_eq!(problem.path, path, "{at}: {volumes} {container}: {problem}");
+        for (volumes, path) in cases {
+            assert_eq!(refused(&volumes, mounted(&[("v", "/v")])), path, "{volumes}");
+        }
+        let not_mounted = refused(&json!([volume("v")]), json!({}));
+        assert_eq!(not_mounted, "spec.volumes[0].name");
+    }
+
+    #[test]
+    fn mounts_that_can_not_be_are_refused_with_their_paths() {
+        for path in ["etc", "/", "/a/../../b", "/a//b", "/a/", ""] {
+            let path = refused(&json!([volume("v")]), mounted(&[("v", path)]));
+            assert_eq!(path, "spec.containers[0].volumeMounts[0].mountPath");
+        }
+        let within = refused(&json!([volume("v")]), mounted(&[("v", "/a"), ("v", "/a/b")]));
+        assert_eq!(within, "spec.containers[0].volumeMounts[1].mountPath");
+        let of_nothing = refused(&json!([]), mounted(&[("v", "/v")]));
+        assert_eq!(of_nothing, "spec.containers[0].volumeMounts[0].name");
+    }
+
+    #[test]
+    fn an_environment_that_can_not_be_is_refused_with_its_path() {
+        let from = json!({ "configMapKeyRef": { "name": "ocr", "key": "../a" } });
+        for (container, path) in [
+            (json!({ "envFrom": [{}] }), "envFrom[0]"),
+            (
+                json!({ "envFrom": [{ "configMapRef": { "name": "a" }, "prefix": "A=" }] }),
+                "envFrom[0].prefix",
+            ),
+            (
+                json!({ "env": [{ "name": "A", "value": "b", "valueFrom": {} }] }),
+                "env[0].valueFrom",
+            ),
+            (json!({ "env": [{ "name": "A", "valueFrom": {} }] }), "env[0].valueFrom"),
+            (
+                json!({ "env": [{ "name": "A", "valueFrom": from }] }),
+                "env[0].valueFrom.configMapKeyRef.key",
+            ),
+        ] {
+            assert_eq!(refused(&json!([]), container), format!("spec.containers[0].{path}"));
         }
     }
 

@@ -81,7 +81,11 @@ impl Cluster {
         })?;
         for kind in KINDS {
             let name = format!("crd/{kind}.hinterland.dev");
-            cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &name])?;
+            // It complains of a definition of which nothing is said yet.
+            wait_until("the definitions are established", DEFINITIONS_TIMEOUT, || {
+                let words = ["wait", "--for=condition=Established", "--timeout=60s", &name];
+                cluster.kubectl(&words).map(|_| true)
+            })?;
         }
         // What `kubectl explain` and server-side apply read is published later than that.
         for kind in KINDS {

@@ -155,6 +155,36 @@ fn what_is_deleted_is_said_and_what_runs_stays_in_force() {
 }
 
 #[test]
+fn no_more_is_watched_than_an_api_server_bears_and_what_is_left_out_is_said() {
+    let max = crate::reconcile::attached::WATCHES_MAX;
+    let mut reconciler = Reconciler::default();
+    for number in 0..=max {
+        let mut object = naming(1, "first", "settings");
+        object.key.name = format!("w{number:04}");
+        object.spec["template"]["spec"]["volumes"][1]["secret"]["secretName"] =
+            json!(format!("s{number:04}"));
+        put(&mut reconciler, object);
+    }
+    let all = |kind| reconciler_keys(kind, max);
+    for kind in Kind::ALL {
+        reconciler.handle(Change::Listed(kind, all(kind)));
+    }
+    let watched = interest(&mut reconciler).unwrap();
+    assert_eq!(watched.len(), max);
+    let names: Vec<_> = watched.keys().map(ToString::to_string).collect();
+    assert_eq!((&*names[0], &*names[1]), ("ConfigMaps in default", "Secret default/s0000"));
+    seen(&mut reconciler, &watched, ObjectKind::ConfigMap, &[("settings", config("1"))]);
+    let statuses = status_of(&mut reconciler, Kind::Workload, &format!("w{max:04}"));
+    let message = condition(&statuses, "Accepted")["message"].as_str().unwrap().to_owned();
+    assert!(message.ends_with("more than 512 Secrets and namespaces are named"), "{message}");
+}
+
+fn reconciler_keys(kind: Kind, max: usize) -> BTreeSet<ObjectKey> {
+    let names = (0..=max).filter(|_| kind == Kind::Workload);
+    names.map(|number| key(kind, &format!("w{number:04}"))).collect()
+}
+
+#[test]
 fn parameters_are_looked_for_by_their_beginning_and_waited_for_at_the_start() {
     let mut object = workload("ocr", 1, "first");
     object.spec["parametersFrom"] =
