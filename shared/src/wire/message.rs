@@ -394,8 +394,7 @@ pub struct ShownContent {
     pub digest: ShortDigest,
 }
 
-/// A signed header without what the receiver has already: the content is the one that it has shown, under
-/// another version.
+/// A signed header without what the receiver has: the content is the one that it has shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenewedHeader {
     /// The version.
@@ -424,8 +423,7 @@ pub struct Resumed {
     /// The header of the node's desired state, signed, where it is not the one that the agent has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired: Option<ByteBuf>,
-    /// The watermarks of the node's newest logs, where it awaits them, and always where it introduced itself.
-    /// Their incarnation is always said: an answer may overtake the agent's next start.
+    /// The watermarks of the node's newest logs, where it awaits them or introduced itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub watermarks: Vec<LogAck>,
     /// In place of `desired` where the agent has the content and not the version.

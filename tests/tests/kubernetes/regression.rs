@@ -52,7 +52,8 @@ fn a_cluster_that_is_put_back_changes_nothing_before_it_is_confirmed() {
     is_held_back(&hub, &agent);
     // Nor does a hub that starts now: it knows what was seen before.
     hub.kill();
-    hub.start().unwrap();
+    hub.begin().unwrap();
+    hub.wait_for_status("/healthz", 200).unwrap();
     is_held_back(&hub, &agent);
 
     let api = format!("http://{}", hub.api);
