@@ -9,8 +9,9 @@ use crate::manifests::{
 };
 use crate::members::{Member, member_access};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::model::{NodeId, PodTemplate, UnixMs, WorkloadKey};
+use shared::wire::Digest;
 use std::collections::BTreeMap;
 
 /// The kinds that say what the fleet should run.
@@ -81,18 +82,18 @@ enum Said {
     Cluster(Member),
 }
 
-/// One object with what was read of it. Of a fleet there are thousands: what is stored is held as text, which
-/// takes a tenth of the memory of values, and is read when it is looked at.
+/// One object with what was read of it. Of a fleet there are thousands: its status is held as text, which takes
+/// a tenth of the memory of values, and is read when it is looked at; all else is only compared.
 #[derive(Debug)]
 pub(super) struct Held {
     uid: String,
     generation: i64,
+    /// Of a cluster: workloads select it by them. Of what else there is they were read.
     labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
     deletion: Option<UnixMs>,
     is_held: bool,
-    /// As JSON.
-    spec: Box<str>,
+    /// Of its spec, labels and annotations.
+    content: Digest,
     /// As JSON.
     status: Box<str>,
     /// Whether it ran when its status was written.
@@ -106,16 +107,16 @@ pub(super) struct Held {
 
 impl Held {
     fn new(object: Object, verdict: Verdict, accepted: Option<Said>) -> Self {
-        let Object { uid, generation, labels, annotations, deletion, is_held, .. } = object;
-        let Object { spec, status, .. } = object;
+        let content = content_of(&object);
+        let Object { key, uid, generation, labels, deletion, is_held, status, .. } = object;
+        let labels = if key.kind == Kind::Cluster { labels } else { BTreeMap::new() };
         Self {
             uid,
             generation,
             labels,
-            annotations,
             deletion,
             is_held,
-            spec: text_of(&spec),
+            content,
             status: text_of(&status),
             has_run: status::has_run(&status),
             verdict,
@@ -433,11 +434,15 @@ impl Held {
     fn says_the_same(&self, object: &Object) -> bool {
         self.uid == object.uid
             && self.generation == object.generation
-            && self.labels == object.labels
-            && self.annotations == object.annotations
             && self.deletion == object.deletion
-            && self.spec == text_of(&object.spec)
+            && self.content == content_of(object)
     }
+}
+
+/// What tells one content of an object from another.
+fn content_of(object: &Object) -> Digest {
+    let Object { spec, labels, annotations, .. } = object;
+    Digest::of(json!([spec, labels, annotations]).to_string().as_bytes())
 }
 
 /// Strict: a field that is not known is refused, though the API server has kept it.
