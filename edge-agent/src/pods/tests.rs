@@ -256,12 +256,9 @@ fn while_held_nothing_is_stopped_and_what_crashes_starts_again() {
     assert_eq!(started(&mut pods).pod, request.pod);
 }
 
-#[test]
-fn a_pod_that_runs_when_the_agent_comes_back_is_adopted() {
-    let mut first = pods_with(&[workload("ocr", 1, with_gpu(container()))]);
-    let made = actions(&mut first);
-    let [PodAction::Record(record), PodAction::Start(request)] = &made[..] else { panic!() };
-    let running = Observation {
+/// What a runtime finds of a pod that was started and runs.
+fn found_running(request: &StartRequest) -> Observation {
+    Observation {
         pod: request.pod.clone(),
         instance: request.instance,
         revision: request.revision,
@@ -269,7 +266,15 @@ fn a_pod_that_runs_when_the_agent_comes_back_is_adopted() {
         placement: Placement::default(),
         taken: None,
         parameters_id: 0,
-    };
+    }
+}
+
+#[test]
+fn a_pod_that_runs_when_the_agent_comes_back_is_adopted() {
+    let mut first = pods_with(&[workload("ocr", 1, with_gpu(container()))]);
+    let made = actions(&mut first);
+    let [PodAction::Record(record), PodAction::Start(request)] = &made[..] else { panic!() };
+    let running = found_running(request);
     let mut pods = Pods::new(2);
     pods.restore(vec![record.clone()], vec![running], at(0));
     pods.provide(node(), true, at(0));

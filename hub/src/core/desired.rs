@@ -281,10 +281,11 @@ impl EncodedWorkloads {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::reports::reported_pod;
     use super::super::{Event, HubKeys, NodeRecord, StoredState};
     use super::*;
     use crate::manifests::parse_documents;
-    use shared::model::{PodPhase, PodStatus, Revision, UnixMs};
+    use shared::model::UnixMs;
     use shared::trust::session::SessionPrivateKey;
     use shared::trust::signature::SigningKey;
 
@@ -304,22 +305,6 @@ spec:
     fn record(last_seen: Option<UnixMs>) -> NodeRecord {
         let key = SessionPrivateKey::generate([1; 32]).public();
         NodeRecord { last_seen, ..NodeRecord::new(key, "01".to_owned(), UnixMs(0)) }
-    }
-
-    fn reported_pod(pod: &str) -> (String, Vec<u8>) {
-        let status = PodStatus {
-            pod: pod.parse().unwrap(),
-            revision: Revision(1),
-            phase: PodPhase::Running,
-            ready: true,
-            reason: String::new(),
-            message: String::new(),
-            restarts: 0,
-            started_at: None,
-            last_exit_code: None,
-            gpus: vec![],
-        };
-        (format!("p/{pod}"), encode("pod status", &status).unwrap())
     }
 
     /// A hub that has started on what was stored, and has read one workload with one replica.

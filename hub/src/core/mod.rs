@@ -48,7 +48,7 @@ mod records;
 mod rollouts;
 mod settlement;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod uplink;
 mod view;
 

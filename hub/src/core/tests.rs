@@ -4,6 +4,7 @@ mod attached;
 mod departures;
 mod greetings;
 mod placement;
+pub(crate) mod reports;
 mod rollouts;
 mod sinks;
 mod telemetry;

@@ -4,6 +4,7 @@
 
 use super::attached::AttachedObject;
 use super::labels::{Invalid, check_annotations, check_labels};
+use super::workload::NamespacedMetadata;
 use super::yaml::{self, Refusal, below};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -25,7 +26,7 @@ struct ConfigMapDocument {
     _api_version: IgnoredAny,
     #[serde(rename = "kind")]
     _kind: IgnoredAny,
-    metadata: Metadata,
+    metadata: NamespacedMetadata,
     #[serde(default)]
     data: BTreeMap<String, String>,
     #[serde(default)]
@@ -42,7 +43,7 @@ struct SecretDocument {
     _api_version: IgnoredAny,
     #[serde(rename = "kind")]
     _kind: IgnoredAny,
-    metadata: Metadata,
+    metadata: NamespacedMetadata,
     /// For people.
     #[serde(default, rename = "type")]
     _kind_of_secret: Option<String>,
@@ -54,19 +55,7 @@ struct SecretDocument {
     _immutable: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    namespace: Option<String>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
-
-impl Metadata {
+impl NamespacedMetadata {
     fn object(&self, kind: ObjectKind) -> Result<ObjectName, Invalid> {
         let at = |field: &str, problem: String| (format!("metadata.{field}"), problem);
         check_object_name(&self.name).map_err(|problem| at("name", problem))?;

@@ -38,20 +38,21 @@ struct WorkloadDocument {
     _api_version: IgnoredAny,
     #[serde(rename = "kind")]
     _kind: IgnoredAny,
-    metadata: WorkloadMetadata,
+    metadata: NamespacedMetadata,
     spec: InferenceWorkloadSpec,
 }
 
+/// What a document of a kind that belongs to a namespace says of itself.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct WorkloadMetadata {
-    name: String,
+pub(super) struct NamespacedMetadata {
+    pub(super) name: String,
     #[serde(default)]
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     #[serde(default)]
-    labels: BTreeMap<String, String>,
+    pub(super) labels: BTreeMap<String, String>,
     #[serde(default)]
-    annotations: BTreeMap<String, String>,
+    pub(super) annotations: BTreeMap<String, String>,
 }
 
 /// Reads one document of this kind.

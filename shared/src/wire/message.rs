@@ -12,7 +12,7 @@ use std::fmt;
 /// A message of a session. Variants that hold one value are written by name, so the names are short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    /// Agent to hub, first after a handshake, and when the hub does not answer.
+    /// Agent to hub, where an introduction or a short greeting had no answer that could be used.
     #[serde(rename = "h")]
     Hello(Hello),
     /// Hub to agent, answers a hello.
@@ -405,7 +405,7 @@ pub struct RenewedHeader {
     pub signature: ByteBuf,
 }
 
-/// What may have changed while the link was down; all else the hub knows from the session's [`Hello`].
+/// What may have changed while the link was down; all else the hub knows from the session's first greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
     /// The version of desired state that is accepted and whole. One beyond what the hub published must

@@ -98,15 +98,7 @@ fn an_adopted_pod_is_told_its_files_once() {
     first.assign(&fleet(&[naming(1)]), at(0));
     let made = actions(&mut first);
     let [PodAction::Record(record), PodAction::Start(request)] = &made[..] else { panic!() };
-    let running = Observation {
-        pod: request.pod.clone(),
-        instance: request.instance,
-        revision: request.revision,
-        state: ObservedState::Running { started_at: UnixMs(1) },
-        placement: Placement::default(),
-        taken: None,
-        parameters_id: 0,
-    };
+    let running = found_running(request);
     let mut pods = Pods::new(2);
     pods.restore(vec![record.clone()], vec![running], at(0));
     pods.provide(node(), true, at(0));

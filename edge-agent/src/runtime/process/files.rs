@@ -255,10 +255,11 @@ pub(super) fn is_disk_full(error: &RuntimeError) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn folder() -> (tempfile::TempDir, PodFolder) {
+    /// The folder of a pod, for as long as the first of the two lives.
+    pub(in super::super) fn folder() -> (tempfile::TempDir, PodFolder) {
         let temporary = tempfile::tempdir().unwrap();
         let folder = PodFolder::of(temporary.path(), &"default/ocr-0".parse().unwrap());
         folder.create().unwrap();

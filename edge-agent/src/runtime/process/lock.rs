@@ -115,15 +115,9 @@ fn holds(pid: i32, lock: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::tests::folder;
     use super::*;
     use std::process::{Command, Stdio};
-
-    fn folder() -> (tempfile::TempDir, PodFolder) {
-        let temporary = tempfile::tempdir().unwrap();
-        let folder = PodFolder::of(temporary.path(), &"default/ocr-0".parse().unwrap());
-        folder.create().unwrap();
-        (temporary, folder)
-    }
 
     #[test]
     fn a_lock_lives_as_long_as_a_process_that_inherited_it() {

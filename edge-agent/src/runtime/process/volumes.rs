@@ -260,6 +260,7 @@ fn failure(error: &crate::ports::RuntimeError) -> StartFailure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::tests::folder;
     use super::*;
     use serde_bytes::ByteBuf;
     use shared::model::{ConfigItem, ObjectKind, ObjectName, SecretBytes};
@@ -268,13 +269,6 @@ mod tests {
     use shared::trust::signature::SigningKey;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::Arc;
-
-    fn folder() -> (tempfile::TempDir, PodFolder) {
-        let temporary = tempfile::tempdir().unwrap();
-        let folder = PodFolder::of(temporary.path(), &"default/ocr-0".parse().unwrap());
-        folder.create().unwrap();
-        (temporary, folder)
-    }
 
     fn config(mounts: &[&str], data: &[(&str, &str)]) -> VolumeContent {
         let data = data.iter().map(|(k, v)| ((*k).to_owned(), ByteBuf::from(v.as_bytes())));

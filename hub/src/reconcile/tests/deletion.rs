@@ -1,30 +1,16 @@
 //! A workload that is deleted is held until its pods are gone, and not for ever.
 
 use super::*;
+use crate::core::tests::reports::reported_pod;
 use crate::reconcile::deletion::FinalizerPatch;
-use shared::model::{PodPhase, PodStatus, Revision};
-use shared::wire::encode;
 
 /// A core that knows from an earlier start that `mast-17` runs a pod of the workload.
 fn core_with_a_pod() -> HubCore {
-    let status = PodStatus {
-        pod: "default/ocr-0".parse().unwrap(),
-        revision: Revision(1),
-        phase: PodPhase::Running,
-        ready: true,
-        reason: String::new(),
-        message: String::new(),
-        restarts: 0,
-        started_at: None,
-        last_exit_code: None,
-        gpus: vec![],
-    };
-    let items = [("p/default/ocr-0".to_owned(), encode("pod status", &status).unwrap())];
     let mut record = NodeRecord::new(SessionPublicKey([1; 32]), "1".to_owned(), NOW);
     record.last_seen = Some(NOW);
     let node = NodeId::new("mast-17").unwrap();
     let nodes = BTreeMap::from([(node.clone(), record)]);
-    let reported = BTreeMap::from([(node, items.into())]);
+    let reported = BTreeMap::from([(node, [reported_pod("default/ocr-0")].into())]);
     core_with(StoredState { nodes, reported, ..StoredState::default() })
 }
 
