@@ -241,6 +241,8 @@ pub struct Places {
     pub ledger: PathBuf,
     /// The pods of the process runtime.
     pub pods: PathBuf,
+    /// The models of this node.
+    pub models: PathBuf,
     /// Where the commands ask the running agent.
     pub admin_socket: PathBuf,
 }
@@ -259,6 +261,7 @@ impl Places {
             store: at("store"),
             ledger: at("ledger"),
             pods: at("pods"),
+            models: at("models"),
             admin_socket: at("admin.sock"),
         }
     }

@@ -12,15 +12,19 @@
 //! | [`shell`] | the loop that hands events to the core and performs its effects |
 //! | [`config`], [`cli`] | one TOML file, and the commands |
 //! | [`gpu`] | the inventory: NVML, or an explicit simulation |
+//! | [`models`] | the models on this node, by their content |
+//! | [`scaling`] | how many pods a workload has, by what they have to do (pure) |
 
 pub mod cli;
 pub mod config;
 pub mod core;
 pub mod gpu;
+pub mod models;
 mod owner_socket;
 pub mod placement;
 pub mod pods;
 pub mod ports;
 pub mod results;
 pub mod runtime;
+pub mod scaling;
 pub mod shell;

@@ -10,6 +10,7 @@ use shared::model::{
 };
 use shared::wire::{Digest, encode};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -48,11 +49,11 @@ pub struct StartRequest {
     /// Names what in its environment is the node's own; kept with the start for
     /// [`Observation::parameters_id`]. 0 for nothing.
     pub parameters_id: u64,
-    /// The files that it has of ConfigMaps and Secrets.
+    /// The files that it has of ConfigMaps, Secrets and models.
     pub volumes: Vec<VolumeContent>,
 }
 
-/// The files that a pod has of one ConfigMap or Secret.
+/// The files that a pod has of one ConfigMap or Secret, or its file of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VolumeContent {
     /// The volume's name.
@@ -79,6 +80,8 @@ pub enum VolumeSource {
     ConfigMap(Arc<ConfigItem>),
     /// A Secret, sealed to this node.
     Secret(ObjectName, Arc<SecretItem>),
+    /// A model: the file that lies here. Its mounts are files.
+    Model(PathBuf),
 }
 
 impl VolumeContent {
@@ -89,6 +92,7 @@ impl VolumeContent {
             VolumeSource::Nothing => Ok(vec![]),
             VolumeSource::ConfigMap(item) => encode("ConfigMap", item.as_ref()),
             VolumeSource::Secret(_, item) => encode("Secret", item.as_ref()),
+            VolumeSource::Model(file) => encode("model", file),
         };
         let rest = (&self.name, &self.mounts, &self.items, source.unwrap_or_default());
         Digest::of(&encode("volume", &rest).unwrap_or_default())
@@ -176,6 +180,8 @@ pub struct ScrapeTarget {
     /// Which metrics: names of counters, gauges and histograms. Empty: the first counter of requests
     /// and the first histogram of their latency.
     pub metrics: Vec<String>,
+    /// What else is wanted, besides those.
+    pub besides: Option<String>,
 }
 
 /// What a runtime says, some time after it was asked.

@@ -1,6 +1,7 @@
 //! The commands of the agent, and nothing of what they do.
 
 mod enroll;
+mod models;
 mod query;
 mod table;
 
@@ -8,7 +9,7 @@ use crate::config::{Config, LogFormat};
 use crate::shell;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use shared::model::{NodeId, PodId};
+use shared::model::{ModelDigest, NodeId, PodId};
 use std::path::PathBuf;
 use tracing::warn;
 
@@ -43,6 +44,9 @@ enum Command {
     Status(StatusArguments),
     /// Show the last lines of a pod's log
     Logs(LogsArguments),
+    /// Put models on this node, list them, or remove them
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Examine the store of an agent that does not run
     #[command(subcommand)]
     Store(StoreCommand),
@@ -105,6 +109,25 @@ enum StoreCommand {
     Verify,
 }
 
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// Copy a model from a file, and print its digest and its bytes
+    Import {
+        /// The file, as on a stick
+        file: PathBuf,
+        /// What it must be, as in `sha256:…`
+        #[arg(long)]
+        digest: Option<ModelDigest>,
+    },
+    /// Print the digest and the bytes of each model
+    List,
+    /// Remove a model; a pod that is started later does not find it
+    Remove {
+        /// Which, as in `sha256:…`
+        digest: ModelDigest,
+    },
+}
+
 impl Cli {
     /// Carries the command out.
     ///
@@ -124,6 +147,11 @@ impl Cli {
             Command::Run(arguments) => run(config, arguments),
             Command::Status(arguments) => query::status(&config, arguments.output == Output::Json),
             Command::Logs(arguments) => query::logs(&config, &arguments.pod, arguments.lines),
+            Command::Models(ModelsCommand::Import { file, digest }) => {
+                models::import(&config, &file, digest)
+            }
+            Command::Models(ModelsCommand::List) => models::list(&config),
+            Command::Models(ModelsCommand::Remove { digest }) => models::remove(&config, digest),
             Command::Store(StoreCommand::Verify) => query::verify_store(&config),
             Command::Version => query::version(),
         }

@@ -49,6 +49,17 @@ fn write_status(text: &mut String, status: &AgentStatus) -> std::fmt::Result {
     for condition in node.conditions.iter().filter(|c| wrong(&c.kind, c.status)) {
         writeln!(text, "Attention  {}: {}", condition.kind, condition.message)?;
     }
+    for scaling in &status.scaling {
+        writeln!(
+            text,
+            "Scaling    {}: {} pods of {} to {}; {}",
+            scaling.workload,
+            scaling.replicas,
+            scaling.min_replicas,
+            scaling.max_replicas,
+            scaling.seen
+        )?;
+    }
     writeln!(text)?;
     if status.pods.is_empty() {
         return writeln!(text, "No pods: nothing is assigned to this node.");

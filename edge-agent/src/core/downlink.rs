@@ -217,12 +217,14 @@ impl AgentCore {
     /// Hands the desired state that is in force to the pods.
     pub(super) fn assign(&mut self, now: Now) {
         self.apply_policy(now.monotonic);
-        let Decoded { workloads, objects, undecodable } =
+        let Decoded { workloads, mut objects, undecodable } =
             Decoded::of(self.desired.content().items());
         (self.workloads, self.undecodable) = (workloads, undecodable);
         for (key, problem) in &self.undecodable {
             warn!(node = %self.node, item = key, problem, "can't read an item of desired state: pods are left as they are");
         }
+        self.assign_scaling(now);
+        objects.models = Arc::clone(&self.models);
         self.pods.attach(objects);
         self.pods.hold(self.must_hold());
         self.pods.assign(&self.workloads, now);

@@ -1,5 +1,6 @@
 //! What goes into the core and what comes out.
 
+use crate::models::NodeModels;
 use crate::ports::{
     InstanceId, ProbeRequest, RuntimeEvent, ScrapeTarget, StartRequest, VolumeContent,
 };
@@ -25,6 +26,8 @@ pub enum Event {
     Runtime(RuntimeEvent),
     /// The GPUs, as they are now.
     Inventory(GpuInventory),
+    /// The models that this node has now.
+    Models(NodeModels),
     /// Answers [`Effect::Sample`].
     Sampled(Sample),
     /// Answers [`Effect::ReadRecords`].

@@ -14,6 +14,7 @@
 //! | what the link may carry, and how much telemetry that is | `link_budget.rs`, `ladder.rs` |
 //! | clocks of this boot and earlier ones | `clocks.rs` |
 //! | what pods say of themselves in samples | `series.rs` |
+//! | how many pods a workload has, by what they have to do | `scaling.rs` |
 //! | results of pods to the outbox | `results.rs` |
 //! | the store that can't be written | `storage.rs` |
 //! | what `status` shows | `status.rs` |
@@ -33,6 +34,7 @@ mod pod_effects;
 mod recorder;
 mod restore;
 mod results;
+mod scaling;
 mod series;
 mod status;
 mod storage;
@@ -45,7 +47,9 @@ pub use recorder::RecorderOptions;
 pub use restore::{Capacity, CoreOptions, Reserved, Restored, StoredState, read_stored_state};
 pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 
+use crate::models::NodeModels;
 use crate::pods::Pods;
+use crate::scaling::Scaling;
 use attempts::Attempts;
 use clocks::Clocks;
 use gpu_health::KnownGpus;
@@ -58,6 +62,7 @@ use shared::sync::{AgentSession, Budget, LogRead, MapPublisher, MapReceiver, Out
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{Incarnation, Message, Version};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use storage::Storage;
 
 /// The agent's core. See the module.
@@ -82,11 +87,14 @@ pub struct AgentCore {
     /// The store was asked for these records.
     reading: Option<LogRead>,
     pods: Pods,
+    scaling: Scaling,
     /// What was last told in an event, by pod.
     told: BTreeMap<shared::model::PodId, Told>,
     capacity: NodeCapacity,
     /// Whether the driver has said which GPUs there are.
     gpus_known: bool,
+    /// The models that this node has.
+    models: Arc<NodeModels>,
     /// Which GPUs were there and how they were, as it was told.
     known_gpus: KnownGpus,
     /// What of the capacity pods may not have.
@@ -124,9 +132,13 @@ impl AgentCore {
             Event::Payload(payload) => self.handle_payload(&payload, now),
             Event::Runtime(event) => self.handle_runtime(event, now),
             Event::Inventory(gpus) => self.handle_inventory(gpus, now),
+            Event::Models(models) => self.handle_models(models, now),
             Event::Sampled(sample) => {
                 self.watch_disk(&sample, now);
-                self.record_sample(self.with_pods(sample), now);
+                self.scale(&sample, now);
+                if self.recorder.keeps_sample {
+                    self.record_sample(self.with_pods(sample), now);
+                }
             }
             Event::Posted { posts, clock } => self.handle_posts(posts, clock, now),
             Event::RecordsRead { read, records } => self.handle_records(&read, records, now),
@@ -210,6 +222,19 @@ impl AgentCore {
             self.assign(now);
             self.schedule_report(now.monotonic);
         }
+    }
+
+    fn handle_models(&mut self, models: NodeModels, now: Now) {
+        if *self.models != models {
+            self.models = Arc::new(models);
+            self.assign(now);
+        }
+    }
+
+    /// The models that this node has, as far as the core was told.
+    #[must_use]
+    pub fn models(&self) -> &NodeModels {
+        &self.models
     }
 
     /// This node's name.

@@ -8,6 +8,7 @@
 use super::AgentCore;
 use super::ladder::{Ladder, is_essential};
 use super::storage::After;
+use crate::scaling::LOOK_INTERVAL_MS;
 use shared::model::{MonotonicMs, Now};
 use shared::ports::{Tree, WriteBatch};
 use shared::telemetry::{Batch, BatchEncoder, CodecError, Sample};
@@ -42,6 +43,10 @@ impl Default for RecorderOptions {
 pub(super) struct Recorder {
     pub(super) ladder: Ladder,
     next_sample: MonotonicMs,
+    /// A sample that is looked at and not kept is due at this moment, unless one that is kept comes first.
+    next_look: Option<MonotonicMs>,
+    /// The sample that was asked for last is kept.
+    pub(super) keeps_sample: bool,
     /// What pods say for the next sample was asked for.
     scraped: bool,
     pending: Vec<Sample>,
@@ -60,6 +65,8 @@ impl Recorder {
         Self {
             ladder: Ladder::new(options),
             next_sample,
+            next_look: None,
+            keeps_sample: true,
             scraped: false,
             pending: vec![],
             live: BatchEncoder::default(),
@@ -71,12 +78,26 @@ impl Recorder {
 
     /// Whether a sample is due; then the next one is scheduled.
     pub(super) fn sample_is_due(&mut self, now: MonotonicMs) -> bool {
-        let due = self.next_sample <= now;
+        let due = self.next_moment() <= now;
         if due {
-            self.next_sample = now.plus_ms(self.ladder.rung().sample_interval_ms);
+            self.keeps_sample = self.next_sample <= now;
+            if self.keeps_sample {
+                self.next_sample = now.plus_ms(self.ladder.rung().sample_interval_ms);
+            }
+            self.next_look = self.next_look.map(|_| now.plus_ms(LOOK_INTERVAL_MS));
             self.scraped = false;
         }
         due
+    }
+
+    /// Whether samples are looked at more often than they are kept, where those are rare.
+    pub(super) fn watch(&mut self, is_watched: bool, now: MonotonicMs) {
+        let begun = self.next_look.unwrap_or(now.plus_ms(LOOK_INTERVAL_MS));
+        self.next_look = is_watched.then_some(begun);
+    }
+
+    fn next_moment(&self) -> MonotonicMs {
+        self.next_look.map_or(self.next_sample, |look| look.min(self.next_sample))
     }
 
     /// Whether pods must be asked for what is to stand in the next sample; once a sample.
@@ -88,12 +109,12 @@ impl Recorder {
 
     fn next_scrape(&self) -> MonotonicMs {
         let interval_ms = self.ladder.rung().sample_interval_ms;
-        MonotonicMs(self.next_sample.0.saturating_sub(SCRAPE_LEAD_MS_MAX.min(interval_ms / 5)))
+        MonotonicMs(self.next_moment().0.saturating_sub(SCRAPE_LEAD_MS_MAX.min(interval_ms / 5)))
     }
 
     /// When the next sample is due, or what must come before it.
     pub(super) fn poll_timeout(&self) -> MonotonicMs {
-        if self.scraped { self.next_sample } else { self.next_scrape() }
+        if self.scraped { self.next_moment() } else { self.next_scrape() }
     }
 
     pub(super) fn pending_samples(&self) -> usize {

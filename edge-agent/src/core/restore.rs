@@ -9,8 +9,10 @@ use super::results::Results;
 use super::storage::Storage;
 use super::uplink::empty_report;
 use super::{AgentCore, Effect};
+use crate::models::NodeModels;
 use crate::pods::{PodRecord, Pods};
 use crate::ports::Observation;
+use crate::scaling::Scaling;
 use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX};
 use shared::model::{GpuInventory, NodeCapacity, NodeId, Now};
 use shared::ports::{Store, StoreError, Tree};
@@ -21,6 +23,7 @@ use shared::trust::session::{SessionPrivateKey, SessionPublicKey};
 use shared::trust::signature::VerifyingKey;
 use shared::wire::{Incarnation, MapName, MapPosition, Version, decode};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// Records of [`Tree::Meta`]: a few positions, and one for each start whose logs are not delivered.
@@ -99,6 +102,8 @@ pub struct Restored {
     pub fence: Version,
     /// From the ledger: what [`Effect::NoteLinkBudget`] noted last; empty before the first.
     pub link_budget: Vec<u8>,
+    /// The models that this node has.
+    pub models: NodeModels,
     /// From the runtime.
     pub observations: Vec<Observation>,
     /// What went wrong on the way here: reason and sentence of events of the node.
@@ -169,6 +174,8 @@ impl AgentCore {
             report_due: Some(now.monotonic),
             reading: None,
             pods,
+            scaling: Scaling::default(),
+            models: Arc::new(restored.models),
             told: BTreeMap::new(),
             gpus_known: options.capacity.gpus.is_some(),
             known_gpus: KnownGpus::restore(&restored.stored.meta),

@@ -6,7 +6,8 @@
 
 use super::{AgentCore, Effect};
 use crate::ports::ScrapeTarget;
-use shared::model::{PodId, PodPhase, PodTemplate};
+use crate::scaling::QUEUE_DEPTH;
+use shared::model::{Autoscaling, PodId, PodPhase, PodTemplate, ScalingMetric};
 use shared::telemetry::{Sample, Series};
 use std::collections::BTreeMap;
 
@@ -39,7 +40,8 @@ impl AgentCore {
         let running = self.pods.statuses().filter(|status| status.phase == PodPhase::Running);
         let targets = running.filter_map(|status| {
             let workload = self.workloads.get(&status.pod.workload)?;
-            target_of(&status.pod, &workload.template)
+            let besides = workload.autoscaling.as_ref().and_then(metric_besides);
+            Some(ScrapeTarget { besides, ..target_of(&status.pod, &workload.template)? })
         });
         let targets: Vec<ScrapeTarget> = targets.take(TARGETS_MAX).collect();
         if !targets.is_empty() {
@@ -64,10 +66,18 @@ fn target_of(pod: &PodId, template: &PodTemplate) -> Option<ScrapeTarget> {
     let metrics = named.filter(|name| !name.is_empty()).take(METRICS_MAX).map(str::to_owned);
     (port != 0 && path.starts_with('/') && printable).then(|| ScrapeTarget {
         pod: pod.clone(),
-        port,
+        port: template.port_of_replica(port, pod.ordinal),
         path: path.to_owned(),
         metrics: metrics.collect(),
+        besides: None,
     })
+}
+
+/// What the number of a workload's pods depends on, where its page may have it under a name of its own.
+fn metric_besides(said: &Autoscaling) -> Option<String> {
+    let usual = (said.metric == ScalingMetric::QueueDepth).then_some(QUEUE_DEPTH);
+    let name = said.metric_name.as_deref().or(usual);
+    name.filter(|_| said.metric.is_of_page()).map(str::to_owned)
 }
 
 #[cfg(test)]

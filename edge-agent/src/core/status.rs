@@ -1,6 +1,7 @@
 //! What `status` shows: the core as a person or a program wants to see it.
 
 use super::AgentCore;
+use crate::scaling::ScalingStatus;
 use serde::{Deserialize, Serialize};
 use shared::model::{NodeStatus, PodStatus, Workload, WorkloadKey};
 use shared::sync::{LinkClass, StreamTotals};
@@ -26,6 +27,9 @@ pub struct AgentStatus {
     pub link: LinkStatus,
     /// What it may carry, what that was spent on, and how often is sampled for it.
     pub budget: BudgetStatus,
+    /// How many pods there are of the workloads whose number this node decides.
+    #[serde(default)]
+    pub scaling: Vec<ScalingStatus>,
 }
 
 /// How far agent and hub agree.
@@ -122,6 +126,7 @@ impl AgentCore {
             outbox: self.outbox_status(),
             link,
             budget: self.budget_status(),
+            scaling: self.scaling.statuses().collect(),
         }
     }
 

@@ -4,6 +4,7 @@ mod alarms;
 mod budget;
 mod greetings;
 mod results;
+mod scaling;
 mod telemetry;
 
 use super::{
@@ -70,6 +71,7 @@ fn workload(name: &str, revision: u64) -> Workload {
         },
         results: vec![],
         parameters: BTreeMap::new(),
+        autoscaling: None,
     }
 }
 

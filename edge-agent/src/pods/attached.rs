@@ -1,21 +1,25 @@
-//! What a workload's pods have of ConfigMaps and Secrets: variables of their environment, and volumes.
+//! What a workload's pods have of ConfigMaps, Secrets and models: variables of their environment, and files.
 //!
 //! Secrets stay sealed: they are opened where their files are written.
 
+use crate::models::NodeModels;
 use crate::ports::{VolumeContent, VolumeSource};
 use shared::model::{
-    ConfigItem, Container, EnvVar, KeyToPath, ObjectKind, ObjectName, SecretItem, Volume, Workload,
+    ConfigItem, Container, EnvVar, KeyToPath, ModelMount, ObjectKind, ObjectName, SecretItem,
+    Volume, Workload,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// ConfigMaps and Secrets of this node's desired state.
+/// ConfigMaps and Secrets of this node's desired state, and the models that it has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeObjects {
     /// The ConfigMaps.
     pub config_maps: BTreeMap<ObjectName, Arc<ConfigItem>>,
     /// The Secrets, as they came.
     pub secrets: BTreeMap<ObjectName, Arc<SecretItem>>,
+    /// The models.
+    pub models: Arc<NodeModels>,
 }
 
 /// What the pods of a workload have of them.
@@ -26,7 +30,16 @@ pub(super) struct Attachments {
     /// The volumes.
     pub(super) volumes: Vec<VolumeContent>,
     /// What is not there, so that no pod can be started.
-    pub(super) lacks: Option<String>,
+    pub(super) lacks: Option<Lack>,
+}
+
+/// What keeps a pod from being started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lack {
+    /// A word for programs.
+    pub(super) reason: &'static str,
+    /// A sentence for people.
+    pub(super) message: String,
 }
 
 impl Attachments {
@@ -35,7 +48,9 @@ impl Attachments {
         let container = workload.template.spec.containers.first();
         let env = container.map(|container| gathering.env(container)).unwrap_or_default();
         let volumes = workload.template.spec.volumes.iter();
-        let volumes = volumes.map(|volume| gathering.volume(volume)).collect();
+        let mut volumes: Vec<_> = volumes.map(|volume| gathering.volume(volume)).collect();
+        let models = workload.template.spec.models.iter();
+        volumes.extend(models.filter_map(|model| gathering.model(model)));
         Self { env, volumes, lacks: gathering.lacks }
     }
 }
@@ -43,7 +58,7 @@ impl Attachments {
 struct Gathering<'a> {
     workload: &'a Workload,
     objects: &'a NodeObjects,
-    lacks: Option<String>,
+    lacks: Option<Lack>,
 }
 
 impl Gathering<'_> {
@@ -54,7 +69,7 @@ impl Gathering<'_> {
 
     fn lack(&mut self, optional: bool, what: impl FnOnce() -> String) {
         if !optional && self.lacks.is_none() {
-            self.lacks = Some(what());
+            self.lacks = Some(Lack { reason: "MissingObjects", message: what() });
         }
     }
 
@@ -135,6 +150,35 @@ impl Gathering<'_> {
         VolumeContent { source, items: from.items.clone(), optional: from.optional, ..content }
     }
 
+    /// A model of the right content and size, or what to do where there is none.
+    fn model(&mut self, model: &ModelMount) -> Option<VolumeContent> {
+        let found = self.objects.models.get(&model.digest);
+        if let Some(file) = found.filter(|file| file.bytes == model.size_bytes) {
+            return Some(VolumeContent {
+                // No volume's name has a dot.
+                name: format!("model.{}", model.name),
+                mounts: vec![model.path.trim_start_matches('/').to_owned()],
+                source: VolumeSource::Model(file.path.clone()),
+                ..VolumeContent::default()
+            });
+        }
+        let ModelMount { name, digest, size_bytes, .. } = model;
+        let message = match found {
+            Some(file) => {
+                let bytes = file.bytes;
+                format!(
+                    "the model {name} ({digest}) has {bytes} bytes, the workload says {size_bytes}"
+                )
+            }
+            None => format!(
+                "the model {name} ({digest}, {size_bytes} bytes) is not on this node; \
+                 `edge-agent models import FILE` puts it there"
+            ),
+        };
+        self.lacks.get_or_insert(Lack { reason: "ModelMissing", message });
+        None
+    }
+
     fn check_keys(&mut self, name: &str, item: &ConfigItem, items: &[KeyToPath], optional: bool) {
         if let Some(absent) = items.iter().find(|one| !item.data.contains_key(&one.key)) {
             let name = self.name(ObjectKind::ConfigMap, name);
@@ -155,9 +199,10 @@ fn text_of(value: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::ModelFile;
     use serde_bytes::ByteBuf;
     use serde_json::json;
-    use shared::model::Revision;
+    use shared::model::{ModelDigest, Revision};
 
     fn workload(spec: &serde_json::Value) -> Workload {
         Workload {
@@ -169,6 +214,7 @@ mod tests {
             template: serde_json::from_value(json!({ "spec": spec })).unwrap(),
             results: vec![],
             parameters: BTreeMap::from([("A".to_owned(), "own".to_owned())]),
+            autoscaling: None,
         }
     }
 
@@ -198,9 +244,12 @@ mod tests {
             (expected.map(str::to_owned).into(), None)
         );
         let lacking = Attachments::of(&workload, &NodeObjects::default());
-        assert_eq!(lacking.lacks.unwrap(), "the hub has sent no ConfigMap default/settings");
+        assert_eq!(
+            lacking.lacks.unwrap().message,
+            "the hub has sent no ConfigMap default/settings"
+        );
         let lacking = Attachments::of(&workload, &objects(&[]));
-        assert_eq!(lacking.lacks.unwrap(), "ConfigMap default/settings has no text `B`");
+        assert_eq!(lacking.lacks.unwrap().message, "ConfigMap default/settings has no text `B`");
     }
 
     #[test]
@@ -216,9 +265,30 @@ mod tests {
         assert_eq!(found.lacks, None);
         assert_eq!(found.volumes[0].mounts, ["etc/v"]);
         assert!(found.volumes[1].is_secret && found.volumes[1].source == VolumeSource::Nothing);
-        let lacks = Attachments::of(&spec(false), &objects(&[("A", "a")])).lacks.unwrap();
+        let lacks = Attachments::of(&spec(false), &objects(&[("A", "a")])).lacks.unwrap().message;
         assert_eq!(lacks, "the hub has sent no Secret default/keys");
-        let lacks = Attachments::of(&spec(true), &objects(&[])).lacks.unwrap();
+        let lacks = Attachments::of(&spec(true), &objects(&[])).lacks.unwrap().message;
         assert_eq!(lacks, "ConfigMap default/settings has no key `A`");
+    }
+
+    #[test]
+    fn a_model_is_found_by_its_content_or_the_pod_lacks_it() {
+        let digest = ModelDigest([0xab; 32]);
+        let workload = workload(&json!({ "containers": [{ "name": "a", "command": ["a"] }],
+            "models": [{ "name": "ocr", "digest": digest.to_string(), "sizeBytes": 7,
+                "path": "/m/ocr.onnx" }] }));
+        let with = |bytes| {
+            let file = ModelFile { path: "/models/ab".into(), bytes };
+            let models = Arc::new(NodeModels::from([(digest, file)]));
+            Attachments::of(&workload, &NodeObjects { models, ..NodeObjects::default() })
+        };
+        let found = with(7);
+        assert_eq!(found.lacks, None);
+        assert_eq!(found.volumes[0].mounts, ["m/ocr.onnx"]);
+        assert_eq!(found.volumes[0].source, VolumeSource::Model("/models/ab".into()));
+        assert!(with(8).lacks.unwrap().message.contains("has 8 bytes, the workload says 7"));
+        let lack = Attachments::of(&workload, &NodeObjects::default()).lacks.unwrap();
+        assert_eq!(lack.reason, "ModelMissing");
+        assert!(lack.message.contains("edge-agent models import"), "{}", lack.message);
     }
 }

@@ -70,7 +70,7 @@ impl Pods {
         }
     }
 
-    /// The ConfigMaps and Secrets that workloads name; in force with the next [`Self::assign`].
+    /// The ConfigMaps, Secrets and models that workloads name; in force with the next [`Self::assign`].
     pub fn attach(&mut self, objects: NodeObjects) {
         self.objects = objects;
     }
@@ -247,6 +247,19 @@ impl Pods {
     #[must_use]
     pub fn status(&self, pod: &PodId) -> Option<&PodStatus> {
         self.statuses.get(pod)
+    }
+
+    /// How many pods of a workload there are or are remembered, by the highest of their ordinals.
+    #[must_use]
+    pub fn count_of(&self, workload: &WorkloadKey) -> u32 {
+        let own = self.pods.keys().filter(|pod| pod.workload == *workload);
+        own.map(|pod| pod.ordinal.saturating_add(1)).max().unwrap_or(0)
+    }
+
+    /// UUIDs of the GPUs that a pod holds.
+    #[must_use]
+    pub fn gpus_of(&self, pod: &PodId) -> &[String] {
+        self.pods.get(pod).and_then(Pod::placement).map_or(&[], |held| &held.gpus)
     }
 
     /// Pods whose status has changed, or that are gone, since the last call.

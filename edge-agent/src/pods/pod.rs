@@ -170,7 +170,7 @@ impl Pod {
             if let State::Running { probes, .. } = &mut self.state
                 && first
             {
-                *probes = Probes::new(&wanted.container(), now);
+                *probes = Probes::new(&wanted.container(self.id.ordinal), now);
             }
         }
         self.renew_volumes(actions);
@@ -315,9 +315,9 @@ impl Pod {
             }
             return false;
         }
-        if let Some(what) = wanted.lacks() {
+        if let Some(lack) = wanted.lacks() {
             if self.live.is_none() && !matches!(self.state, State::Done { .. }) {
-                self.state = pending("MissingObjects", what);
+                self.state = pending(lack.reason, &lack.message);
             }
             return false;
         }
@@ -379,7 +379,7 @@ impl Pod {
             pod: self.id.clone(),
             instance,
             revision: wanted.revision,
-            container: wanted.container(),
+            container: wanted.container(self.id.ordinal),
             gpus: placement.gpus,
             gpu_memory_bytes: placement.gpu_memory_bytes,
             taken,
@@ -440,7 +440,7 @@ impl Pod {
 
     fn started(&mut self, started_at: UnixMs, now: MonotonicMs, actions: &mut VecDeque<PodAction>) {
         if let (State::Starting { .. }, Some(wanted)) = (&self.state, &self.wanted) {
-            let probes = Probes::new(&wanted.container(), now);
+            let probes = Probes::new(&wanted.container(self.id.ordinal), now);
             self.state = State::Running { since: now, started_at, probes };
         }
         self.renew_volumes(actions);

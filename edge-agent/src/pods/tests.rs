@@ -28,6 +28,7 @@ fn workload(name: &str, revision: u64, container: Container) -> Workload {
         restart_policy: RestartPolicy::Always,
         termination_grace_period_seconds: 5,
         volumes: vec![],
+        models: vec![],
     };
     Workload {
         key: format!("default/{name}").parse().unwrap(),
@@ -38,6 +39,7 @@ fn workload(name: &str, revision: u64, container: Container) -> Workload {
         template: PodTemplate { spec, ..PodTemplate::default() },
         results: vec![],
         parameters: BTreeMap::new(),
+        autoscaling: None,
     }
 }
 

@@ -1,6 +1,6 @@
-//! What is wanted of a pod: its template, and what it has of ConfigMaps, Secrets and its node.
+//! What is wanted of a pod: its template, and what it has of ConfigMaps, Secrets, models and its node.
 
-use super::attached::{Attachments, NodeObjects};
+use super::attached::{Attachments, Lack, NodeObjects};
 use crate::ports::{VolumeContent, volumes_version};
 use shared::model::{Container, PodTemplate, Revision, Toleration, Workload};
 
@@ -35,10 +35,11 @@ impl Wanted {
         }
     }
 
-    /// The container, each variable of its environment with its value.
-    pub(super) fn container(&self) -> Container {
+    /// The container of the replica of this ordinal, each variable of its environment with its value.
+    pub(super) fn container(&self, ordinal: u32) -> Container {
         let container = self.template.spec.containers.first().cloned().unwrap_or_default();
-        Container { env: self.attached.env.clone(), env_from: vec![], ..container }
+        let container = Container { env: self.attached.env.clone(), env_from: vec![], ..container };
+        self.template.container_of_replica(container, ordinal)
     }
 
     pub(super) fn volumes(&self) -> &[VolumeContent] {
@@ -46,8 +47,8 @@ impl Wanted {
     }
 
     /// What is not there, so that it can't be started.
-    pub(super) fn lacks(&self) -> Option<&str> {
-        self.attached.lacks.as_deref()
+    pub(super) fn lacks(&self) -> Option<&Lack> {
+        self.attached.lacks.as_ref()
     }
 
     pub(super) fn grace_seconds(&self) -> u32 {

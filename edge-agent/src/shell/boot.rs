@@ -2,12 +2,14 @@
 //!
 //! What is missing or damaged is said in words; what can be done without is done without.
 
+use super::models;
 use super::outside::{Outside, tails};
 use super::scrape::Scraper;
 use super::system;
 use crate::config::{Config, Places};
 use crate::core::{AgentCore, Capacity, CoreOptions, Restored, read_stored_state};
 use crate::gpu::{Gpus, SimulationError};
+use crate::models::ModelFolder;
 use crate::ports::{Runtime, RuntimeError, RuntimeEvent};
 use crate::results::{Desk, Doors, TokenKey, Waiting};
 use crate::runtime::process::{ProcessOptions, ProcessRuntime, Secrets};
@@ -183,7 +185,8 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let observations = runtime.observe()?;
     let fence = ledger.state().accepted;
     let link_budget = ledger.link_budget().to_vec();
-    let restored = Restored { stored, fence, link_budget, observations, notices };
+    let models = models::at_boot(&ModelFolder::new(places.models.clone()));
+    let restored = Restored { stored, fence, link_budget, models, observations, notices };
     let capacity = Capacity {
         cpu_millicores: system::cpu_millicores(),
         memory_bytes: system::memory_bytes(),

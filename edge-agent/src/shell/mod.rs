@@ -12,11 +12,13 @@
 //! | `link.rs` | MQTT as events |
 //! | `scrape.rs` | the metrics pages of pods |
 //! | `admin.rs` | health, metrics, status, logs |
+//! | `models.rs` | which models are on this node |
 //! | `system.rs` | what the operating system says of this node |
 
 mod admin;
 mod boot;
 mod link;
+mod models;
 mod outside;
 mod perform;
 mod run;

@@ -5,10 +5,12 @@
 use super::admin::{self, Query};
 use super::boot::{Booted, boot};
 use super::link::Link;
+use super::models::watch;
 use super::outside::Outside;
 use super::perform::perform;
 use crate::config::Config;
 use crate::core::{AgentCore, Event};
+use crate::models::{ModelFolder, NodeModels};
 use crate::ports::RuntimeEvent;
 use crate::results::{Waiting, gather, serve_loopback};
 use anyhow::Context;
@@ -48,12 +50,16 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     agent.outside.link = open_link(&enrollment, tls);
     drop(tokio::spawn(serve_loopback(booted.doors)));
     let queries = admin::serve(config).await;
+    let (model_changes, models) = mpsc::unbounded_channel();
+    let folder = ModelFolder::new(config.places().models);
+    drop(tokio::spawn(watch(folder, agent.core.models().clone(), model_changes)));
     let mut sources = Sources {
         runtime: runtime_events,
         answers,
         queries,
         posts,
         gpu_changes,
+        models,
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
     };
@@ -84,6 +90,7 @@ struct Sources {
     queries: mpsc::Receiver<Query>,
     posts: mpsc::Receiver<Vec<Waiting>>,
     gpu_changes: mpsc::UnboundedReceiver<GpuInventory>,
+    models: mpsc::UnboundedReceiver<NodeModels>,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -170,6 +177,7 @@ impl Agent {
             Some(posts) = sources.posts.recv() => Wake::Posts(posts),
             Some(event) = link => Wake::Event(event),
             Some(gpus) = sources.gpu_changes.recv() => Wake::Event(Event::Inventory(gpus)),
+            Some(models) = sources.models.recv() => Wake::Event(Event::Models(models)),
             _ = sources.interrupt.recv() => Wake::Stop,
             _ = sources.terminate.recv() => Wake::Stop,
             () = tokio::time::sleep(sleep) => Wake::Timeout,

@@ -88,7 +88,7 @@ async fn read(target: &ScrapeTarget) -> Result<Readings, String> {
     let own: BTreeMap<&str, String> =
         [("namespace", target.pod.workload.namespace().to_owned()), ("pod", target.pod.name())]
             .into();
-    let values = text::select(page, &target.metrics).into_iter();
+    let values = text::select(page, &target.metrics, target.besides.as_deref()).into_iter();
     Ok(values
         .map(|(mut series, value)| {
             // Whatever the pod says of itself, these are what it is.
@@ -132,7 +132,7 @@ async fn fetch(target: &ScrapeTarget) -> Result<Bytes, String> {
 #[cfg(fuzzing)]
 #[must_use]
 pub fn series_of_page(page: &str, names: &[String]) -> usize {
-    text::select(page, names).len()
+    text::select(page, names, None).len()
 }
 
 #[cfg(test)]
@@ -154,7 +154,7 @@ mod tests {
             }
         });
         let pod = "default/ocr-0".parse().unwrap();
-        ScrapeTarget { pod, port, path: "/metrics".to_owned(), metrics: vec![] }
+        ScrapeTarget { pod, port, path: "/metrics".to_owned(), metrics: vec![], besides: None }
     }
 
     fn answer(body: &str) -> String {

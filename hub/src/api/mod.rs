@@ -10,7 +10,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `workload`, `affinity`, `autoscaling`, `gpu`, `offline`, `results`, `rollout` | `InferenceWorkload` |
+//! | `workload`, `affinity`, `autoscaling`, `gpu`, `models`, `offline`, `results`, `rollout` | `InferenceWorkload` |
 //! | `node` | `EdgeNode` |
 //! | `cluster` | `EdgeCluster` |
 //! | `schema` | what the derived schemas lack: quantities, taints, the pod template and its rules |
@@ -21,6 +21,7 @@ mod autoscaling;
 mod cluster;
 mod crds;
 mod gpu;
+mod models;
 mod node;
 mod offline;
 mod results;
@@ -35,6 +36,7 @@ pub use cluster::{
 };
 pub use crds::{CrdError, crd_files, crds_yaml};
 pub use gpu::GpuSpec;
+pub use models::ModelSpec;
 pub use node::{
     Approval, EdgeNode, EdgeNodeSpec, EdgeNodeStatus, LinkSpec, NodeIdentity, NodeResources,
     PodCounts,

@@ -6,6 +6,7 @@
 use super::affinity::NodeAffinity;
 use super::autoscaling::AutoscalingSpec;
 use super::gpu::GpuSpec;
+use super::models::ModelSpec;
 use super::offline::OfflinePolicySpec;
 use super::results::ResultRouteSpec;
 use super::rollout::{RolloutSpec, RolloutStatus};
@@ -15,7 +16,7 @@ use crate::manifests::{FLEET_REPLICAS_MAX, PARAMETERS_FROM_MAX};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
-use shared::limits::{REPLICAS_PER_NODE_MAX, RESULT_ROUTES_MAX};
+use shared::limits::{MODELS_MAX, REPLICAS_PER_NODE_MAX, RESULT_ROUTES_MAX};
 use shared::model::{PodTemplate, Toleration};
 use std::collections::BTreeMap;
 
@@ -69,8 +70,12 @@ use std::collections::BTreeMap;
      has(self.placement) && has(self.placement.replicas) : true")
     .message("offlinePolicy.reschedule: only placement.replicas, which are over the fleet, can go elsewhere"))]
 #[x_kube(validation = Rule::new(
-    "has(self.autoscaling) ? has(self.placement) && has(self.placement.clusterSelector) : true")
-    .message("autoscaling: edge nodes do not decide it yet: expected placement.clusterSelector"))]
+    "has(self.autoscaling) && has(self.placement) ? \
+     !has(self.placement.replicas) && !has(self.placement.replicasPerNode) : true")
+    .message("autoscaling: it decides the number of pods: expected no replicas beside it"))]
+#[x_kube(validation = Rule::new(
+    "has(self.models) && has(self.placement) ? !has(self.placement.clusterSelector) : true")
+    .message("models: edge nodes keep them; in a member cluster expected a volume or an image with the model"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InferenceWorkloadSpec {
     /// Which nodes run it, and how many pods of it.
@@ -86,7 +91,11 @@ pub struct InferenceWorkloadSpec {
     /// What each pod has of GPUs, where the template does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuSpec>,
-    /// How many pods each member cluster has of it, by what they have to do.
+    /// Models that its pods find as files: each node that has them runs it, and one that has not says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MODELS_MAX))]
+    pub models: Vec<ModelSpec>,
+    /// How many pods each node, or each member cluster, has of it, by what they have to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingSpec>,
     /// Where results of its pods go; the first route that matches a topic takes it. Without routes all
@@ -176,6 +185,9 @@ pub struct InferenceWorkloadStatus {
     /// Assigned pods on nodes that have the present spec.
     #[serde(default)]
     pub updated: u32,
+    /// Pods that nodes run beyond the fewest, by its autoscaling.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub autoscaled: u32,
     /// Nodes with pods of it that are offline.
     #[serde(default)]
     pub offline: u32,
@@ -217,4 +229,10 @@ pub struct UnchosenNodes {
     pub reason: String,
     /// How many.
     pub nodes: u32,
+}
+
+// `serde` hands over a reference.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }

@@ -5,8 +5,10 @@ use crate::fleet::WorkloadSummary;
 use crate::fleet::rollout::RolloutPhase;
 use crate::manifests::{DRAIN_TAINT, EdgeNode, InferenceWorkload};
 use serde::{Deserialize, Serialize};
+use shared::limits::REPLICAS_PER_NODE_MAX;
 use shared::model::{
-    NodeEvent, NodeId, NodeStatus, PodStatus, Revision, SinkId, UnixMs, Workload, WorkloadKey,
+    NodeEvent, NodeId, NodeStatus, PodId, PodStatus, Revision, SinkId, UnixMs, Workload,
+    WorkloadKey,
 };
 use shared::telemetry::Sample;
 use shared::wire::{Digest, Stream};
@@ -153,6 +155,9 @@ pub struct WorkloadView {
     pub desired: u32,
     /// Pods that are assigned to nodes.
     pub assigned: u32,
+    /// Pods that nodes run beyond the fewest, by its autoscaling.
+    #[serde(default)]
+    pub autoscaled: u32,
     /// Assigned pods that are ready, as reported.
     pub ready: u32,
     /// Assigned pods of the present template, as reported.
@@ -213,6 +218,12 @@ impl WorkloadView {
             self.ready_online += u32::from(pod.ready && online);
             self.updated += u32::from(pod.revision == revision);
             self.updated_online += u32::from(pod.revision == revision && online);
+        }
+        if let Some(scaling) = &workload.autoscaling {
+            let beyond = (workload.replicas..scaling.max_replicas.min(REPLICAS_PER_NODE_MAX))
+                .map(|ordinal| PodId { workload: workload.key.clone(), ordinal });
+            let run = beyond.filter(|pod| node.pods.contains_key(&pod.to_string())).count();
+            self.autoscaled += u32::try_from(run).unwrap_or(u32::MAX);
         }
     }
 }
@@ -312,7 +323,7 @@ impl HubCore {
     ///
     /// # Errors
     /// A sentence when there is no such node or no such pod.
-    pub fn why(&self, node: &NodeId, pod: &shared::model::PodId) -> Result<PodView, String> {
+    pub fn why(&self, node: &NodeId, pod: &PodId) -> Result<PodView, String> {
         let state = self.nodes.get(node).ok_or_else(|| format!("there is no node `{node}`"))?;
         let assigned = state.desired.content().items().contains_key(&pod.workload.to_string());
         let Some(status) = state.pods.get(&pod.to_string()) else {

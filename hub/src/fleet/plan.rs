@@ -5,7 +5,7 @@ use super::eligibility::{Eligibility, Reason, judge};
 use super::parameters::{Parameters, bytes_of, parameters_of};
 use super::room::{Room, Share};
 use super::{OlderTemplate, Site, WorkloadSummary};
-use crate::manifests::{AttachedObjects, InferenceWorkload, Replicas};
+use crate::manifests::{AttachedObjects, InferenceWorkload, Replicas, autoscaling_of};
 use shared::limits::{MAP_ITEM_BYTES_MAX, REPLICAS_PER_NODE_MAX};
 use shared::model::{NodeId, PodTemplate, Workload, WorkloadKey};
 use shared::wire::encode;
@@ -305,6 +305,7 @@ fn as_told(workload: &InferenceWorkload, replicas: u32) -> Workload {
         template: workload.template.clone(),
         results: workload.results.clone(),
         parameters: Parameters::new(),
+        autoscaling: workload.autoscaling.as_ref().map(autoscaling_of),
     }
 }
 

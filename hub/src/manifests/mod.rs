@@ -22,6 +22,7 @@ mod directory;
 mod documents;
 mod gpu;
 mod labels;
+mod models;
 mod node;
 mod offline;
 mod parameters;
@@ -38,7 +39,7 @@ mod yaml;
 pub(crate) use affinity::{EXPRESSION_VALUES_MAX, TERM_EXPRESSIONS_MAX, TERMS_MAX};
 pub use attached::{AttachedObject, AttachedObjects};
 pub(crate) use attached::{Lookup, Standing, standing};
-pub(crate) use autoscaling::CLUSTER_REPLICAS_MAX;
+pub(crate) use autoscaling::{CLUSTER_REPLICAS_MAX, STABILIZATION_SECONDS_MAX, autoscaling_of};
 pub use directory::{DIRECTORY_BYTES_MAX, FILE_BYTES_MAX, FILES_MAX, read_directory};
 pub use documents::{DOCUMENTS_MAX, parse_documents};
 pub(crate) use labels::Invalid;
@@ -116,7 +117,7 @@ pub struct InferenceWorkload {
     /// The profile of the MIG instance that each pod has; in member clusters only.
     #[serde(default)]
     pub mig: Option<String>,
-    /// How many pods each member cluster has of it, by what they have to do.
+    /// How many pods each node, or each member cluster, has of it, by what they have to do.
     #[serde(default)]
     pub autoscaling: Option<AutoscalingSpec>,
     /// Where each node's own environment variables come from; of several, a later one wins.

@@ -119,7 +119,7 @@ fn fields_outside_the_subset_are_refused() {
         changed("      containers:", "      volumes: [{name: v, emptyDir: {}}]\n      containers:");
     assert_snapshot!(volumes, @"w/ocr.yaml:8: spec.template.spec.volumes[0].emptyDir: unknown field, expected one of `name`, `configMap`, `secret`");
     let init = changed("      containers:", "      initContainers: []\n      containers:");
-    assert_snapshot!(init, @"w/ocr.yaml:8: spec.template.spec.initContainers: unknown field, expected one of `containers`, `restartPolicy`, `terminationGracePeriodSeconds`, `volumes`");
+    assert_snapshot!(init, @"w/ocr.yaml:8: spec.template.spec.initContainers: unknown field, expected one of `containers`, `restartPolicy`, `terminationGracePeriodSeconds`, `volumes`, `models`");
     let secret = "          env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}]\n          command:";
     assert_snapshot!(changed("          command:", secret), @"w/ocr.yaml:10: spec.template.spec.containers[0].env[0].valueFrom.secretKeyRef: a Secret reaches a pod as files only, never in its environment: expected a volume with `secret` and a mount of it");
     assert_snapshot!(changed("spec:\n  template", "status: {}\nspec:\n  template"), @"w/ocr.yaml:5: status: unknown field, expected one of `apiVersion`, `kind`, `metadata`, `spec`");

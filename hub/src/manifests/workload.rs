@@ -3,9 +3,10 @@
 //! A template outside the subset is refused here, with the field's path, and never run in part.
 
 use super::affinity::check_affinity;
-use super::autoscaling::check_autoscaling;
+use super::autoscaling::{autoscaling_of, check_autoscaling};
 use super::gpu::take_gpu;
 use super::labels::{Invalid, check_annotations, check_labels, check_tolerations};
+use super::models::{said_at, take_models};
 use super::offline::offline_policy_of;
 use super::parameters::parameters_of;
 use super::results::routes_of;
@@ -92,6 +93,7 @@ pub(crate) fn inference_workload(
         priority,
         mut template,
         gpu,
+        models,
         autoscaling,
         results,
         rollout,
@@ -107,10 +109,16 @@ pub(crate) fn inference_workload(
     }
     check_tolerations("spec.placement.tolerations", &placement.tolerations)?;
     placement.affinity.as_ref().map_or(Ok(()), check_affinity)?;
-    check_autoscaling(autoscaling.as_ref(), &placement)?;
-    let replicas = replicas_of(&placement)?;
-    let mig = take_gpu(gpu, placement.cluster_selector.is_some(), &mut template)?;
+    let replicas = match &autoscaling {
+        // Checked below to be the only one that says it.
+        Some(said) if placement.cluster_selector.is_none() => Replicas::PerNode(said.min_replicas),
+        _ => replicas_of(&placement)?,
+    };
+    let is_for_clusters = placement.cluster_selector.is_some();
+    let mig = take_gpu(gpu, is_for_clusters, &mut template)?;
+    take_models(models, is_for_clusters, &mut template)?;
     check_template(&template)?;
+    check_autoscaling(autoscaling.as_ref(), &placement, &template)?;
     let results = routes_of(results)?;
     let unencodable = |error: EncodeError| ("spec.template".to_owned(), error.to_string());
     let workload = InferenceWorkload {
@@ -163,9 +171,7 @@ fn replicas_of(placement: &PlacementSpec) -> Result<Replicas, Invalid> {
 fn check_template(template: &PodTemplate) -> Result<(), Invalid> {
     check_labels("spec.template.metadata.labels", &template.metadata.labels)?;
     check_annotations("spec.template.metadata.annotations", &template.metadata.annotations)?;
-    template
-        .validate()
-        .map_err(|invalid| (format!("spec.template.{}", invalid.path), invalid.problem))?;
+    template.validate().map_err(|invalid| (said_at(&invalid.path), invalid.problem))?;
     for (index, container) in template.spec.containers.iter().enumerate() {
         let at = format!("spec.template.spec.containers[{index}]");
         // Any RFC 1123 label will do; a node's name is one.
@@ -236,6 +242,7 @@ fn check_size(workload: &InferenceWorkload) -> Result<(), Invalid> {
         results: workload.results.clone(),
         // What a node has of its own is counted where that is known.
         parameters: BTreeMap::new(),
+        autoscaling: workload.autoscaling.as_ref().map(autoscaling_of),
     };
     let refused = |problem| Err(("spec".to_owned(), problem));
     match encode("workload", &sent).map(|bytes| bytes.len()) {

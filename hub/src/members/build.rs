@@ -168,6 +168,7 @@ impl Builder<'_> {
             ScalingMetric::GPUUtilization => "DCGM_FI_DEV_GPU_UTIL",
             ScalingMetric::RequestsPerSecond => "requests_per_second",
             ScalingMetric::QueueDepth => "queue_depth",
+            ScalingMetric::LatencyPercentile => "request_latency_milliseconds",
         };
         let name = said.metric_name.as_deref().unwrap_or(usual);
         let metric = match said.metric {
@@ -184,12 +185,25 @@ impl Builder<'_> {
         };
         let (api_version, kind, _) = MemberKind::Deployment.names();
         let name = self.workload.key.name();
-        let spec = json!({
+        let mut spec = json!({
             "scaleTargetRef": { "apiVersion": api_version, "kind": kind, "name": name },
             "minReplicas": said.min_replicas,
             "maxReplicas": said.max_replicas,
             "metrics": [metric],
         });
+        let windows = [
+            ("scaleUp", said.scale_up_stabilization_seconds),
+            ("scaleDown", said.scale_down_stabilization_seconds),
+        ];
+        let windows: Map<String, Value> = windows
+            .into_iter()
+            .filter_map(|(way, seconds)| {
+                Some((way.to_owned(), json!({ "stabilizationWindowSeconds": seconds? })))
+            })
+            .collect();
+        if !windows.is_empty() {
+            set(&mut spec, "behavior", Value::Object(windows));
+        }
         self.of_workload(MemberKind::HorizontalPodAutoscaler, &spec)
     }
 

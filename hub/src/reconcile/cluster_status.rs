@@ -106,6 +106,7 @@ pub(super) fn workload_in_clusters(
         desired,
         assigned,
         ready: sum(|workload| workload.ready),
+        autoscaled: 0,
         updated: sum(|workload| workload.updated),
         offline: 0,
         unschedulable: desired.saturating_sub(assigned),

@@ -84,6 +84,7 @@ pub(crate) fn workload_status(
         desired: view.desired,
         assigned: view.assigned,
         ready: view.ready,
+        autoscaled: view.autoscaled,
         updated: view.updated,
         offline: view.nodes_offline,
         unschedulable: view.desired.saturating_sub(view.assigned),

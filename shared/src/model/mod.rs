@@ -6,10 +6,13 @@ mod attached;
 mod event;
 mod gpu;
 mod ids;
+mod inference_model;
 mod pod;
+mod pod_ports;
 mod policy;
 mod quantity;
 mod result;
+mod scaling;
 mod status;
 mod time;
 mod volume;
@@ -23,17 +26,20 @@ pub use attached::{
 pub use event::{BootOffset, NodeEvent};
 pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
 pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
+pub use inference_model::{InvalidDigest, ModelDigest, ModelMount};
 pub use pod::{
     Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, HttpHeader, PodMetadata, PodSpec,
     PodTemplate, PortProtocol, Probe, ResourceList, ResourceRequirements, RestartPolicy,
     TcpSocketAction, UriScheme,
 };
+pub use pod_ports::PORT_OFFSET;
 pub use policy::{LinkBudget, NODE_POLICY_KEY, NodePolicy};
 pub use quantity::{CpuQuantity, MemoryQuantity, QuantityError};
 pub use result::{
     DEFAULT_SINK, InvalidRoute, InvalidTopic, PodResult, ResultFormat, ResultRoute, SinkId,
     Thinning, check_topic, route,
 };
+pub use scaling::{Autoscaling, ScalingMetric};
 pub use status::{
     Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus, ReservedResources,
 };

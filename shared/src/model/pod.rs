@@ -6,6 +6,7 @@
 //! These types are also the wire format (packed CBOR, fields by position): fields are only ever
 //! appended, never removed, renamed in meaning or reordered.
 
+use super::inference_model::ModelMount;
 use super::quantity::{CpuQuantity, MemoryQuantity};
 use super::volume::{EnvFromSource, EnvVarSource, Volume, VolumeMount};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub struct PodSpec {
     /// ConfigMaps and Secrets whose keys become files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// Models that its container finds as files. Not of `core/v1`: a workload says them in `spec.models`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelMount>,
 }
 
 fn default_grace_seconds() -> u32 {

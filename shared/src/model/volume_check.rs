@@ -3,10 +3,11 @@
 
 use super::attached::{check_object_key, check_object_name};
 use super::ids::NodeId;
+use super::inference_model::ModelMount;
 use super::pod::{Container, PodSpec};
 use super::volume::{ConfigMapKeySelector, KeyToPath, Volume};
 use super::workload::{InvalidWorkload, invalid};
-use crate::limits::{VOLUME_ITEMS_MAX, VOLUME_PATH_BYTES_MAX, VOLUMES_MAX};
+use crate::limits::{MODELS_MAX, VOLUME_ITEMS_MAX, VOLUME_PATH_BYTES_MAX, VOLUMES_MAX};
 use std::collections::BTreeSet;
 
 type Checked = Result<(), InvalidWorkload>;
@@ -23,7 +24,8 @@ pub(super) fn validate_volumes(spec: &PodSpec, container: &Container) -> Checked
             return Err(invalid(format!("{at}.name"), problem));
         }
     }
-    validate_mounts(container, &names)?;
+    let mounts = validate_mounts(container, &names)?;
+    validate_models(&spec.models, mounts)?;
     let mounted = |name: &str| container.volume_mounts.iter().any(|mount| mount.name == name);
     if let Some(index) = spec.volumes.iter().position(|volume| !mounted(&volume.name)) {
         let problem =
@@ -67,7 +69,11 @@ fn validate_items(at: &str, items: &[KeyToPath]) -> Checked {
     Ok(())
 }
 
-fn validate_mounts(container: &Container, volumes: &BTreeSet<&str>) -> Checked {
+/// The paths of all mounts.
+fn validate_mounts<'a>(
+    container: &'a Container,
+    volumes: &BTreeSet<&str>,
+) -> Result<Vec<&'a str>, InvalidWorkload> {
     let at = "spec.containers[0].volumeMounts";
     at_most(at, container.volume_mounts.len(), VOLUMES_MAX)?;
     let mut paths: Vec<&str> = Vec::new();
@@ -76,17 +82,39 @@ fn validate_mounts(container: &Container, volumes: &BTreeSet<&str>) -> Checked {
             let name: String = mount.name.chars().take(80).collect();
             return Err(invalid(format!("{at}[{index}].name"), format!("no volume is `{name}`")));
         }
-        let path = format!("{at}[{index}].mountPath");
-        let below = mount.mount_path.strip_prefix('/').ok_or_else(|| {
-            invalid(path.as_str(), "expected a path that begins with `/`, as in `/etc/ocr`")
-        })?;
-        check_relative(below).map_err(|problem| invalid(path.as_str(), problem))?;
-        if let Some(other) = paths.iter().find(|other| overlap(other, below)) {
-            let problem =
-                format!("`/{below}` and `/{other}` are one within the other, or the same");
-            return Err(invalid(path, problem));
+        add_path(&mut paths, &format!("{at}[{index}].mountPath"), &mount.mount_path)?;
+    }
+    Ok(paths)
+}
+
+/// Adds the path of a mount that none of `paths` is in the way of.
+fn add_path<'a>(paths: &mut Vec<&'a str>, at: &str, path: &'a str) -> Checked {
+    let expected = "expected a path that begins with `/`, as in `/etc/ocr`";
+    let below = path.strip_prefix('/').ok_or_else(|| invalid(at, expected))?;
+    check_relative(below).map_err(|problem| invalid(at, problem))?;
+    if let Some(other) = paths.iter().find(|other| overlap(other, below)) {
+        let problem = format!("`/{below}` and `/{other}` are one within the other, or the same");
+        return Err(invalid(at, problem));
+    }
+    paths.push(below);
+    Ok(())
+}
+
+/// Models stand where nothing else is mounted, each under a name of its own.
+fn validate_models<'a>(models: &'a [ModelMount], mut paths: Vec<&'a str>) -> Checked {
+    at_most("spec.models", models.len(), MODELS_MAX)?;
+    let mut names = BTreeSet::new();
+    for (index, model) in models.iter().enumerate() {
+        let at = |field: &str| format!("spec.models[{index}].{field}");
+        NodeId::new(&model.name).map_err(|error| invalid(at("name"), error.to_string()))?;
+        if !names.insert(&model.name) {
+            let problem = format!("there is a model `{}` already", model.name);
+            return Err(invalid(at("name"), problem));
         }
-        paths.push(below);
+        if model.size_bytes == 0 {
+            return Err(invalid(at("sizeBytes"), "expected the bytes of its file"));
+        }
+        add_path(&mut paths, &at("path"), &model.path)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use super::ids::{PodId, Revision, WorkloadKey};
 use super::pod::{Container, PodTemplate, Probe};
 use super::quantity::{CpuQuantity, MemoryQuantity};
 use super::result::ResultRoute;
+use super::scaling::Autoscaling;
 use super::volume_check::validate_volumes;
 use crate::limits;
 use crate::wire::{Digest, encode};
@@ -35,6 +36,9 @@ pub struct Workload {
     /// pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, String>,
+    /// More pods than `replicas`, by what they have to do. Changing it restarts nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
 }
 
 impl Workload {
@@ -178,6 +182,7 @@ impl PodTemplate {
             ));
         }
         validate_container(container)?;
+        self.validate_port_offset()?;
         validate_volumes(&self.spec, container)
     }
 
@@ -291,7 +296,7 @@ fn validate_probe(path: &str, probe: &Probe, readiness: bool) -> Result<(), Inva
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Thinning;
+    use crate::model::{ScalingMetric, Thinning};
     use crate::wire::{decode, encode};
 
     #[test]
@@ -323,6 +328,14 @@ mod tests {
             sink: "default".to_owned(),
             thinning: Some(Thinning::Deadband { field: "/value".to_owned(), by_millionths: 5 }),
         }];
+        workload.autoscaling = Some(Autoscaling {
+            max_replicas: 4,
+            metric: ScalingMetric::LatencyPercentile(95),
+            target: 50,
+            metric_name: None,
+            scale_up_seconds: 0,
+            scale_down_seconds: 300,
+        });
         workload.parameters = BTreeMap::from([("CAMERA".to_owned(), "10.0.0.7".to_owned())]);
         let bytes = encode("workload", &workload).unwrap();
         assert_eq!(decode::<Workload>("workload", &bytes, 4096).unwrap(), workload);

@@ -23,9 +23,10 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 use shared::model::{
-    ClockQuality, Condition, ConditionStatus, ConfigItem, GpuInventory, LinkBudget, MonotonicMs,
-    NodeCapacity, NodeEvent, NodeStatus, Now, PodId, PodPhase, PodStatus, ReservedResources,
-    Revision, SecretBytes, SecretData, SecretItem, UnixMs, Workload,
+    Autoscaling, ClockQuality, Condition, ConditionStatus, ConfigItem, GpuInventory, LinkBudget,
+    MonotonicMs, NodeCapacity, NodeEvent, NodeStatus, Now, PodId, PodPhase, PodStatus,
+    ReservedResources, Revision, ScalingMetric, SecretBytes, SecretData, SecretItem, UnixMs,
+    Workload,
 };
 use shared::sync::{Budget, LinkClass, LogMeta, LogReceiver, MapContent};
 use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
@@ -186,6 +187,14 @@ fn workload() -> Workload {
         template: declared.template,
         results: vec![],
         parameters: [("CAMERA".to_owned(), "10.0.0.7".to_owned())].into(),
+        autoscaling: Some(Autoscaling {
+            max_replicas: 3,
+            metric: ScalingMetric::LatencyPercentile(95),
+            target: 50,
+            metric_name: Some("queue".to_owned()),
+            scale_up_seconds: 1,
+            scale_down_seconds: 300,
+        }),
     }
 }
 

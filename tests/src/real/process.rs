@@ -186,6 +186,23 @@ pub fn free_port() -> anyhow::Result<u16> {
     anyhow::bail!("no port between {PORT_FIRST} and {} is left", PORT_FIRST + PORT_COUNT - 1)
 }
 
+/// The first of `count` such ports, one after the other.
+///
+/// # Errors
+/// When there are no such ports left.
+pub fn free_ports_in_a_row(count: u16) -> anyhow::Result<u16> {
+    let mut first = free_port()?;
+    let mut last = first;
+    while last.saturating_sub(first) + 1 < count {
+        let next = free_port()?;
+        if next != last + 1 {
+            first = next;
+        }
+        last = next;
+    }
+    Ok(first)
+}
+
 /// Processes that run at the same time begin far apart.
 fn nth_port(number: u16) -> u16 {
     let begin = u64::from(std::process::id()) * 101;

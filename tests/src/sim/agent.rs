@@ -7,6 +7,7 @@ use edge_agent::core::{
     AgentCore, AgentStatus, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions,
     Reserved, Restored, read_stored_state,
 };
+use edge_agent::models::NodeModels;
 use edge_agent::ports::{Runtime, ScrapeTarget};
 use edge_agent::results::PostOutcome;
 use edge_agent::shell::{AgentPorts, perform};
@@ -171,6 +172,7 @@ impl SimAgent {
             stored,
             fence: self.ledger.accepted,
             link_budget: self.ledger.link_budget.clone(),
+            models: NodeModels::new(),
             observations,
             notices: vec![],
         };

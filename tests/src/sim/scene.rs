@@ -193,6 +193,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
                 restart_policy: RestartPolicy::Always,
                 termination_grace_period_seconds: 5,
                 volumes: vec![],
+                models: vec![],
             },
         },
         results: routes(wanted.sink),

@@ -1,9 +1,10 @@
-//! The files that a pod has of ConfigMaps and Secrets.
+//! The files that a pod has of ConfigMaps, Secrets and models.
 //!
 //! A volume is a folder laid out as kubelet lays it out: the files are links into `..data`, which is a link to
 //! the folder of one version, so that a change is one rename for all files together. Where the pod finds it is a
 //! link below its home. ConfigMaps lie in the pod's folder; Secrets where [`super::secrets`] says, and are
-//! opened here, for as long as their files are being written.
+//! opened here, for as long as their files are being written. A model is one file, and lies where the node keeps
+//! it.
 //!
 //! ```text
 //! <pod>/home/etc/ocr    -> <pod>/volumes/settings
@@ -94,9 +95,10 @@ fn place(
     volume: &VolumeContent,
     secrets: Option<&Secrets>,
 ) -> Result<(), StartFailure> {
-    private_folder(&folder.volumes())
-        .map_err(attempt(format!("make the folder {}", folder.volumes().display())))
-        .map_err(|error| failure(&error))?;
+    if let VolumeSource::Model(file) = &volume.source {
+        return show_model(folder, volume, file);
+    }
+    make_volumes_folder(folder)?;
     let path = match (volume.is_secret, secrets) {
         (false, _) => folder.volumes().join(&volume.name),
         (true, Some(secrets)) => secrets.of_pod(folder)?.join(&volume.name),
@@ -110,6 +112,22 @@ fn place(
         write_content(&path, &version, volume, secrets)?;
     }
     volume.mounts.iter().try_for_each(|mount| link(folder, mount, &path))
+}
+
+fn make_volumes_folder(folder: &PodFolder) -> Result<(), StartFailure> {
+    private_folder(&folder.volumes())
+        .map_err(attempt(format!("make the folder {}", folder.volumes().display())))
+        .map_err(|error| failure(&error))
+}
+
+fn show_model(folder: &PodFolder, volume: &VolumeContent, file: &Path) -> Result<(), StartFailure> {
+    // Where the mounts are listed.
+    make_volumes_folder(folder)?;
+    if !file.is_file() {
+        let message = format!("{} was there, and is gone", file.display());
+        return Err(StartFailure::new("ModelMissing", message));
+    }
+    volume.mounts.iter().try_for_each(|mount| link(folder, mount, file))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -129,7 +147,7 @@ fn write_content(
 ) -> Result<(), StartFailure> {
     let opened: SecretData;
     let (files, mode) = match &volume.source {
-        VolumeSource::Nothing => (vec![], CONFIG_MODE),
+        VolumeSource::Nothing | VolumeSource::Model(_) => (vec![], CONFIG_MODE),
         VolumeSource::ConfigMap(item) => {
             let data = item.data.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
             (files_of(data.collect(), &volume.items, true)?, CONFIG_MODE)
@@ -329,6 +347,26 @@ mod tests {
         let refused = lay_down(&folder, &[config(&["own"], &[("a", "1")])], None).unwrap_err();
         assert_eq!(refused.reason, "MountPathTaken");
         assert!(folder.home().join("own/file").exists());
+    }
+
+    #[test]
+    fn a_model_is_the_file_that_the_node_keeps_and_goes_with_the_pod() {
+        let (temporary, folder) = folder();
+        let file = temporary.path().join("model");
+        fs::write(&file, "weights").unwrap();
+        let model = VolumeContent {
+            name: "model.ocr".to_owned(),
+            mounts: vec!["models/ocr.onnx".to_owned()],
+            source: VolumeSource::Model(file.clone()),
+            ..VolumeContent::default()
+        };
+        lay_down(&folder, std::slice::from_ref(&model), None).unwrap();
+        let seen = folder.home().join("models/ocr.onnx");
+        assert_eq!(fs::read_to_string(&seen).unwrap(), "weights");
+        lay_down(&folder, &[], None).unwrap();
+        assert!(fs::symlink_metadata(&seen).is_err() && file.exists());
+        fs::remove_file(&file).unwrap();
+        assert_eq!(lay_down(&folder, &[model], None).unwrap_err().reason, "ModelMissing");
     }
 
     fn sealed(key: &SessionPrivateKey, text: &str) -> VolumeContent {

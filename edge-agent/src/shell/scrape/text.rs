@@ -21,8 +21,10 @@ const PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
 /// The series of the metrics called `names`: counters and gauges by the name of their samples,
 /// histograms by their own. Without names: of the first counter `…_requests_total`, and of the first
 /// histogram whose name ends in `_request_duration_seconds` or speaks of latency.
-pub(super) fn select(page: &str, names: &[String]) -> Readings {
-    let names = if names.is_empty() { usual_names(page) } else { names.to_vec() };
+/// The one that is wanted `besides` goes before them.
+pub(super) fn select(page: &str, names: &[String], besides: Option<&str>) -> Readings {
+    let others = if names.is_empty() { usual_names(page) } else { names.to_vec() };
+    let names: Vec<String> = besides.map(str::to_owned).into_iter().chain(others).collect();
     let mut found: Vec<Readings> = vec![Readings::new(); names.len()];
     for sample in page.lines().filter_map(parse) {
         let place = names.iter().position(|name| is_of(&sample.0.name, name));
@@ -146,7 +148,7 @@ other_latency_count 1
             let labels = series.labels.iter().map(|(name, value)| format!("{name}={value}"));
             (format!("{} {}", series.name, labels.collect::<String>()), value)
         };
-        select(PAGE, &names).into_iter().map(shown).collect()
+        select(PAGE, &names, None).into_iter().map(shown).collect()
     }
 
     #[test]
@@ -167,13 +169,15 @@ other_latency_count 1
         assert_eq!(selected(&["go_goroutines"]), [("go_goroutines ".to_owned(), 12.0)]);
         assert_eq!(selected(&["other_latency", "absent"]).len(), 1);
         assert_eq!(selected(&["http_request"]), []);
+        let besides = select(PAGE, &[], Some("go_goroutines"));
+        assert!(besides.contains_key(&Series::new("go_goroutines")) && besides.len() == 7);
     }
 
     #[test]
     fn a_metric_with_too_many_series_is_left_out_whole() {
         let many: String = (0..=SERIES_MAX).map(|n| format!("a{{n=\"{n}\"}} 1\n")).collect();
         let page = format!("{many}b 1\n");
-        let values = select(&page, &["a".to_owned(), "b".to_owned()]);
+        let values = select(&page, &["a".to_owned(), "b".to_owned()], None);
         assert_eq!(values.into_keys().collect::<Vec<_>>(), [Series::new("b")]);
     }
 
@@ -189,8 +193,8 @@ other_latency_count 1
     proptest! {
         #[test]
         fn no_page_makes_it_panic(page in "(# TYPE )?[a-c_{}=\"\\\\ 0-9.,é\n]{0,80}") {
-            let _ = select(&page, &["a".to_owned()]);
-            let _ = select(&page, &[]);
+            let _ = select(&page, &["a".to_owned()], Some("b"));
+            let _ = select(&page, &[], None);
         }
     }
 }

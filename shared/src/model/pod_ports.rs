@@ -1,0 +1,125 @@
+//! Ports of pods that share their node's network, as processes do: with an annotation each replica has its own.
+
+use super::pod::{Container, EnvVar, PodTemplate, Probe};
+use super::workload::{InvalidWorkload, invalid};
+use crate::limits::REPLICAS_PER_NODE_MAX;
+
+/// The annotation of a template, and the one value that it may have: the replica of ordinal n listens on each
+/// of the container's `ports` plus n.
+pub const PORT_OFFSET: &str = "hinterland.dev/port-offset";
+const BY_ORDINAL: &str = "ordinal";
+
+/// The variable that tells a replica the first of its ports, unless its template says it.
+const PORT_VARIABLE: &str = "PORT";
+
+impl PodTemplate {
+    /// The port that the replica of this ordinal has in place of `port`.
+    #[must_use]
+    pub fn port_of_replica(&self, port: u16, ordinal: u32) -> u16 {
+        let declared = self.spec.containers.iter().flat_map(|container| &container.ports);
+        let is_declared = { declared }.any(|declared| declared.container_port == port);
+        if !self.offsets_ports() || !is_declared {
+            return port;
+        }
+        // Checked to be a port; a template that was not is run as it is.
+        u16::try_from(ordinal).ok().and_then(|offset| port.checked_add(offset)).unwrap_or(port)
+    }
+
+    /// `container` with the ports of the replica of this ordinal, also in its probes and in its environment.
+    #[must_use]
+    pub fn container_of_replica(&self, mut container: Container, ordinal: u32) -> Container {
+        if !self.offsets_ports() {
+            return container;
+        }
+        let moved = |port: u16| self.port_of_replica(port, ordinal);
+        let move_probe = |probe: &mut Probe| {
+            probe.http_get.iter_mut().for_each(|get| get.port = moved(get.port));
+            probe.tcp_socket.iter_mut().for_each(|tcp| tcp.port = moved(tcp.port));
+        };
+        let probes = [
+            &mut container.startup_probe,
+            &mut container.readiness_probe,
+            &mut container.liveness_probe,
+        ];
+        probes.into_iter().flatten().for_each(move_probe);
+        container
+            .ports
+            .iter_mut()
+            .for_each(|port| port.container_port = moved(port.container_port));
+        if let Some(first) = container.ports.first() {
+            // What the template says of it stands later, and wins.
+            let (name, value) = (PORT_VARIABLE.to_owned(), first.container_port.to_string());
+            container.env.insert(0, EnvVar { name, value, value_from: None });
+        }
+        container
+    }
+
+    fn offsets_ports(&self) -> bool {
+        self.metadata.annotations.get(PORT_OFFSET).is_some_and(|value| value == BY_ORDINAL)
+    }
+
+    /// # Errors
+    /// When the annotation says something else, or some replica would have no port.
+    pub(super) fn validate_port_offset(&self) -> Result<(), InvalidWorkload> {
+        let path = format!("metadata.annotations[{PORT_OFFSET}]");
+        match self.metadata.annotations.get(PORT_OFFSET).map(String::as_str) {
+            None => return Ok(()),
+            Some(BY_ORDINAL) => {}
+            Some(_) => return Err(invalid(path, format!("expected `{BY_ORDINAL}`"))),
+        }
+        let ports = self.spec.containers.iter().flat_map(|container| &container.ports);
+        let highest = ports.map(|port| u32::from(port.container_port)).max();
+        let Some(highest) = highest else {
+            return Err(invalid(path, "expected `ports` of the container"));
+        };
+        let last = u32::from(u16::MAX).saturating_sub(REPLICAS_PER_NODE_MAX - 1);
+        if highest > last {
+            let problem = format!("{highest} is over {last}, beyond which replicas have no port");
+            return Err(invalid("spec.containers[0].ports", problem));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn template(annotation: &str, port: u16) -> PodTemplate {
+        serde_json::from_value(json!({
+            "metadata": { "annotations": { PORT_OFFSET: annotation } },
+            "spec": { "containers": [{ "name": "a", "command": ["a"],
+                "ports": [{ "containerPort": port }, { "containerPort": 9000 }],
+                "readinessProbe": { "httpGet": { "port": port } },
+                "livenessProbe": { "tcpSocket": { "port": 22 } } }] },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn each_replica_has_ports_of_its_own() {
+        let template = template("ordinal", 8000);
+        template.validate().unwrap();
+        let [container] = template.spec.containers.as_slice() else { panic!() };
+        let third = template.container_of_replica(container.clone(), 2);
+        let ports: Vec<u16> = third.ports.iter().map(|port| port.container_port).collect();
+        assert_eq!(ports, [8002, 9002]);
+        assert_eq!(third.readiness_probe.unwrap().http_get.unwrap().port, 8002);
+        assert_eq!(third.liveness_probe.unwrap().tcp_socket.unwrap().port, 22, "not its own");
+        assert_eq!((third.env[0].name.as_str(), third.env[0].value.as_str()), ("PORT", "8002"));
+        assert_eq!(
+            (template.port_of_replica(9000, 5), template.port_of_replica(22, 5)),
+            (9005, 22)
+        );
+    }
+
+    #[test]
+    fn what_can_t_be_is_refused() {
+        let refused = |annotation, port| template(annotation, port).validate().unwrap_err().path;
+        assert_eq!(refused("random", 8000), format!("metadata.annotations[{PORT_OFFSET}]"));
+        assert_eq!(refused("ordinal", 65_281), "spec.containers[0].ports");
+        template("ordinal", 65_280).validate().unwrap();
+        assert_eq!(template("", 8000).port_of_replica(8000, 3), 8000);
+    }
+}
