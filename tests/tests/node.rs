@@ -47,6 +47,7 @@ spec:
   autoscaling:
     maxReplicas: 3
     metric: RequestsPerSecond
+    metricName: file_classifier_request_seconds
     target: 4
     scaleDownStabilizationSeconds: 0
   template:

@@ -82,7 +82,10 @@ impl Meter {
                     Some(name) => pair
                         .rate(|series| series == name)
                         .or_else(|| pair.rate(|series| is_part(series, name, "_count"))),
-                    None => pair.rate(|series| series.ends_with("requests_total")),
+                    // A counter by status is not there before the first request; a histogram is.
+                    None => pair
+                        .rate(|series| series.ends_with("requests_total"))
+                        .or_else(|| pair.rate(|series| series.ends_with("_count"))),
                 }
             }
             ScalingMetric::QueueDepth => {

@@ -179,6 +179,16 @@ fn counters_count_by_how_much_they_rise() {
 }
 
 #[test]
+fn before_the_first_request_the_histogram_of_their_latency_says_that_there_was_none() {
+    let mut site = Site::new(workload(1, said(ScalingMetric::RequestsPerSecond, 10)), 3);
+    let idle = |pod: &PodId| vec![(of_pod(pod, "http_request_duration_seconds_count"), 0.0)];
+    site.look(idle);
+    site.look(idle);
+    let status = site.scaling.statuses().next().unwrap();
+    assert_eq!(status.seen, "RequestsPerSecond is 0.0 over 3 pods, to be 10");
+}
+
+#[test]
 fn the_utilisation_is_that_of_the_gpus_that_a_pod_holds() {
     let mut site = Site::new(workload(1, said(ScalingMetric::GpuUtilization, 40)), 0);
     let busy = |pod: &PodId| {

@@ -13,7 +13,7 @@ use tests::real::process::wait_until;
 use tests::real::search::files_with;
 
 /// What only an admin of a namespace gives the hub.
-const SECRETS: &str = include_str!("../../../deploy/rbac/hub-secrets.yaml");
+pub(super) const SECRETS: &str = include_str!("../../../deploy/rbac/hub-secrets.yaml");
 
 const TOKEN: &str = "the-token-that-nobody-reads-1";
 const TOKEN_AFTER: &str = "the-token-that-nobody-reads-2";

@@ -5,6 +5,7 @@
 
 mod api;
 mod attached;
+mod both;
 mod chart;
 mod faults;
 mod going;
