@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use tests::real::kubernetes::Cluster;
 use tests::real::process::wait_until;
 
-const MEMBER_RBAC: &str = include_str!("../../../deploy/rbac/member.yaml");
+pub(super) const MEMBER_RBAC: &str = include_str!("../../../deploy/rbac/member.yaml");
 
 const WORKLOAD: [&str; 4] = ["iw", "ocr", "-n", "inspection"];
 
-fn edge_cluster(name: &str) -> String {
+pub(super) fn edge_cluster(name: &str) -> String {
     format!(
-        "apiVersion: hinterland.dev/v1alpha1\nkind: EdgeCluster\nmetadata:\n  name: {name}\n  labels: {{tier: gpu}}\n\
+        "apiVersion: hinterland.dev/v1alpha1\nkind: EdgeCluster\nmetadata:\n  name: {name}\n  labels: {{tier: gpu, site: gate-3}}\n\
          spec:\n  kubeconfigSecretRef: {{name: {name}}}\n"
     )
 }
@@ -30,7 +30,7 @@ fn workload(name: &str, tier: &str, image: &str) -> String {
 }
 
 /// The kubeconfig in `file` as the Secret of the member `name`.
-fn give_access(management: &Cluster, name: &str, file: &Path) {
+pub(super) fn give_access(management: &Cluster, name: &str, file: &Path) {
     let file = format!("--from-file=kubeconfig={}", file.display());
     management.kubectl(&["create", "secret", "generic", name, "-n", "hinterland", &file]).unwrap();
 }
