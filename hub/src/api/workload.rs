@@ -109,22 +109,23 @@ pub struct InferenceWorkloadSpec {
     /// What becomes of it where nodes are offline for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offline_policy: Option<OfflinePolicySpec>,
-    /// Environment variables that are each node's own, from ConfigMaps that are found by a label of the
-    /// node: one workload serves sites that differ in a camera's address. Of several a later one wins.
+    /// Environment variables that are each node's or member cluster's own, from ConfigMaps that are found by
+    /// a label of it: one workload serves sites that differ in a camera's address. Of several a later one wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = PARAMETERS_FROM_MAX))]
     pub parameters_from: Vec<ParametersFromSpec>,
 }
 
-/// A ConfigMap for each node, in the workload's namespace, whose keys become environment variables.
+/// A ConfigMap for each node or member cluster, in the workload's namespace, whose keys become environment
+/// variables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ParametersFromSpec {
-    /// The beginning of the ConfigMaps' names, as in `camera-`; the value of the node's label follows.
+    /// The beginning of the ConfigMaps' names, as in `camera-`; the value of the label follows.
     pub config_map_prefix: String,
-    /// The label of the node, as in `hinterland.dev/site`.
+    /// The label of the node, or of the `EdgeCluster`, as in `hinterland.dev/site`.
     pub label: String,
-    /// Whether a node without the label, or without its ConfigMap, runs the workload as well.
+    /// Whether a node or cluster without the label, or without its ConfigMap, runs the workload as well.
     #[serde(default)]
     pub optional: bool,
 }

@@ -153,12 +153,13 @@ fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
     }
 }
 
-fn is_forbidden(error: &watcher::Error) -> bool {
+/// Whether the API server said that this is not permitted.
+pub(crate) fn is_forbidden(error: &watcher::Error) -> bool {
     status_of(error).is_some_and(|status| status.code == 403)
 }
 
 /// The words of the API server, where it was it that said no.
-fn words_of(error: &watcher::Error) -> String {
+pub(crate) fn words_of(error: &watcher::Error) -> String {
     match status_of(error) {
         Some(status) if !status.message.is_empty() => status.message.clone(),
         _ => shared::in_words(error),

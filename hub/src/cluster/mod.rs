@@ -20,7 +20,7 @@ mod shared;
 mod source;
 mod writer;
 
-pub(crate) use attached::watch_attached;
+pub(crate) use attached::{is_forbidden, watch_attached, words_of};
 pub use client::ClusterError;
 pub(crate) use client::{connect, connect_as_person};
 pub(crate) use finalizer::write_finalizers;

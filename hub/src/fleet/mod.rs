@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `affinity` | whether a node's labels match a workload's terms |
 //! | `eligibility` | whether a node may run a workload, and why not |
-//! | `parameters` | what each node has of its own |
+//! | `parameters` | what each node, or member cluster, has of its own |
 //! | `plan` | one workload over all nodes |
 //! | `room` | what one node can be told and can report |
 //! | `rollout` | a workload's way from one template to the next |
@@ -27,6 +27,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use parameters::{Parameters, parameters_in_cluster};
 pub use plan::REASONS_MAX;
 pub use room::{NODE_BYTES_MAX, NODE_PODS_MAX};
 

@@ -1,4 +1,5 @@
-//! What each node has of its own: environment variables, from ConfigMaps that are found by its labels.
+//! What each node and each member cluster has of its own: environment variables, from ConfigMaps that are found
+//! by its labels.
 
 use super::Site;
 use super::affinity::label;
@@ -9,8 +10,8 @@ use std::collections::BTreeMap;
 /// What frames a variable beside its name and value.
 const VARIABLE_FRAME_BYTES: usize = 8;
 
-/// A node's own variables of one workload.
-pub(super) type Parameters = BTreeMap<String, String>;
+/// A node's or a cluster's own variables of one workload.
+pub(crate) type Parameters = BTreeMap<String, String>;
 
 /// The parameters of `workload` on one node.
 ///
@@ -21,9 +22,30 @@ pub(super) fn parameters_of<'a>(
     site: &Site<'a>,
     objects: &AttachedObjects,
 ) -> Result<Parameters, Reason<'a>> {
+    found_by(workload, |key| label(site, key), objects)
+}
+
+/// The parameters of `workload` in a member cluster with these labels.
+///
+/// # Errors
+/// Why it can't run there, in words.
+pub(crate) fn parameters_in_cluster(
+    workload: &InferenceWorkload,
+    labels: &BTreeMap<String, String>,
+    objects: &AttachedObjects,
+) -> Result<Parameters, String> {
+    let label = |key: &str| labels.get(key).map(String::as_str);
+    found_by(workload, label, objects).map_err(|reason| reason.to_string())
+}
+
+fn found_by<'a, 'l>(
+    workload: &'a InferenceWorkload,
+    label: impl Fn(&str) -> Option<&'l str>,
+    objects: &AttachedObjects,
+) -> Result<Parameters, Reason<'a>> {
     let mut parameters = Parameters::new();
     for source in &workload.parameters_from {
-        let found = match label(site, &source.label) {
+        let found = match label(&source.label) {
             None => Err(Reason::NoParameterLabel(&source.label)),
             Some(value) => {
                 let name = source.object(workload.key.namespace(), value);

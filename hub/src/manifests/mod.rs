@@ -120,19 +120,19 @@ pub struct InferenceWorkload {
     /// How many pods each node, or each member cluster, has of it, by what they have to do.
     #[serde(default)]
     pub autoscaling: Option<AutoscalingSpec>,
-    /// Where each node's own environment variables come from; of several, a later one wins.
+    /// Where each node's or member cluster's own environment variables come from; of several, a later one wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parameters_from: Vec<ParametersFrom>,
 }
 
-/// A ConfigMap for each node, found by a label of the node.
+/// A ConfigMap for each node or member cluster, found by a label of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParametersFrom {
     /// The beginning of the ConfigMaps' names; the label's value follows.
     pub prefix: String,
     /// The label.
     pub label: String,
-    /// Whether a node without the label, or without its ConfigMap, may run the workload as well.
+    /// Whether one without the label, or without its ConfigMap, may run the workload as well.
     pub optional: bool,
 }
 

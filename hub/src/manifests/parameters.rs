@@ -1,4 +1,4 @@
-//! What a workload may say of parameters that are each node's own.
+//! What a workload may say of parameters that are each node's or member cluster's own.
 
 use super::ParametersFrom;
 use super::labels::{Invalid, check_label_key};

@@ -203,13 +203,6 @@ fn check_member_clusters(workload: &InferenceWorkload) -> Result<(), Invalid> {
     if !workload.results.is_empty() {
         return refused("spec.results", "results are taken from pods on edge nodes only");
     }
-    if let Some(reference) = workload.template.references().next() {
-        let problem = "a ConfigMap or Secret does not travel to a member cluster yet";
-        return refused(&format!("spec.template.{}", reference.path), problem);
-    }
-    if !workload.parameters_from.is_empty() {
-        return refused("spec.parametersFrom", "parameters are those of edge nodes only");
-    }
     for (index, container) in workload.template.spec.containers.iter().enumerate() {
         let at = format!("spec.template.spec.containers[{index}]");
         if container.image.as_ref().is_none_or(String::is_empty) {

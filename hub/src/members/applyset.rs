@@ -2,7 +2,7 @@
 //!
 //! Source: the Kubernetes enhancement KEP-3659, "ApplySet: kubectl apply --prune redesign".
 
-use super::build::{MemberKind, MemberObject};
+use super::scope::{KINDS_ANNOTATION, NAMESPACES_ANNOTATION, Scope};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -37,12 +37,16 @@ impl ApplySet {
         format!("{PART_OF_LABEL}={}", self.id)
     }
 
-    /// The parent, which tells other tools what the set may contain.
-    pub(super) fn parent_object(&self, objects: &[MemberObject]) -> Value {
-        let kinds: BTreeSet<String> = MemberKind::ALL.map(MemberKind::group_kind).into();
-        let namespaces: BTreeSet<&str> =
-            objects.iter().filter_map(|object| object.id.namespace.as_deref()).collect();
-        let join = |words: Vec<&str>| words.join(",");
+    /// The parent, which tells other tools, and the hub that comes next, what the set may contain.
+    pub(super) fn parent_object(
+        &self,
+        scopes: &BTreeSet<Scope>,
+        namespaces: &BTreeSet<String>,
+    ) -> Value {
+        let kinds: BTreeSet<String> = scopes.iter().map(|scope| scope.kind.group_kind()).collect();
+        let join = |words: &BTreeSet<String>| {
+            words.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+        };
         json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -52,10 +56,8 @@ impl ApplySet {
                 "labels": { "applyset.kubernetes.io/id": self.id },
                 "annotations": {
                     "applyset.kubernetes.io/tooling": concat!("hinterland/v", env!("CARGO_PKG_VERSION")),
-                    "applyset.kubernetes.io/contains-group-kinds":
-                        join(kinds.iter().map(String::as_str).collect()),
-                    "applyset.kubernetes.io/additional-namespaces":
-                        join(namespaces.into_iter().collect()),
+                    KINDS_ANNOTATION: join(&kinds),
+                    NAMESPACES_ANNOTATION: join(namespaces),
                 },
             },
         })

@@ -1,14 +1,23 @@
 //! A workload as objects of a member cluster.
 
 use super::applyset::{ApplySet, PART_OF_LABEL};
+use super::content::{Content, Fingerprints};
+use super::environment::{environment_hash, variables};
+use super::share::MemberShare;
 use crate::api::{AutoscalingSpec, NodeAffinity, ScalingMetric};
 use crate::manifests::InferenceWorkload;
 use serde_json::{Map, Value, json};
-use shared::model::{Container, CpuQuantity, MemoryQuantity, Probe, Toleration, WorkloadKey};
+use shared::model::{
+    Container, CpuQuantity, MemoryQuantity, ObjectKind, ObjectName, Probe, Toleration,
+};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The label by which a Deployment finds its pods, and a Service too.
 const WORKLOAD_LABEL: &str = "hinterland.dev/workload";
+
+/// The annotation of pods that changes with what their environment has of ConfigMaps, so that they are others then.
+const ENVIRONMENT_ANNOTATION: &str = "hinterland.dev/environment-hash";
 
 /// Nodes with GPUs are kept free for those who need them by a taint of this key.
 const GPU_RESOURCE: &str = "nvidia.com/gpu";
@@ -26,6 +35,8 @@ const PROGRESS_DEADLINE_SECONDS: u64 = 600;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum MemberKind {
     PriorityClass,
+    ConfigMap,
+    Secret,
     Service,
     PodDisruptionBudget,
     Deployment,
@@ -33,7 +44,8 @@ pub(super) enum MemberKind {
 }
 
 impl MemberKind {
-    pub(super) const ALL: [Self; 5] = [
+    /// Those that any workload may become; ConfigMaps and Secrets are there for some only.
+    pub(super) const OF_ALL: [Self; 5] = [
         Self::PriorityClass,
         Self::Service,
         Self::PodDisruptionBudget,
@@ -45,6 +57,8 @@ impl MemberKind {
     pub(super) fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::PriorityClass => ("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses"),
+            Self::ConfigMap => ("v1", "ConfigMap", "configmaps"),
+            Self::Secret => ("v1", "Secret", "secrets"),
             Self::Service => ("v1", "Service", "services"),
             Self::PodDisruptionBudget => {
                 ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
@@ -53,6 +67,15 @@ impl MemberKind {
             Self::HorizontalPodAutoscaler => {
                 ("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
             }
+        }
+    }
+
+    /// What a template may name of this kind.
+    pub(super) fn attached(self) -> Option<ObjectKind> {
+        match self {
+            Self::ConfigMap => Some(ObjectKind::ConfigMap),
+            Self::Secret => Some(ObjectKind::Secret),
+            _ => None,
         }
     }
 
@@ -72,30 +95,56 @@ pub(super) struct MemberObjectId {
     pub(super) name: String,
 }
 
+impl MemberObjectId {
+    /// A ConfigMap or Secret has the name that templates call it by.
+    pub(super) fn of_attached(name: &ObjectName) -> Self {
+        let kind = match name.kind {
+            ObjectKind::ConfigMap => MemberKind::ConfigMap,
+            ObjectKind::Secret => MemberKind::Secret,
+        };
+        Self { kind, namespace: Some(name.namespace.clone()), name: name.name.clone() }
+    }
+}
+
 /// An object as it is to be applied.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct MemberObject {
     pub(super) id: MemberObjectId,
+    /// All of it but its content.
     pub(super) body: Value,
-    /// Whose it is; several workloads may share one.
-    pub(super) workload: WorkloadKey,
+    /// What is in it, of a ConfigMap or a Secret.
+    pub(super) content: Option<Content>,
 }
 
-/// The objects that `workload` becomes, in the order in which they are applied.
-pub(super) fn build(workload: &InferenceWorkload, set: &ApplySet) -> Vec<MemberObject> {
-    let builder = Builder { workload, set };
+impl MemberObject {
+    /// As the API server is sent it.
+    pub(super) fn sent(&self) -> Value {
+        self.content.as_ref().map_or_else(|| self.body.clone(), |content| content.sent(&self.body))
+    }
+
+    /// Of what is in it.
+    pub(super) fn fingerprints(&self) -> Fingerprints {
+        self.content.as_ref().map(|content| content.fingerprints.clone()).unwrap_or_default()
+    }
+}
+
+/// The objects that a workload becomes, in the order in which they are applied. Several workloads may have
+/// the same class, ConfigMap or Secret.
+pub(super) fn build(share: &MemberShare, set: &ApplySet) -> Vec<MemberObject> {
+    let workload = &share.workload;
+    let builder = Builder { share, workload, set };
     let priority = (workload.priority != 0).then(|| builder.priority_class());
     let parts = [
-        priority,
         builder.service(),
         Some(builder.disruption_budget()),
         Some(builder.deployment()),
         workload.autoscaling.as_ref().map(|said| builder.autoscaler(said)),
     ];
-    parts.into_iter().flatten().collect()
+    priority.into_iter().chain(builder.attached()).chain(parts.into_iter().flatten()).collect()
 }
 
 struct Builder<'a> {
+    share: &'a MemberShare,
     workload: &'a InferenceWorkload,
     set: &'a ApplySet,
 }
@@ -104,8 +153,8 @@ impl Builder<'_> {
     fn object(&self, kind: MemberKind, name: &str, rest: &Value) -> MemberObject {
         let key = &self.workload.key;
         let (api_version, kind_name, _) = kind.names();
-        let is_shared = kind == MemberKind::PriorityClass;
-        let namespace = (!is_shared).then(|| key.namespace().to_owned());
+        let is_of_cluster = kind == MemberKind::PriorityClass;
+        let namespace = (!is_of_cluster).then(|| key.namespace().to_owned());
         let mut labels = json!({
             "app.kubernetes.io/managed-by": "hinterland",
             PART_OF_LABEL: self.set.id,
@@ -113,7 +162,8 @@ impl Builder<'_> {
         let mut metadata = json!({ "name": name });
         if let Some(namespace) = &namespace {
             set(&mut metadata, "namespace", json!(namespace));
-            set(&mut labels, "app.kubernetes.io/name", json!(key.name()));
+            let is_alone = kind.attached().is_none();
+            set_if(&mut labels, "app.kubernetes.io/name", is_alone, json!(key.name()));
         }
         set(&mut metadata, "labels", labels);
         let mut body =
@@ -122,7 +172,7 @@ impl Builder<'_> {
             set(&mut body, field, value.clone());
         }
         let id = MemberObjectId { kind, namespace, name: name.to_owned() };
-        MemberObject { id, body, workload: key.clone() }
+        MemberObject { id, body, content: None }
     }
 
     fn of_workload(&self, kind: MemberKind, spec: &Value) -> MemberObject {
@@ -138,6 +188,14 @@ impl Builder<'_> {
         let description = "Of workloads that a hub keeps here.";
         let rest = json!({ "value": value, "globalDefault": false, "description": description });
         self.object(MemberKind::PriorityClass, &priority_name(value), &rest)
+    }
+
+    fn attached(&self) -> impl Iterator<Item = MemberObject> {
+        self.share.objects.iter().map(|(name, object)| {
+            let kind = MemberObjectId::of_attached(name).kind;
+            let content = Some(Content::of(Arc::clone(object)));
+            MemberObject { content, ..self.object(kind, &name.name, &json!({})) }
+        })
     }
 
     fn service(&self) -> Option<MemberObject> {
@@ -208,39 +266,11 @@ impl Builder<'_> {
     }
 
     fn deployment(&self) -> MemberObject {
-        let InferenceWorkload { template, tolerations, node_selector, .. } = self.workload;
         let policy = self.workload.rollout.as_ref();
         let seconds = |ms: u64| ms / 1000;
         let deadline = policy.map(|policy| seconds(policy.progress_deadline_ms));
-        let mig = self.workload.mig.as_deref();
-        let needs_gpu = mig.is_some() || template.spec.containers.iter().any(|c| gpus_of(c) > 0);
-        let mut labels: BTreeMap<_, _> = template.metadata.labels.clone();
-        labels.insert(WORKLOAD_LABEL.to_owned(), self.workload.key.name().to_owned());
-        let mut borne: Vec<Value> = tolerations.iter().map(toleration).collect();
-        if needs_gpu {
-            let bears =
-                json!({ "key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule" });
-            borne.push(bears);
-        }
-        let mut pod = json!({
-            "containers": template.spec.containers.iter().map(|c| container(c, mig)).collect::<Vec<_>>(),
-            "terminationGracePeriodSeconds": template.spec.termination_grace_period_seconds,
-            // It is inference: it has no business with the API server.
-            "automountServiceAccountToken": false,
-            "enableServiceLinks": false,
-        });
-        set_if(&mut pod, "nodeSelector", !node_selector.is_empty(), json!(node_selector));
-        if let Some(affinity) = &self.workload.affinity {
-            set(&mut pod, "affinity", json!({ "nodeAffinity": node_affinity(affinity) }));
-        }
-        set_if(&mut pod, "tolerations", !borne.is_empty(), json!(borne));
-        let priority = self.workload.priority;
-        set_if(&mut pod, "priorityClassName", priority != 0, json!(priority_name(priority)));
-        let mut metadata = json!({ "labels": labels });
-        let annotations = &template.metadata.annotations;
-        set_if(&mut metadata, "annotations", !annotations.is_empty(), json!(annotations));
         // A GPU that is taken can't be given to a second pod before the first has ended.
-        let surge = if needs_gpu { json!(0) } else { json!("25%") };
+        let surge = if self.needs_gpu() { json!(0) } else { json!("25%") };
         let mut spec = json!({
             "revisionHistoryLimit": 3,
             "minReadySeconds": policy.map_or(0, |policy| seconds(policy.min_ready_ms)),
@@ -251,13 +281,68 @@ impl Builder<'_> {
                 "type": "RollingUpdate",
                 "rollingUpdate": { "maxUnavailable": "25%", "maxSurge": surge },
             },
-            "template": { "metadata": metadata, "spec": pod },
+            "template": { "metadata": self.pod_metadata(), "spec": self.pod() },
         });
         // What decides their number writes it itself.
         let is_fixed = self.workload.autoscaling.is_none();
         let replicas = self.workload.replicas_in_a_cluster();
         set_if(&mut spec, "replicas", is_fixed, json!(replicas));
         self.of_workload(MemberKind::Deployment, &spec)
+    }
+
+    fn needs_gpu(&self) -> bool {
+        let containers = &self.workload.template.spec.containers;
+        self.workload.mig.is_some() || containers.iter().any(|container| gpus_of(container) > 0)
+    }
+
+    fn pod_metadata(&self) -> Value {
+        let said = &self.workload.template.metadata;
+        let mut labels: BTreeMap<_, _> = said.labels.clone();
+        labels.insert(WORKLOAD_LABEL.to_owned(), self.workload.key.name().to_owned());
+        let mut annotations = said.annotations.clone();
+        let hash = environment_hash(self.share);
+        annotations.extend(hash.map(|hash| (ENVIRONMENT_ANNOTATION.to_owned(), hash)));
+        let mut metadata = json!({ "labels": labels });
+        set_if(&mut metadata, "annotations", !annotations.is_empty(), json!(annotations));
+        metadata
+    }
+
+    fn pod(&self) -> Value {
+        let InferenceWorkload { template, tolerations, node_selector, priority, .. } =
+            self.workload;
+        let mut borne: Vec<Value> = tolerations.iter().map(toleration).collect();
+        if self.needs_gpu() {
+            let bears =
+                json!({ "key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule" });
+            borne.push(bears);
+        }
+        let containers = &template.spec.containers;
+        let mut pod = json!({
+            "containers": containers.iter().map(|one| self.container(one)).collect::<Vec<_>>(),
+            "terminationGracePeriodSeconds": template.spec.termination_grace_period_seconds,
+            // It is inference: it has no business with the API server.
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+        });
+        let volumes = &template.spec.volumes;
+        set_if(&mut pod, "volumes", !volumes.is_empty(), json!(volumes));
+        set_if(&mut pod, "nodeSelector", !node_selector.is_empty(), json!(node_selector));
+        if let Some(affinity) = &self.workload.affinity {
+            set(&mut pod, "affinity", json!({ "nodeAffinity": node_affinity(affinity) }));
+        }
+        set_if(&mut pod, "tolerations", !borne.is_empty(), json!(borne));
+        set_if(&mut pod, "priorityClassName", *priority != 0, json!(priority_name(*priority)));
+        pod
+    }
+
+    fn container(&self, said: &Container) -> Value {
+        let mut written = container(said, self.workload.mig.as_deref());
+        let Container { env_from, volume_mounts, .. } = said;
+        let env = variables(said, &self.share.parameters);
+        set_if(&mut written, "env", !env.is_empty(), json!(env));
+        set_if(&mut written, "envFrom", !env_from.is_empty(), json!(env_from));
+        set_if(&mut written, "volumeMounts", !volume_mounts.is_empty(), json!(volume_mounts));
+        written
     }
 }
 
@@ -307,11 +392,10 @@ fn container(container: &Container, mig: Option<&str>) -> Value {
         "image": container.image,
         "resources": resources(container, mig),
     });
-    let Container { command, args, working_dir, env, .. } = container;
+    let Container { command, args, working_dir, .. } = container;
     set_if(&mut written, "command", !command.is_empty(), json!(command));
     set_if(&mut written, "args", !args.is_empty(), json!(args));
     set_if(&mut written, "workingDir", working_dir.is_some(), json!(working_dir));
-    set_if(&mut written, "env", !env.is_empty(), json!(env));
     let port = |port: &shared::model::ContainerPort| {
         let mut written =
             json!({ "containerPort": port.container_port, "protocol": port.protocol });

@@ -18,9 +18,11 @@ pub(super) fn projection(applied: &Value, shown: &Value) -> Value {
         }
         (Value::Array(applied), Value::Array(shown)) => {
             let of = |(place, applied): (usize, &Value)| {
-                let found = match applied.get("name") {
+                // One volume may be mounted in several places.
+                let mut keys = ["mountPath", "name"].into_iter();
+                let found = match keys.find_map(|key| Some((key, applied.get(key)?))) {
                     // Others may add entries of their own to a list whose entries have names.
-                    Some(name) => shown.iter().find(|entry| entry.get("name") == Some(name)),
+                    Some((key, name)) => shown.iter().find(|entry| entry.get(key) == Some(name)),
                     None => shown.get(place),
                 };
                 projection(applied, found.unwrap_or(&Value::Null))

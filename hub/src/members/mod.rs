@@ -6,11 +6,15 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `build` | a workload as objects of a cluster; pure |
+//! | `share` | what one member is to have of a workload; pure |
+//! | `build`, `environment` | a workload as objects of a cluster; pure |
+//! | `content` | what is in a ConfigMap or a Secret, and what is kept of it; pure |
+//! | `scope` | what is listed and watched together; pure |
 //! | `applyset` | the marks by which the objects of a hub are found and pruned; pure |
 //! | `drift` | whether an object is still as it was applied; pure |
 //! | `access` | a member's kubeconfig, from its Secret |
 //! | `keeper` | one member's objects: applied, repaired, pruned |
+//! | `request` | one request, and what is said where it comes to nothing |
 //! | `task` | one member's connection, and what is told of it |
 //!
 //! Refuses to run programs that a kubeconfig names, and to read files: it comes from a Secret that others
@@ -19,13 +23,19 @@
 mod access;
 mod applyset;
 mod build;
+mod content;
 mod drift;
+mod environment;
 mod keeper;
+mod request;
+mod scope;
+mod share;
 mod task;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use access::member_access;
+pub(crate) use share::MemberShare;
 pub(crate) use task::{Member, MemberDesired, keep};
 
 use shared::model::WorkloadKey;

@@ -5,29 +5,30 @@
 
 use super::access::{MemberAccess, connect};
 use super::applyset::{ApplySet, PARENT_NAMESPACE};
-use super::build::{MemberKind, MemberObjectId};
+use super::build::{MemberKind, MemberObject, MemberObjectId};
+use super::content::Live;
 use super::keeper::{Action, Keeper};
-use super::{MemberFacts, MemberReport};
-use crate::manifests::InferenceWorkload;
+use super::request::{
+    Ended, Failure, REQUEST_TIMEOUT, api_in, apply_to, ended, request, resource_of, unreachable,
+    words_about,
+};
+use super::scope::{SCOPES_MAX, Scope};
+use super::{MemberFacts, MemberReport, MemberShare};
+use crate::cluster::{is_forbidden, words_of};
 use crate::reconcile::Change;
-use futures_util::stream::{BoxStream, SelectAll, select_all};
+use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
-};
+use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::runtime::watcher;
-use kube::{Api, Client, Error, ResourceExt as _};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
-
-/// For one request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Between connections: the first pause, and the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -42,9 +43,6 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Nodes that are counted; one member is a cluster at a site.
 const NODES_MAX: u32 = 1000;
 
-/// Whose fields are the hub's.
-const FIELD_MANAGER: &str = "hinterland-hub";
-
 /// A member, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
@@ -54,10 +52,7 @@ pub(crate) struct Member {
 }
 
 /// The workloads that a member is to have; `None` while nobody knows yet.
-pub(crate) type MemberDesired = Option<Arc<Vec<InferenceWorkload>>>;
-
-/// Why a connection has ended: a word and a sentence.
-type Ended = (String, String);
+pub(crate) type MemberDesired = Option<Arc<Vec<MemberShare>>>;
 
 /// Keeps `member` as it is desired. Ends when nobody listens any more.
 pub(crate) async fn keep(
@@ -98,33 +93,42 @@ async fn connection(
         }
     };
     let set = ApplySet::of_cluster(&member.name);
-    let watched = select_all(MemberKind::ALL.map(|kind| watched(&client, kind, &set)));
     let mut connection = Connection {
-        missing: MemberKind::ALL.to_vec(),
+        missing: BTreeSet::new(),
+        watching: BTreeSet::new(),
         gathered: BTreeMap::new(),
-        keeper: Keeper::new(set),
+        keeper: Keeper::new(set.clone()),
+        set,
+        taken: None,
         facts: MemberFacts::default(),
         told: None,
         client,
         cluster: member.name.clone(),
     };
-    let ended = connection.run(watched, desired, changes).await;
+    let ended = connection.run(desired, changes).await;
     match ended {
         Ok(()) => ("Ended".to_owned(), "the hub stops".to_owned()),
         Err(ended) => ended,
     }
 }
 
-type Watched = (MemberKind, Result<watcher::Event<DynamicObject>, watcher::Error>);
+type Watched = (Scope, Result<watcher::Event<DynamicObject>, watcher::Error>);
+
+/// What is watched, all together.
+type Watches = SelectAll<BoxStream<'static, Watched>>;
 
 /// One connection that was made.
 struct Connection {
     client: Client,
     cluster: String,
-    /// Kinds that were not listed yet: until then nobody knows what is missing.
-    missing: Vec<MemberKind>,
-    gathered: BTreeMap<MemberObjectId, Value>,
+    set: ApplySet,
+    /// What was not listed yet: until then nobody knows what is missing.
+    missing: BTreeSet<Scope>,
+    watching: BTreeSet<Scope>,
+    gathered: BTreeMap<MemberObjectId, Live>,
     keeper: Keeper,
+    /// What the keeper was told last.
+    taken: MemberDesired,
     facts: MemberFacts,
     told: Option<MemberReport>,
 }
@@ -132,19 +136,21 @@ struct Connection {
 impl Connection {
     async fn run(
         &mut self,
-        mut watched: SelectAll<BoxStream<'static, Watched>>,
         desired: &mut watch::Receiver<MemberDesired>,
         changes: &mpsc::Sender<Change>,
     ) -> Result<(), Ended> {
         self.look().await?;
+        self.remember().await?;
+        let mut watches = Watches::new();
+        self.watch(&mut watches);
         let mut next_look = Instant::now() + LOOK_INTERVAL;
         let mut due = None;
         desired.mark_changed();
         loop {
             tokio::select! {
-                event = watched.next() => {
-                    let Some((kind, event)) = event else { return Ok(()) };
-                    self.handle(kind, event.map_err(|error| unreachable(&error))?);
+                event = watches.next() => {
+                    let Some((scope, event)) = event else { return Ok(()) };
+                    self.handle(scope, event)?;
                     due = due.or(Some(Instant::now() + GATHER));
                 }
                 changed = desired.changed() => {
@@ -156,13 +162,15 @@ impl Connection {
                 () = sleep_until(due) => {
                     due = None;
                     let workloads = desired.borrow_and_update().clone();
-                    self.keep(workloads).await?;
+                    self.desire(workloads, &mut watches);
+                    self.keep().await?;
                     self.tell(changes).await;
                 }
                 () = tokio::time::sleep_until(next_look) => {
                     next_look = Instant::now() + LOOK_INTERVAL;
                     self.look().await?;
                     self.keeper.try_again();
+                    self.watch_again(&mut watches);
                     due = due.or(Some(Instant::now()));
                 }
             }
@@ -186,31 +194,100 @@ impl Connection {
         Ok(())
     }
 
-    fn handle(&mut self, kind: MemberKind, event: watcher::Event<DynamicObject>) {
-        match event {
-            watcher::Event::Init => self.gathered.retain(|id, _| id.kind != kind),
-            watcher::Event::InitApply(object) => {
-                let id = id_of(kind, &object);
-                self.gathered.insert(id, json!(object));
+    /// What the set's parent tells of what there may be. One that may not be read tells nothing.
+    async fn remember(&mut self) -> Result<(), Ended> {
+        match request(self.parents().get_opt(&self.set.parent)).await {
+            Ok(Some(parent)) => self.keeper.remember(&json!(parent)),
+            Ok(None) | Err(Failure::Api(_)) => {}
+            Err(failure) => return Err(ended(&failure)),
+        }
+        Ok(())
+    }
+
+    /// Watches what has to be watched and is not yet.
+    fn watch(&mut self, watches: &mut Watches) {
+        let scopes = self.keeper.scopes();
+        let unseen = self.keeper.unseen();
+        for scope in scopes.into_iter().filter(|scope| !unseen.contains(scope)) {
+            if self.watching.contains(&scope) {
+                continue;
             }
-            watcher::Event::InitDone => {
-                let gathered = std::mem::take(&mut self.gathered);
-                let (listed, rest) = gathered.into_iter().partition(|(id, _)| id.kind == kind);
-                self.gathered = rest;
-                self.keeper.listed(kind, listed);
-                self.missing.retain(|missing| *missing != kind);
+            if self.watching.len() >= SCOPES_MAX {
+                let why = format!("more than {SCOPES_MAX} namespaces and kinds are to be watched");
+                self.keeper.forbidden(scope, why);
+                continue;
             }
-            watcher::Event::Apply(object) => {
-                self.keeper.seen(id_of(kind, &object), json!(object));
-            }
-            watcher::Event::Delete(object) => self.keeper.gone(&id_of(kind, &object)),
+            self.missing.insert(scope.clone());
+            self.watch_one(scope, watches);
         }
     }
 
+    /// Rights may have been given since. Nothing waits for the answer.
+    fn watch_again(&mut self, watches: &mut Watches) {
+        for scope in self.keeper.unseen() {
+            if self.watching.len() < SCOPES_MAX && !self.watching.contains(&scope) {
+                self.watch_one(scope, watches);
+            }
+        }
+    }
+
+    fn watch_one(&mut self, scope: Scope, watches: &mut Watches) {
+        watches.push(watched(&self.client, scope.clone(), &self.set));
+        self.watching.insert(scope);
+    }
+
+    fn handle(
+        &mut self,
+        scope: Scope,
+        event: Result<watcher::Event<DynamicObject>, watcher::Error>,
+    ) -> Result<(), Ended> {
+        match event {
+            // One right that is missing holds up only who needs it.
+            Err(error) if scope.kind.attached().is_some() && is_forbidden(&error) => {
+                let why = words_of(&error);
+                warn!(cluster = self.cluster, %scope, why, "the hub may not look at them");
+                self.missing.remove(&scope);
+                self.watching.remove(&scope);
+                self.keeper.forbidden(scope, why);
+            }
+            Err(error) => return Err(unreachable(&error)),
+            Ok(watcher::Event::Init) => self.gathered.retain(|id, _| Scope::of(id) != scope),
+            Ok(watcher::Event::InitApply(object)) => {
+                let (id, live) = live_of(scope.kind, &object);
+                self.gathered.insert(id, live);
+            }
+            Ok(watcher::Event::InitDone) => {
+                let gathered = std::mem::take(&mut self.gathered);
+                let (listed, rest) =
+                    gathered.into_iter().partition(|(id, _)| Scope::of(id) == scope);
+                self.gathered = rest;
+                self.keeper.listed(&scope, listed);
+                self.missing.remove(&scope);
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                let (id, live) = live_of(scope.kind, &object);
+                self.keeper.seen(id, live);
+            }
+            Ok(watcher::Event::Delete(object)) => self.keeper.gone(&id_of(scope.kind, &object)),
+        }
+        Ok(())
+    }
+
+    /// These workloads are to be there, once anybody knows; what they need is watched.
+    fn desire(&mut self, workloads: MemberDesired, watches: &mut Watches) {
+        let Some(workloads) = workloads else { return };
+        if !self.taken.as_ref().is_some_and(|taken| Arc::ptr_eq(taken, &workloads)) {
+            self.keeper.desire(&workloads);
+            self.taken = Some(workloads);
+        }
+        self.watch(watches);
+    }
+
     /// Does what is due. An object that the member refuses holds up no other.
-    async fn keep(&mut self, workloads: MemberDesired) -> Result<(), Ended> {
-        let Some(workloads) = workloads.filter(|_| self.missing.is_empty()) else { return Ok(()) };
-        self.keeper.desire(&workloads);
+    async fn keep(&mut self) -> Result<(), Ended> {
+        if self.taken.is_none() || !self.missing.is_empty() {
+            return Ok(());
+        }
         let actions = self.keeper.actions();
         if actions.is_empty() {
             return Ok(());
@@ -218,33 +295,56 @@ impl Connection {
         // The set says what it may contain before it does.
         self.ensure_namespaces().await?;
         let parent = self.keeper.parent();
-        let parents = resource_of("v1", "ConfigMap", "configmaps");
-        let parents: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), PARENT_NAMESPACE, &parents);
-        self.apply_to(&parents, &parent).await.map_err(|failure| ended(&failure))?;
+        apply_to(&self.parents(), &parent).await.map_err(|failure| ended(&failure))?;
         for action in actions {
             match action {
-                Action::Apply { object, is_new } => {
-                    let api = self.api(&object.id);
-                    if is_new && self.is_of_others(&api, &object.id).await? {
-                        let why = "there is one that is not the hub's: it is left alone";
-                        self.keeper.refused(object.id, why.to_owned());
-                        continue;
-                    }
-                    match self.apply_to(&api, &object.body).await {
-                        Ok(answer) => self.keeper.applied(object, answer),
-                        Err(Failure::Api(status)) => {
-                            let cluster = &self.cluster;
-                            warn!(cluster, object = ?object.id, error = status.message, "not applied");
-                            self.keeper.refused(object.id, status.message.clone());
-                        }
-                        Err(failure) => return Err(ended(&failure)),
-                    }
-                }
+                // What was refused a moment ago may be what this needs.
+                Action::Apply { object, .. } if self.keeper.awaits(&object.id) => {}
+                Action::Prune(id) if self.keeper.is_in_use(&id) => {}
+                Action::Apply { object, is_new } => self.apply(object, is_new).await?,
                 Action::Prune(id) => self.prune(id).await?,
             }
         }
         Ok(())
+    }
+
+    async fn apply(&mut self, object: MemberObject, is_new: bool) -> Result<(), Ended> {
+        let api = self.api(&object.id);
+        let is_of_others =
+            if is_new { self.is_of_others(&api, &object.id).await } else { Ok(false) };
+        let answer = match is_of_others {
+            Ok(true) => {
+                let why = "there is one that is not the hub's: it is left alone";
+                self.keeper.refused(object.id, why.to_owned());
+                return Ok(());
+            }
+            Ok(false) => apply_to(&api, &object.sent()).await,
+            Err(failure) => Err(failure),
+        };
+        match answer {
+            Ok(answer) => {
+                let answer = Live::of(&object.id, answer);
+                self.keeper.applied(object, answer);
+            }
+            Err(Failure::Api(status)) => self.refuse(object.id, &status),
+            // Nor are the words of a server in trouble to repeat what it was sent.
+            Err(Failure::Transport(_)) if object.id.kind == MemberKind::Secret => {
+                let why = format!("no answer when the Secret {} was applied", object.id.name);
+                return Err(ended(&Failure::Transport(why)));
+            }
+            Err(failure) => return Err(ended(&failure)),
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, id: MemberObjectId, status: &kube::core::Status) {
+        let why = words_about(id.kind, status);
+        warn!(cluster = self.cluster, object = ?id, error = why, "refused");
+        self.keeper.refused(id, why);
+    }
+
+    fn parents(&self) -> Api<DynamicObject> {
+        api_in(&self.client, MemberKind::ConfigMap, Some(PARENT_NAMESPACE))
     }
 
     async fn ensure_namespaces(&self) -> Result<(), Ended> {
@@ -255,7 +355,7 @@ impl Connection {
         for name in names {
             if request(api.get_opt(&name)).await.map_err(|failure| ended(&failure))?.is_none() {
                 let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
-                self.apply_to(&api, &namespace).await.map_err(|failure| ended(&failure))?;
+                apply_to(&api, &namespace).await.map_err(|failure| ended(&failure))?;
             }
         }
         Ok(())
@@ -265,8 +365,8 @@ impl Connection {
         &self,
         api: &Api<DynamicObject>,
         id: &MemberObjectId,
-    ) -> Result<bool, Ended> {
-        let found = request(api.get_metadata_opt(&id.name)).await.map_err(|e| ended(&e))?;
+    ) -> Result<bool, Failure> {
+        let found = request(api.get_metadata_opt(&id.name)).await?;
         Ok(found.is_some_and(|found| !self.keeper.is_ours(found.labels())))
     }
 
@@ -275,25 +375,14 @@ impl Connection {
         match request(self.api(&id).delete(&id.name, &DeleteParams::background())).await {
             Ok(_) => self.keeper.gone(&id),
             Err(Failure::Api(status)) if status.code == 404 => self.keeper.gone(&id),
-            Err(Failure::Api(status)) => self.keeper.refused(id, status.message.clone()),
+            Err(Failure::Api(status)) => self.refuse(id, &status),
             Err(failure) => return Err(ended(&failure)),
         }
         Ok(())
     }
 
     fn api(&self, id: &MemberObjectId) -> Api<DynamicObject> {
-        let resource = resource(id.kind);
-        match &id.namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
-            None => Api::all_with(self.client.clone(), &resource),
-        }
-    }
-
-    async fn apply_to(&self, api: &Api<DynamicObject>, body: &Value) -> Result<Value, Failure> {
-        let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let answer = request(api.patch(name, &parameters, &Patch::Apply(body))).await?;
-        Ok(json!(answer))
+        api_in(&self.client, id.kind, id.namespace.as_deref())
     }
 
     /// Says how it is, where that is news.
@@ -314,54 +403,22 @@ impl Connection {
     }
 }
 
-/// Why a request came to nothing.
-enum Failure {
-    /// The server says why.
-    Api(Box<kube::core::Status>),
-    /// It did not get there, or no answer came.
-    Transport(String),
-}
-
-async fn request<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-    match timeout(REQUEST_TIMEOUT, asked).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(Error::Api(status))) if !is_passing(status.code) => Err(Failure::Api(status)),
-        Ok(Err(error)) => Err(Failure::Transport(shared::in_words(&error))),
-        Err(_) => Err(Failure::Transport(format!("no answer within {REQUEST_TIMEOUT:?}"))),
-    }
-}
-
-/// Of the server, not of the object: throttled, not authenticated, or in trouble.
-fn is_passing(code: u16) -> bool {
-    code == 401 || code == 429 || code >= 500
-}
-
-fn ended(failure: &Failure) -> Ended {
-    match failure {
-        Failure::Api(status) => ("Refused".to_owned(), status.message.clone()),
-        Failure::Transport(why) => ("Unreachable".to_owned(), why.clone()),
-    }
-}
-
-fn unreachable(error: &watcher::Error) -> Ended {
-    ("Unreachable".to_owned(), shared::in_words(error))
-}
-
-fn watched(client: &Client, kind: MemberKind, set: &ApplySet) -> BoxStream<'static, Watched> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
+/// Ends with the first error.
+fn watched(client: &Client, scope: Scope, set: &ApplySet) -> BoxStream<'static, Watched> {
+    let api = api_in(client, scope.kind, scope.namespace.as_deref());
     let config = watcher::Config::default().labels(&set.selector());
-    let tagged = watcher(api, config).into_stream().map(move |event| (kind, event));
-    tagged.boxed()
+    let events = watcher(api, config).into_stream().scan(false, |has_failed, event| {
+        let next = (!*has_failed).then_some(event);
+        *has_failed |= next.as_ref().is_some_and(Result::is_err);
+        std::future::ready(next)
+    });
+    events.map(move |event| (scope.clone(), event)).boxed()
 }
 
-fn resource(kind: MemberKind) -> ApiResource {
-    let (version, name, plural) = kind.names();
-    resource_of(version, name, plural)
-}
-
-fn resource_of(api_version: &str, kind: &str, plural: &str) -> ApiResource {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+fn live_of(kind: MemberKind, object: &DynamicObject) -> (MemberObjectId, Live) {
+    let id = id_of(kind, object);
+    let live = Live::of(&id, json!(object));
+    (id, live)
 }
 
 fn id_of(kind: MemberKind, object: &DynamicObject) -> MemberObjectId {

@@ -3,9 +3,12 @@
 use super::access::check;
 use super::applyset::ApplySet;
 use super::build::{MemberKind, MemberObject, MemberObjectId, build};
+use super::content::Live;
 use super::drift::projection;
 use super::keeper::{Action, Keeper};
-use crate::manifests::{InferenceWorkload, inference_workload};
+use super::scope::Scope;
+use super::share::MemberShare;
+use crate::manifests::{AttachedObjects, InferenceWorkload, inference_workload};
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -24,6 +27,11 @@ fn plain(name: &str) -> InferenceWorkload {
     )
 }
 
+/// As a member without labels is to have it, where it names nothing.
+fn share(workload: &InferenceWorkload) -> MemberShare {
+    MemberShare::new(workload, &BTreeMap::new(), &AttachedObjects::new())
+}
+
 fn set_of_site() -> ApplySet {
     ApplySet::of_cluster("site-1")
 }
@@ -32,6 +40,8 @@ fn yaml(objects: &[MemberObject]) -> String {
     let text = |object: &MemberObject| serde_saphyr::to_string(&object.body).unwrap();
     objects.iter().map(text).collect::<Vec<_>>().join("---\n")
 }
+
+mod attached;
 
 #[test]
 fn a_workload_with_gpus_and_everything_else() {
@@ -61,7 +71,7 @@ fn a_workload_with_gpus_and_everything_else() {
             },
         },
     });
-    insta::assert_snapshot!(yaml(&build(&workload("weld", &spec), &set_of_site())));
+    insta::assert_snapshot!(yaml(&build(&share(&workload("weld", &spec)), &set_of_site())));
 }
 
 #[test]
@@ -78,12 +88,12 @@ fn the_number_of_pods_is_the_clusters_affair_where_it_is_asked_to_decide_it() {
         "autoscaling": { "minReplicas": 2, "maxReplicas": 8, "metric": "GPUUtilization", "target": 70 },
         "template": { "spec": { "containers": [{ "name": "server", "image": "registry.example.com/a:1" }] } },
     });
-    insta::assert_snapshot!(yaml(&build(&workload("weld", &spec), &set_of_site())));
+    insta::assert_snapshot!(yaml(&build(&share(&workload("weld", &spec)), &set_of_site())));
 }
 
 #[test]
 fn a_workload_that_says_little_is_counted_and_bounded_all_the_same() {
-    let built = build(&plain("small"), &set_of_site());
+    let built = build(&share(&plain("small")), &set_of_site());
     let kinds: Vec<MemberKind> = built.iter().map(|object| object.id.kind).collect();
     assert_eq!(kinds, [MemberKind::PodDisruptionBudget, MemberKind::Deployment]);
     let resources = &built[1].body["spec"]["template"]["spec"]["containers"][0]["resources"];
@@ -130,7 +140,7 @@ fn what_only_edge_nodes_do_is_refused_with_its_path() {
 
 /// What the server makes of an object: with a default more.
 fn answered(object: &MemberObject) -> Value {
-    let mut answer = object.body.clone();
+    let mut answer = object.sent();
     answer["metadata"]["resourceVersion"] = json!("7");
     answer["spec"]["added"] = json!("by default");
     answer
@@ -139,10 +149,10 @@ fn answered(object: &MemberObject) -> Value {
 /// A keeper with two workloads that are as they should be.
 fn kept() -> Keeper {
     let mut keeper = Keeper::new(set_of_site());
-    keeper.desire(&[plain("one"), plain("two")]);
+    keeper.desire(&[share(&plain("one")), share(&plain("two"))]);
     for action in keeper.actions() {
         let Action::Apply { object, is_new: true } = action else { panic!("{action:?}") };
-        let answer = answered(&object);
+        let answer = Live::of(&object.id, answered(&object));
         keeper.applied(object, answer);
     }
     assert_eq!(keeper.actions(), []);
@@ -155,7 +165,7 @@ fn deployment(name: &str) -> MemberObjectId {
 }
 
 fn live(name: &str) -> (MemberObjectId, Value) {
-    let objects = build(&plain(name), &set_of_site());
+    let objects = build(&share(&plain(name)), &set_of_site());
     (deployment(name), answered(objects.last().unwrap()))
 }
 
@@ -169,10 +179,10 @@ fn what_somebody_changes_or_deletes_is_put_right_and_what_others_add_is_theirs()
         .as_array_mut()
         .unwrap()
         .insert(0, json!({ "name": "sidecar" }));
-    keeper.seen(id.clone(), object.clone());
+    keeper.seen(id.clone(), Live::of(&id, object.clone()));
     assert_eq!(keeper.actions(), []);
     object["spec"]["replicas"] = json!(5);
-    keeper.seen(id.clone(), object);
+    keeper.seen(id.clone(), Live::of(&id, object));
     assert!(
         matches!(&keeper.actions()[..], [Action::Apply { object, is_new: false }] if object.id == id)
     );
@@ -186,10 +196,12 @@ fn what_somebody_changes_or_deletes_is_put_right_and_what_others_add_is_theirs()
 fn what_no_workload_has_any_more_is_pruned_also_where_nobody_saw_it_come() {
     let mut keeper = kept();
     let (id, object) = live("three");
-    keeper.listed(MemberKind::Deployment, [live("one"), live("two"), (id.clone(), object)].into());
+    let scope = Scope::of(&id);
+    let all = [live("one"), live("two"), (id.clone(), object)];
+    keeper.listed(&scope, all.map(|(id, object)| (id.clone(), Live::of(&id, object))).into());
     assert_eq!(keeper.actions(), [Action::Prune(id.clone())]);
     keeper.gone(&id);
-    keeper.desire(&[plain("two")]);
+    keeper.desire(&[share(&plain("two"))]);
     let pruned: Vec<String> = keeper
         .actions()
         .into_iter()
@@ -206,7 +218,7 @@ fn what_is_refused_holds_up_no_other_and_is_tried_again_when_it_is_another() {
     let mut keeper = kept();
     let mut changed = plain("one");
     changed.priority = 5;
-    keeper.desire(&[changed, plain("two")]);
+    keeper.desire(&[share(&changed), share(&plain("two"))]);
     let ids: Vec<_> = keeper.actions().iter().filter_map(applied_id).collect();
     assert_eq!(ids.len(), 2, "the class and the Deployment: {ids:?}");
     keeper.refused(ids[0].clone(), "no".to_owned());
@@ -232,14 +244,14 @@ fn a_status_counts_for_the_spec_that_it_is_about() {
     let key = plain("one").key;
     object["metadata"]["generation"] = json!(3);
     object["status"] = json!({ "observedGeneration": 2, "readyReplicas": 2, "updatedReplicas": 2 });
-    keeper.seen(id.clone(), object.clone());
+    keeper.seen(id.clone(), Live::of(&id, object.clone()));
     assert!(!keeper.workloads()[&key].is_ready());
     object["status"]["observedGeneration"] = json!(3);
-    keeper.seen(id.clone(), object.clone());
+    keeper.seen(id.clone(), Live::of(&id, object.clone()));
     assert!(keeper.workloads()[&key].is_ready());
     object["status"]["conditions"] = json!([{ "type": "Progressing", "status": "False",
         "reason": "ProgressDeadlineExceeded", "message": "it has timed out" }]);
-    keeper.seen(id, object);
+    keeper.seen(id.clone(), Live::of(&id, object));
     let problem = keeper.workloads()[&key].problem.clone();
     assert_eq!(problem.as_deref(), Some("ProgressDeadlineExceeded: it has timed out"));
 }

@@ -7,7 +7,7 @@ use crate::manifests::{
     EdgeNode, InferenceWorkload, Invalid, Manifests, Standing, WORKLOADS_MAX, edge_node,
     inference_workload, written_path,
 };
-use crate::members::{Member, member_access};
+use crate::members::{Member, MemberShare, member_access};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use shared::model::{NodeId, PodTemplate, UnixMs, WorkloadKey};
@@ -373,23 +373,27 @@ impl Objects {
         manifests
     }
 
-    /// Each member cluster, with the workloads that select it.
-    pub(super) fn members(&self) -> BTreeMap<String, (Member, Vec<InferenceWorkload>)> {
+    /// Each member cluster, with what it is to have of the workloads that select it.
+    pub(super) fn members(&self) -> BTreeMap<String, (Member, Vec<MemberShare>)> {
+        let named = self.attached.objects();
         let cluster = |held: &Held| match &held.accepted {
-            Some(Said::Cluster(member)) => Some((member.clone(), self.selecting(&held.labels))),
+            Some(Said::Cluster(member)) => {
+                let selecting = self.selecting(&held.labels);
+                let share = |workload| MemberShare::new(workload, &held.labels, &named);
+                Some((member.clone(), selecting.map(share).collect()))
+            }
             _ => None,
         };
         let found = self.held.values().filter_map(cluster);
         found.map(|(member, workloads)| (member.name.clone(), (member, workloads))).collect()
     }
 
-    fn selecting(&self, labels: &BTreeMap<String, String>) -> Vec<InferenceWorkload> {
+    fn selecting(
+        &self,
+        labels: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &InferenceWorkload> {
         let wanted = self.held.values().filter(|held| held.deletion.is_none());
-        let workloads = wanted.filter_map(|held| match &held.accepted {
-            Some(Said::Workload(workload)) if workload.selects_cluster(labels) => Some(workload),
-            _ => None,
-        });
-        workloads.map(|workload| workload.as_ref().clone()).collect()
+        wanted.filter_map(Held::workload).filter(move |workload| workload.selects_cluster(labels))
     }
 
     /// The member clusters that a workload selects; `None` when it is one for edge nodes.

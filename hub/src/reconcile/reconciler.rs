@@ -12,7 +12,7 @@ use super::status::{
 };
 use crate::core::{HubCore, WorkloadView};
 use crate::manifests::{InferenceWorkload, Manifests, PROBLEMS_MAX};
-use crate::members::{Member, MemberReport};
+use crate::members::{Member, MemberReport, MemberShare};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
@@ -188,7 +188,7 @@ impl Reconciler {
     }
 
     /// Each member cluster with what it should have, once that is known.
-    pub(crate) fn members(&self) -> Option<BTreeMap<String, (Member, Vec<InferenceWorkload>)>> {
+    pub(crate) fn members(&self) -> Option<BTreeMap<String, (Member, Vec<MemberShare>)>> {
         self.taken.then(|| self.objects.members())
     }
 

@@ -3,7 +3,7 @@
 use crate::cluster;
 use crate::core::{Event, HubCore};
 use crate::manifests::{InferenceWorkload, Manifests};
-use crate::members::{self, Member, MemberDesired};
+use crate::members::{self, Member, MemberDesired, MemberShare};
 use crate::reconcile::{
     Change, Filter, FinalizerPatch, Interest, Kind, Reconciler, SeenState, Source, StatusPatch,
 };
@@ -95,7 +95,7 @@ impl Drop for Kept {
 }
 
 impl Members {
-    fn desire(&mut self, members: BTreeMap<String, (Member, Vec<InferenceWorkload>)>) {
+    fn desire(&mut self, members: BTreeMap<String, (Member, Vec<MemberShare>)>) {
         self.kept.retain(|name, kept| {
             members.get(name).is_some_and(|(member, _)| *member == kept.member)
         });

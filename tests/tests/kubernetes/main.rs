@@ -10,6 +10,7 @@ mod chart;
 mod faults;
 mod going;
 mod hub;
+mod member_objects;
 mod members;
 mod plugin;
 mod regression;
