@@ -6,9 +6,11 @@ mod attached;
 mod event;
 mod gpu;
 mod ids;
+mod mig;
 mod pod;
 mod policy;
 mod quantity;
+mod resource_list;
 mod result;
 mod status;
 mod time;
@@ -23,13 +25,15 @@ pub use attached::{
 pub use event::{BootOffset, NodeEvent};
 pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
 pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
+pub use mig::{MigInstance, MigProfile, MigProfileError, MigRole};
 pub use pod::{
     Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, HttpHeader, PodMetadata, PodSpec,
-    PodTemplate, PortProtocol, Probe, ResourceList, ResourceRequirements, RestartPolicy,
-    TcpSocketAction, UriScheme,
+    PodTemplate, PortProtocol, Probe, ResourceRequirements, RestartPolicy, TcpSocketAction,
+    UriScheme,
 };
 pub use policy::{LinkBudget, NODE_POLICY_KEY, NodePolicy};
 pub use quantity::{CpuQuantity, MemoryQuantity, QuantityError};
+pub use resource_list::ResourceList;
 pub use result::{
     DEFAULT_SINK, InvalidRoute, InvalidTopic, PodResult, ResultFormat, ResultRoute, SinkId,
     Thinning, check_topic, route,
