@@ -17,6 +17,10 @@ const FAILED_LOOKS_MAX: u32 = 3;
 /// `NVML_DEVICE_MIG_ENABLE` of `nvml.h`.
 const MIG_ENABLED: u32 = 1;
 
+/// Of a GPU that the driver calls lost.
+const LOST: &str =
+    "the driver has lost it: it fell off the bus or can't be reached; restart the machine";
+
 /// What stands between product and profile in the name of an instance.
 const MIG_IN_NAME: &str = " MIG ";
 
@@ -54,7 +58,10 @@ fn look_at(nvml: &Nvml, index: u32, seen: &mut SeenGpus) -> Vec<GpuDevice> {
         }
         Err(error) => error,
     };
-    let why = format!("can't be read: {error}");
+    let why = match error {
+        NvmlError::GpuLost => LOST.to_owned(),
+        _ => format!("can't be read: {error}"),
+    };
     let Some(known) = seen.get_mut(&index) else { return vec![unreadable(index, why)] };
     known.failed_looks = known.failed_looks.saturating_add(1);
     if known.failed_looks < FAILED_LOOKS_MAX && !matches!(error, NvmlError::GpuLost) {
