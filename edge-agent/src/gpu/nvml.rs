@@ -4,16 +4,19 @@
 //! comes later is noticed. Reads only; sets nothing.
 
 mod devices;
+mod events;
 mod readings;
 
 use super::{GpuProcess, GpuSample, GpuSource};
 use devices::SeenGpus;
+use events::XidWatch;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
-use shared::model::{GpuInventory, GpuSource as InventorySource};
+use shared::model::{GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource};
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// Names under which drivers install the library. The second is there without development packages.
@@ -21,7 +24,9 @@ const LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
 
 /// The GPUs of the driver on this machine.
 pub struct NvmlGpus {
-    nvml: Option<Nvml>,
+    nvml: Option<Arc<Nvml>>,
+    /// Errors of the GPUs since this driver was loaded.
+    xids: Option<XidWatch>,
     /// Where the library is, if somebody said so.
     library: Option<PathBuf>,
     /// Whether it was said that there is none.
@@ -38,6 +43,7 @@ impl NvmlGpus {
     pub fn open(library: Option<&Path>) -> Self {
         let mut gpus = Self {
             nvml: None,
+            xids: None,
             library: library.map(Path::to_owned),
             absence_told: false,
             was_present: library.is_some(),
@@ -58,11 +64,22 @@ impl NvmlGpus {
         (!self.was_present).then(GpuInventory::default)
     }
 
+    /// A device of a GPU that pods are kept away from because of an error is unhealthy.
+    fn mark(&self, device: &mut GpuDevice) {
+        let gpu = device.mig.instance().map_or(device.uuid.as_str(), |part| part.parent.as_str());
+        let reason = self.xids.as_ref().and_then(|xids| xids.reason(gpu));
+        if let Some(why) = reason.filter(|_| device.health == GpuHealth::Healthy) {
+            *device = devices::ill(device, &why);
+        }
+    }
+
     fn look(&mut self) {
         match load(self.library.as_deref()) {
             Ok(nvml) => {
                 let driver = nvml.sys_driver_version().unwrap_or_default();
                 info!(driver, "NVML found");
+                let nvml = Arc::new(nvml);
+                self.xids = Some(XidWatch::begin(&nvml));
                 (self.nvml, self.absence_told) = (Some(nvml), false);
                 self.was_present = true;
             }
@@ -90,14 +107,21 @@ impl GpuSource for NvmlGpus {
         }
         let Some(nvml) = &self.nvml else { return self.without_driver() };
         match devices::inventory(nvml, &mut self.seen) {
-            Ok(devices) => Some(GpuInventory { source: InventorySource::Nvml, devices }),
+            Ok(mut devices) => {
+                devices.iter_mut().for_each(|device| self.mark(device));
+                Some(GpuInventory { source: InventorySource::Nvml, devices })
+            }
             Err(error) => {
                 // A driver that was unloaded or updated: the next inventory loads it anew.
                 warn!(%error, "NVML does not answer any more");
-                self.nvml = None;
+                (self.nvml, self.xids) = (None, None);
                 None
             }
         }
+    }
+
+    fn has_news(&mut self) -> bool {
+        self.xids.as_ref().is_some_and(XidWatch::take_news)
     }
 
     fn samples(&mut self) -> Vec<GpuSample> {

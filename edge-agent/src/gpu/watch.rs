@@ -119,11 +119,13 @@ impl Seen {
     ) {
         let mut inventory_due = Instant::now();
         loop {
-            if inventory_due <= Instant::now() {
+            let is_due = inventory_due <= Instant::now();
+            if is_due {
                 inventory_due += INVENTORY_INTERVAL;
-                if !self.take_inventory(source, changes) {
-                    return;
-                }
+            }
+            let is_wanted = source.has_news() || is_due;
+            if is_wanted && !self.take_inventory(source, changes) {
+                return;
             }
             let (samples, processes) = (source.samples(), source.processes());
             let mut latest = self.latest();

@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use edge_agent::gpu::{GpuSource, NvmlGpus, metrics};
-use nvml_replay::Recording;
+use edge_agent::gpu::{GpuSource, Gpus, NvmlGpus, metrics};
+use nvml_replay::{Recording, XidEvent};
 use shared::model::{GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource, MigRole};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// `DRIVER_NOT_LOADED`, `GPU_IS_LOST` and `UNKNOWN` of NVML's return codes.
@@ -16,6 +17,8 @@ const UNKNOWN: u32 = 999;
 
 const TWO_L4: &str = "two-l4.json";
 const H100_MIG: &str = "h100-mig-7x1g.10gb.json";
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A driver in a folder of its own.
 struct Driver {
@@ -155,6 +158,73 @@ fn one_answer_that_fails_does_not_make_a_gpu_ill_and_three_in_a_row_do() {
     });
     let looks: Vec<usize> = (0..3).map(|_| unhealthy(&gpus.inventory().unwrap()).len()).collect();
     assert_eq!(looks, [0, 0, 1]);
+}
+
+fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        match look() {
+            Some(found) => return found,
+            None if begin.elapsed() > PATIENCE => panic!("waited for {PATIENCE:?}"),
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+#[test]
+fn an_xid_error_of_the_device_takes_the_gpu_away_and_says_what_helps() {
+    let mut driver = Driver::of(H100_MIG);
+    let mut gpus = driver.gpus();
+    assert_eq!(unhealthy(&gpus.inventory().unwrap()), [""; 0]);
+    let gpu = driver.recording.gpus[0].uuid.clone();
+    driver.now(|recording| recording.xids.push(XidEvent { gpu: gpu.clone(), xid: 48 }));
+    until(|| gpus.has_news().then_some(()));
+    let words = unhealthy(&gpus.inventory().unwrap());
+    assert_eq!(words.len(), 8, "{words:?}");
+    assert!(words[0].starts_with(&format!("{gpu}: XID 48: double bit ECC error; ")), "{words:?}");
+    assert!(words[7].contains(&format!("its GPU {gpu}: XID 48")), "{words:?}");
+
+    // A reset loads the driver anew.
+    driver.now(|recording| {
+        recording.fails.insert("*".to_owned(), DRIVER_NOT_LOADED);
+    });
+    assert_eq!(gpus.inventory(), None);
+    driver.now(|recording| {
+        recording.fails.clear();
+        recording.xids.clear();
+    });
+    assert_eq!(unhealthy(&gpus.inventory().unwrap()), [""; 0]);
+}
+
+#[test]
+fn an_xid_error_of_an_application_takes_no_gpu_away() {
+    let mut driver = Driver::of(TWO_L4);
+    let mut gpus = driver.gpus();
+    let [first, second] = [0, 1].map(|index: usize| driver.recording.gpus[index].uuid.clone());
+    driver.now(|recording| recording.xids.push(XidEvent { gpu: first.clone(), xid: 31 }));
+    driver.now(|recording| recording.xids.push(XidEvent { gpu: second.clone(), xid: 94 }));
+    until(|| gpus.has_news().then_some(()));
+    let words = unhealthy(&gpus.inventory().unwrap());
+    assert_eq!(words.len(), 1, "{words:?}");
+    assert!(
+        words[0].starts_with(&format!("{second}: XID 94: contained memory error")),
+        "{words:?}"
+    );
+}
+
+#[test]
+fn the_node_is_told_of_an_xid_error_before_the_next_look_at_its_gpus() {
+    let mut driver = Driver::of(TWO_L4);
+    let (changes, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let library = driver.library();
+    let gpus = Gpus::open(None, Some(&library), Duration::from_millis(20), changes).unwrap();
+    gpus.first_inventory(PATIENCE).unwrap();
+    let gpu = driver.recording.gpus[1].uuid.clone();
+    driver.now(|recording| recording.xids.push(XidEvent { gpu, xid: 79 }));
+    assert_eq!(told.blocking_recv().map(|inventory| unhealthy(&inventory).len()), Some(0));
+    let begin = Instant::now();
+    assert_eq!(told.blocking_recv().map(|inventory| unhealthy(&inventory).len()), Some(1));
+    assert!(begin.elapsed() < Duration::from_secs(20), "looks are 30 s apart");
 }
 
 #[test]

@@ -70,7 +70,8 @@ fn look_at(nvml: &Nvml, index: u32, seen: &mut SeenGpus) -> Vec<GpuDevice> {
     known.devices.iter().map(|device| ill(device, &why)).collect()
 }
 
-fn ill(device: &GpuDevice, why: &str) -> GpuDevice {
+/// The device as one that takes no pods: an instance because of its GPU.
+pub(super) fn ill(device: &GpuDevice, why: &str) -> GpuDevice {
     let health = GpuHealth::Unhealthy(match device.mig.instance() {
         Some(instance) => format!("its GPU {}: {why}", instance.parent),
         None => why.to_owned(),
