@@ -38,6 +38,8 @@ pub struct Config {
     pub pod_logs: PodLogConfig,
     /// GPUs that are made up, as in `2x8Gi`; for trials only, and said so in status and logs.
     pub simulate_gpus: Option<String>,
+    /// NVIDIA's library `libnvidia-ml.so.1`, where it is not where drivers install it.
+    pub nvml_library: Option<PathBuf>,
     /// `text` or `json`.
     pub log_format: LogFormat,
 }
@@ -93,6 +95,7 @@ impl Default for Config {
             telemetry: TelemetryConfig::default(),
             pod_logs: PodLogConfig::default(),
             simulate_gpus: None,
+            nvml_library: None,
             log_format: LogFormat::default(),
         }
     }
@@ -179,6 +182,9 @@ impl Config {
         }
         if !self.results.ip().is_loopback() || self.results.port() == 0 {
             return refused("results", "expected a loopback address, as in 127.0.0.1:7072");
+        }
+        if self.nvml_library.as_ref().is_some_and(|library| !library.is_absolute()) {
+            return refused("nvml_library", "expected an absolute path");
         }
         if self.telemetry.sample_interval_ms < 100 {
             return refused("telemetry.sample_interval_ms", "expected at least 100");
@@ -307,9 +313,15 @@ mod tests {
     }
 
     #[test]
+    fn a_library_that_depends_on_the_folder_of_the_start_is_refused() {
+        let words = refusal("nvml_library = \"libnvidia-ml.so.1\"");
+        assert!(words.contains("`nvml_library`") && words.contains("absolute"), "{words}");
+    }
+
+    #[test]
     fn a_full_example_is_accepted() {
         let text = "state_dir = \"/s\"\nadmin = \"127.0.0.1:1\"\nresults = \"127.0.0.1:2\"\nsimulate_gpus = \"2x8Gi\"\n\
-            log_format = \"json\"\n[reserved]\ncpu = \"1\"\nmemory = \"1Gi\"\n[telemetry]\n\
+            nvml_library = \"/lib/libnvidia-ml.so.1\"\nlog_format = \"json\"\n[reserved]\ncpu = \"1\"\nmemory = \"1Gi\"\n[telemetry]\n\
             sample_interval_ms = 1000\nsamples_per_batch = 10\n[pod_logs]\nmax_size = \"1Mi\"\nmax_files = 2";
         let config: Config = toml::from_str(text).unwrap();
         assert_eq!(config.reserved().cpu_millicores, 1000);

@@ -92,8 +92,7 @@ fn gpu_words(status: &AgentStatus) -> String {
     let gpus = &status.node_status.capacity.gpus;
     match gpus.source {
         GpuSource::Absent => "no GPUs (NVML is not installed)".to_owned(),
-        GpuSource::Nvml => format!("{} GPUs", gpus.devices.len()),
-        GpuSource::Simulated => format!("{} SIMULATED GPUs", gpus.devices.len()),
+        GpuSource::Nvml | GpuSource::Simulated => gpus.to_string(),
     }
 }
 

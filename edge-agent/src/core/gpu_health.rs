@@ -15,8 +15,8 @@ const GPUS_KEY: &[u8] = b"gpus";
 /// A node full of GPUs, each with a sentence.
 const GPUS_BYTES_MAX: usize = 64 * 1024;
 
-/// What was told last: by UUID why a GPU is unhealthy, `None` for one that is well. Nothing at all on
-/// a node's first start.
+/// What was told last: by name why a GPU is unhealthy, `None` for one that is well. Nothing at all on
+/// a node's first start. A GPU's name is its UUID, a MIG instance's is `GPU-…/MIG-…`.
 #[derive(Debug, Default)]
 pub(super) struct KnownGpus(Option<BTreeMap<String, Option<String>>>);
 
@@ -31,20 +31,26 @@ impl KnownGpus {
 }
 
 impl AgentCore {
-    /// An alarm for each GPU that is gone or has become unhealthy, an event for each that is back.
+    /// An alarm for each GPU that is gone or has become unhealthy, an event for each that is back. What
+    /// becomes of the instances of a GPU together with it is said by what is said of the GPU.
     pub(super) fn tell_gpu_changes(&mut self, gpus: &GpuInventory, now: Now) {
-        let entry = |gpu: &GpuDevice| (gpu.uuid.clone(), unhealthy_reason(gpu));
+        let entry = |gpu: &GpuDevice| (name(gpu), unhealthy_reason(gpu));
         let after: BTreeMap<_, _> = gpus.devices.iter().map(entry).collect();
         if self.known_gpus.0.as_ref() == Some(&after) {
             return;
         }
         let first = self.known_gpus.0.is_none();
         let before = self.known_gpus.0.replace(after.clone()).unwrap_or_default();
-        for uuid in before.keys().filter(|uuid| !after.contains_key(*uuid)) {
+        let goes_along = |name: &str| {
+            let parent = name.split_once('/').map(|(parent, _)| parent);
+            parent.is_some_and(|gpu| before.get(gpu) != after.get(gpu))
+        };
+        let lost = before.keys().filter(|uuid| !after.contains_key(*uuid));
+        for uuid in lost.filter(|uuid| !goes_along(uuid)) {
             let message = format!("{uuid}: the driver no longer lists it");
             self.record_event("node", "GpuLost", &message, now);
         }
-        for (uuid, why) in &after {
+        for (uuid, why) in after.iter().filter(|(uuid, _)| !goes_along(uuid)) {
             let (reason, message) = match (before.get(uuid), why) {
                 (was, Some(why)) if was.is_none_or(Option::is_none) => {
                     ("GpuUnhealthy", format!("{uuid}: {why}"))
@@ -61,6 +67,13 @@ impl AgentCore {
             writes.put(Tree::Meta, GPUS_KEY, value);
             self.persist(writes, After::Nothing);
         }
+    }
+}
+
+fn name(gpu: &GpuDevice) -> String {
+    match gpu.mig.instance() {
+        Some(instance) => format!("{}/{}", instance.parent, gpu.uuid),
+        None => gpu.uuid.clone(),
     }
 }
 

@@ -6,6 +6,7 @@
 mod nvml;
 mod simulated;
 mod watch;
+mod xid;
 
 pub use nvml::NvmlGpus;
 pub use simulated::{SimulatedGpus, SimulationError};
@@ -72,6 +73,11 @@ pub trait GpuSource: Send {
     /// The GPUs that there are now; `None` when the driver does not say. One that can't be read is
     /// `Unhealthy` with the reason.
     fn inventory(&mut self) -> Option<GpuInventory>;
+
+    /// Whether the inventory may have changed since it was taken last, as far as the driver told of it.
+    fn has_news(&mut self) -> bool {
+        false
+    }
 
     /// Readings of all GPUs; what a device does not offer is left out.
     fn samples(&mut self) -> Vec<GpuSample>;

@@ -3,22 +3,35 @@
 
 use super::{GpuProcess, GpuSample, GpuSource, metrics};
 use shared::model::{
-    GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource, MemoryQuantity, QuantityError,
+    GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource, MemoryQuantity, MigInstance,
+    MigProfile, MigProfileError, MigRole, QuantityError,
 };
 use thiserror::Error;
 
 /// More than any machine has; a slip of the finger must not fill the reported state.
 const COUNT_MAX: u32 = 64;
 
+/// As many as a GPU can be split into.
+const INSTANCES_MAX: u32 = 7;
+
 /// Why a description of GPUs was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SimulationError {
-    /// Not `COUNTxMEMORY`.
-    #[error("`{0}` does not describe GPUs: expected COUNTxMEMORY, as in `2x8Gi`")]
+    /// Neither `COUNTxMEMORY` nor `COUNTxMIG(COUNTxPROFILE)`.
+    #[error(
+        "`{0}` does not describe GPUs: expected COUNTxMEMORY or COUNTxMIG(COUNTxPROFILE), as in \
+         `2x8Gi` or `1xMIG(7x1g.10gb)`"
+    )]
     Malformed(String),
     /// No or too many GPUs.
     #[error("`{0}` describes {1} GPUs: expected 1 to {COUNT_MAX}")]
     Count(String, u32),
+    /// No or too many instances of each GPU.
+    #[error("`{0}` describes GPUs of {1} instances each: expected 1 to {INSTANCES_MAX}")]
+    Instances(String, u32),
+    /// Not a profile.
+    #[error("`{0}` does not describe GPUs: its instances are wrong")]
+    Profile(String, #[source] MigProfileError),
     /// GPUs without memory take no pod.
     #[error("`{0}` describes GPUs without memory")]
     NoMemory(String),
@@ -34,21 +47,28 @@ pub struct SimulatedGpus {
 }
 
 impl SimulatedGpus {
-    /// The inventory that a text as in `2x8Gi` describes: two GPUs of 8 GiB each.
+    /// The inventory that a text as in `2x8Gi` describes: two GPUs of 8 GiB each. `1xMIG(7x1g.10gb)`
+    /// is a GPU in MIG mode with seven instances.
     ///
     /// # Errors
     /// When it is not such a text, or describes no GPU or too many.
     pub fn parse(text: &str) -> Result<GpuInventory, SimulationError> {
         let shown = || text.chars().take(40).collect::<String>();
         let malformed = || SimulationError::Malformed(shown());
-        let (count, memory) = text.split_once('x').ok_or_else(malformed)?;
-        let is_number = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
-        let count: u32 = if is_number { count.parse().map_err(|_| malformed())? } else { 0 };
-        if !is_number {
-            return Err(malformed());
-        }
+        let (count, memory) = counted(text).ok_or_else(malformed)?;
         if count == 0 || count > COUNT_MAX {
             return Err(SimulationError::Count(shown(), count));
+        }
+        if let Some(instances) = memory.strip_prefix("MIG(") {
+            let instances = instances.strip_suffix(')').and_then(counted);
+            let (each, profile) = instances.ok_or_else(malformed)?;
+            if each == 0 || each > INSTANCES_MAX {
+                return Err(SimulationError::Instances(shown(), each));
+            }
+            let refused = |error| SimulationError::Profile(shown(), error);
+            let profile: MigProfile = profile.parse().map_err(refused)?;
+            let devices = (0..count).flat_map(|number| split(number, each, profile)).collect();
+            return Ok(GpuInventory { source: InventorySource::Simulated, devices });
         }
         let memory: MemoryQuantity =
             memory.parse().map_err(|error| SimulationError::Memory(shown(), error))?;
@@ -103,12 +123,41 @@ impl GpuSource for SimulatedGpus {
     }
 }
 
+/// As in `2x8Gi`: a number, and what there is so often.
+fn counted(text: &str) -> Option<(u32, &str)> {
+    let (count, what) = text.split_once('x')?;
+    let is_number = count.bytes().all(|byte| byte.is_ascii_digit());
+    Some((count.parse().ok().filter(|_| is_number)?, what))
+}
+
+/// A GPU and its instances.
+fn split(number: u32, instances: u32, profile: MigProfile) -> Vec<GpuDevice> {
+    let bytes = |count: u32| (u64::from(profile.memory_gb) << 30).saturating_mul(count.into());
+    let parent = GpuDevice {
+        mig: MigRole::Parent,
+        ..device(number, MemoryQuantity { bytes: bytes(instances) })
+    };
+    let instance = |index| GpuDevice {
+        uuid: format!("MIG-simulated-{number}-{index}"),
+        name: format!("Simulated GPU MIG {profile}"),
+        memory_bytes: bytes(1),
+        health: GpuHealth::Healthy,
+        mig: MigRole::Instance(MigInstance {
+            profile: profile.to_string(),
+            parent: parent.uuid.clone(),
+        }),
+    };
+    let instances: Vec<_> = (0..instances).map(instance).collect();
+    [vec![parent], instances].concat()
+}
+
 fn device(number: u32, memory: MemoryQuantity) -> GpuDevice {
     GpuDevice {
         uuid: format!("GPU-simulated-{number}"),
         name: "Simulated GPU".to_owned(),
         memory_bytes: memory.bytes,
         health: GpuHealth::Healthy,
+        mig: MigRole::Unsplit,
     }
 }
 
@@ -128,6 +177,21 @@ mod tests {
         assert!(samples.iter().any(|sample| {
             sample.name == metrics::MEMORY_FREE_MIB && (sample.value - 8192.0).abs() < 0.5
         }));
+    }
+
+    #[test]
+    fn a_gpu_in_mig_mode_is_a_gpu_and_its_instances() {
+        let inventory = SimulatedGpus::parse("2xMIG(3x1g.10gb)").unwrap();
+        assert_eq!(inventory.to_string(), "2 SIMULATED GPUs (MIG: 6 x 1g.10gb)");
+        let uuids: Vec<_> = inventory.devices.iter().map(|gpu| gpu.uuid.as_str()).collect();
+        assert_eq!(uuids[..2], ["GPU-simulated-0", "MIG-simulated-0-0"]);
+        assert_eq!(inventory.devices[1].memory_bytes, 10 << 30);
+        for text in ["1xMIG", "1xMIG()", "1xMIG(1g.10gb)", "1xMIG(1x10Gi)", "1xMIG(1x1g.10gb"] {
+            let error = SimulatedGpus::parse(text).unwrap_err();
+            assert!(error.to_string().contains("does not describe GPUs"), "{text}: {error}");
+        }
+        let many = SimulatedGpus::parse("1xMIG(8x1g.10gb)");
+        assert!(matches!(many, Err(SimulationError::Instances(_, 8))), "{many:?}");
     }
 
     #[test]

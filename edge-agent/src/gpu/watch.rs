@@ -8,6 +8,7 @@ use super::{GpuProcess, GpuSample, GpuSource, NvmlGpus, SimulatedGpus, Simulatio
 use shared::model::GpuInventory;
 use shared::telemetry::Series;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -38,13 +39,14 @@ struct Latest {
 }
 
 impl Gpus {
-    /// Begins to look: at those that `simulate` describes, as in `2x8Gi`, else at NVML's. Readings
-    /// are taken every `sample_interval`, changes of the inventory are sent to `changes`.
+    /// Begins to look: at those that `simulate` describes, as in `2x8Gi`, else at NVML's, whose library
+    /// is at `nvml_library` or where drivers install it. Readings are taken every `sample_interval`, changes of the inventory are sent to `changes`.
     ///
     /// # Errors
     /// [`SimulationError`] when `simulate` describes no GPUs.
     pub fn open(
         simulate: Option<&str>,
+        nvml_library: Option<&Path>,
         sample_interval: Duration,
         changes: mpsc::UnboundedSender<GpuInventory>,
     ) -> Result<Self, SimulationError> {
@@ -54,11 +56,15 @@ impl Gpus {
         }
         let seen = Arc::new(Seen::default());
         let for_thread = Arc::clone(&seen);
+        let library = nvml_library.map(Path::to_owned);
         let look = move || match simulated {
             Some(inventory) => {
                 for_thread.look(&mut SimulatedGpus::new(inventory), sample_interval, &changes);
             }
-            None => for_thread.look(&mut NvmlGpus::open(), sample_interval, &changes),
+            None => {
+                let mut gpus = NvmlGpus::open(library.as_deref());
+                for_thread.look(&mut gpus, sample_interval, &changes);
+            }
         };
         if let Err(error) = std::thread::Builder::new().name("gpus".to_owned()).spawn(look) {
             error!(%error, "could not begin to look at the GPUs");
@@ -113,11 +119,13 @@ impl Seen {
     ) {
         let mut inventory_due = Instant::now();
         loop {
-            if inventory_due <= Instant::now() {
+            let is_due = inventory_due <= Instant::now();
+            if is_due {
                 inventory_due += INVENTORY_INTERVAL;
-                if !self.take_inventory(source, changes) {
-                    return;
-                }
+            }
+            let is_wanted = source.has_news() || is_due;
+            if is_wanted && !self.take_inventory(source, changes) {
+                return;
             }
             let (samples, processes) = (source.samples(), source.processes());
             let mut latest = self.latest();
@@ -158,7 +166,7 @@ mod tests {
     #[test]
     fn simulated_gpus_are_known_at_once_and_told_once() {
         let (changes, mut told) = mpsc::unbounded_channel();
-        let gpus = Gpus::open(Some("2x8Gi"), Duration::from_millis(1), changes).unwrap();
+        let gpus = Gpus::open(Some("2x8Gi"), None, Duration::from_millis(1), changes).unwrap();
         let inventory = gpus.first_inventory(PATIENCE).unwrap();
         assert_eq!(inventory.source, InventorySource::Simulated);
         assert_eq!(told.blocking_recv(), Some(inventory));

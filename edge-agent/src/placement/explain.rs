@@ -2,7 +2,7 @@
 
 use super::node::{GpuLack, Lack, Usage};
 use super::{Decision, PodDemand};
-use shared::model::{CpuQuantity, GpuRequest, MemoryQuantity};
+use shared::model::{CpuQuantity, GpuDevice, GpuRequest, MemoryQuantity};
 use std::collections::BTreeMap;
 
 /// The decision for a pod that does not fit.
@@ -36,11 +36,18 @@ fn memory(usage: &Usage<'_>, demand: &PodDemand, free_bytes: u64) -> String {
 }
 
 fn gpus(usage: &Usage<'_>, demand: &PodDemand) -> (&'static str, String) {
-    let all = usage.node.gpus.len();
-    if all == 0 {
+    if usage.node.gpus.is_empty() {
         return ("NoGpus", "0/0 GPUs: this node has none (or its driver is not loaded)".to_owned());
     }
-    let lacks = usage.node.gpus.iter().filter_map(|device| usage.gpu_lack(device, demand));
+    let wants_instance = matches!(demand.resources.gpu, GpuRequest::Mig(_));
+    let is_asked_for = |gpu: &&GpuDevice| gpu.mig.instance().is_some() == wants_instance;
+    let asked_for: Vec<&GpuDevice> = usage.node.gpus.iter().filter(is_asked_for).collect();
+    let all = asked_for.len();
+    if all == 0 && wants_instance {
+        let message = "0/0 MIG instances: no GPU of this node is split into instances";
+        return ("NoMigInstances", message.to_owned());
+    }
+    let lacks = asked_for.into_iter().filter_map(|device| usage.gpu_lack(device, demand));
     let lacks: Vec<GpuLack> = lacks.collect();
     let usable = all - lacks.len();
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
@@ -53,7 +60,8 @@ fn gpus(usage: &Usage<'_>, demand: &PodDemand) -> (&'static str, String) {
         _ => String::new(),
     };
     let why = if parts.is_empty() { "there are no more".to_owned() } else { parts.join(", ") };
-    (reason(&lacks), format!("{usable}/{all} GPUs{need}: {why}"))
+    let devices = if wants_instance { "MIG instances" } else { "GPUs" };
+    (reason(&lacks), format!("{usable}/{all} {devices}{need}: {why}"))
 }
 
 fn reason(lacks: &[GpuLack]) -> &'static str {
@@ -70,6 +78,12 @@ fn reason(lacks: &[GpuLack]) -> &'static str {
 
 fn words(lack: &GpuLack, demand: &PodDemand) -> String {
     match lack {
+        GpuLack::Split => "in MIG mode (given out by instances)".to_owned(),
+        GpuLack::Instance => "a MIG instance".to_owned(),
+        GpuLack::OtherProfile => match demand.resources.gpu {
+            GpuRequest::Mig(profile) => format!("with another MIG profile (want {profile})"),
+            _ => "with another MIG profile".to_owned(),
+        },
         GpuLack::Unhealthy(why) => format!("unhealthy ({why})"),
         GpuLack::Tainted(key) => format!("with a taint that is not tolerated ({key})"),
         GpuLack::Exclusive(pod) => format!("exclusive to {pod}"),
@@ -78,7 +92,7 @@ fn words(lack: &GpuLack, demand: &PodDemand) -> String {
         GpuLack::Memory { free_bytes } => {
             let need = match demand.resources.gpu {
                 GpuRequest::SharedMemory(memory) => memory,
-                GpuRequest::None | GpuRequest::Whole(_) => MemoryQuantity::default(),
+                _ => MemoryQuantity::default(),
             };
             let free = MemoryQuantity { bytes: *free_bytes };
             format!("insufficient memory (need {need}, free {free})")

@@ -4,7 +4,8 @@
 //! demands come. What runs stays where it is unless that has become impossible, or a pod of higher
 //! priority needs the room; then as few as possible go, of the lowest priority first.
 //!
-//! Never sold twice: CPU and memory (by request), the memory of a shared GPU, and a whole GPU.
+//! Never sold twice: CPU and memory (by request), the memory of a shared GPU, a whole GPU, and a MIG
+//! instance. A GPU in MIG mode goes to pods by its instances alone.
 
 mod explain;
 mod node;
@@ -39,7 +40,7 @@ pub struct PodDemand {
 /// What a pod is given besides CPU and memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Placement {
-    /// UUIDs of its GPUs.
+    /// UUIDs of its GPUs, or of its MIG instance.
     pub gpus: Vec<String>,
     /// Its share of a shared GPU's memory in bytes.
     pub gpu_memory_bytes: Option<u64>,

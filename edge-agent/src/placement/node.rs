@@ -1,7 +1,7 @@
 //! What a node has, and what of it is taken.
 
 use super::{Placement, PodDemand};
-use shared::model::{GpuDevice, GpuHealth, GpuRequest, PodId, Taint};
+use shared::model::{GpuDevice, GpuHealth, GpuRequest, MigRole, PodId, Taint};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub struct NodeResources {
     pub cpu_millicores: u64,
     /// Bytes of main memory.
     pub memory_bytes: u64,
-    /// GPUs.
+    /// GPUs and MIG instances.
     pub gpus: Vec<GpuDevice>,
     /// Taints of GPUs by UUID.
     pub gpu_taints: BTreeMap<String, Vec<Taint>>,
@@ -35,11 +35,19 @@ pub(super) enum Lack {
 /// Why one GPU can't take a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum GpuLack {
+    /// It is in MIG mode.
+    Split,
+    /// It is an instance, and none was asked for.
+    Instance,
+    /// It is no instance of the profile that was asked for.
+    OtherProfile,
     Unhealthy(String),
     Tainted(String),
     Exclusive(PodId),
     Shared(usize),
-    Memory { free_bytes: u64 },
+    Memory {
+        free_bytes: u64,
+    },
 }
 
 impl<'a> Usage<'a> {
@@ -80,7 +88,10 @@ impl<'a> Usage<'a> {
         usable
             && match demand.resources.gpu {
                 GpuRequest::None => held.gpus.is_empty(),
-                GpuRequest::Whole(count) => u32::try_from(held.gpus.len()) == Ok(count),
+                GpuRequest::Whole(count) => {
+                    u32::try_from(held.gpus.len()) == Ok(count) && held.gpu_memory_bytes.is_none()
+                }
+                GpuRequest::Mig(_) => held.gpus.len() == 1 && held.gpu_memory_bytes.is_none(),
                 GpuRequest::SharedMemory(memory) => {
                     held.gpus.len() == 1 && held.gpu_memory_bytes == Some(memory.bytes)
                 }
@@ -107,6 +118,7 @@ impl<'a> Usage<'a> {
         let (count, gpu_memory_bytes) = match demand.resources.gpu {
             GpuRequest::None => return Ok(Placement::default()),
             GpuRequest::Whole(count) => (count, None),
+            GpuRequest::Mig(_) => (1, None),
             GpuRequest::SharedMemory(memory) => (1, Some(memory.bytes)),
         };
         let devices = self.node.gpus.iter();
@@ -148,6 +160,9 @@ impl<'a> Usage<'a> {
 
     /// Why `device` can't take the pod; `None` when it can.
     pub(super) fn gpu_lack(&self, device: &GpuDevice, demand: &PodDemand) -> Option<GpuLack> {
+        if let Some(lack) = kind_lack(device, demand.resources.gpu) {
+            return Some(lack);
+        }
         if let GpuHealth::Unhealthy(why) = &device.health {
             return Some(GpuLack::Unhealthy(why.clone()));
         }
@@ -165,7 +180,7 @@ impl<'a> Usage<'a> {
                 let free_bytes = self.gpu_free_bytes(device);
                 (memory.bytes > free_bytes).then_some(GpuLack::Memory { free_bytes })
             }
-            GpuRequest::None | GpuRequest::Whole(_) => {
+            GpuRequest::None | GpuRequest::Whole(_) | GpuRequest::Mig(_) => {
                 let sharers = self.holders(device).count();
                 (sharers > 0).then_some(GpuLack::Shared(sharers))
             }
@@ -178,5 +193,18 @@ impl<'a> Usage<'a> {
         let mut lower: Vec<_> = placed.cloned().collect();
         lower.sort_by_key(|(demand, _)| (demand.priority, Reverse(demand.pod.clone())));
         lower
+    }
+}
+
+/// Why no pod with this request gets a device of this kind, whatever its state; `None` when it may.
+fn kind_lack(device: &GpuDevice, request: GpuRequest) -> Option<GpuLack> {
+    match (request, &device.mig) {
+        (GpuRequest::Mig(profile), MigRole::Instance(instance)) => {
+            (instance.profile != profile.to_string()).then_some(GpuLack::OtherProfile)
+        }
+        (GpuRequest::Mig(_), _) => Some(GpuLack::OtherProfile),
+        (_, MigRole::Parent) => Some(GpuLack::Split),
+        (_, MigRole::Instance(_)) => Some(GpuLack::Instance),
+        (_, MigRole::Unsplit) => None,
     }
 }

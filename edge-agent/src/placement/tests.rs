@@ -3,7 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 use shared::model::{
-    CpuQuantity, GpuDevice, GpuHealth, GpuRequest, MemoryQuantity, Taint, TaintEffect,
+    CpuQuantity, GpuDevice, GpuHealth, GpuRequest, MemoryQuantity, MigInstance, MigRole, Taint,
+    TaintEffect,
 };
 
 const GIB: u64 = 1 << 30;
@@ -14,7 +15,27 @@ fn gpu(name: &str, memory_gib: u64) -> GpuDevice {
         name: "test".to_owned(),
         memory_bytes: memory_gib * GIB,
         health: GpuHealth::Healthy,
+        mig: MigRole::Unsplit,
     }
+}
+
+/// A GPU in MIG mode and its instances: `GPU-a`, `MIG-a0`, `MIG-a1`, …
+fn split(name: &str, profiles: &[&str]) -> Vec<GpuDevice> {
+    let parent = GpuDevice { mig: MigRole::Parent, ..gpu(name, 80) };
+    let instance = |(number, profile): (usize, &&str)| GpuDevice {
+        uuid: format!("MIG-{name}{number}"),
+        mig: MigRole::Instance(MigInstance {
+            profile: (*profile).to_owned(),
+            parent: parent.uuid.clone(),
+        }),
+        ..gpu(name, 10)
+    };
+    let instances: Vec<GpuDevice> = profiles.iter().enumerate().map(instance).collect();
+    [vec![parent], instances].concat()
+}
+
+fn mig(profile: &str) -> GpuRequest {
+    GpuRequest::Mig(profile.parse().unwrap())
 }
 
 fn node(gpus: Vec<GpuDevice>) -> NodeResources {
@@ -209,6 +230,76 @@ fn what_a_pod_holds_is_kept_only_while_it_is_what_it_asks_for() {
 }
 
 #[test]
+fn a_mig_request_gets_an_instance_of_exactly_its_profile() {
+    let node = node([split("a", &["1g.10gb", "3g.40gb", "1g.10gb"]), vec![gpu("b", 80)]].concat());
+    let small = |name: &str| pod(name, 0, 100, mig("1g.10gb"));
+    let demands = [small("x"), small("y"), small("z"), pod("large", 0, 100, mig("3g.40gb"))];
+    let decisions = place(&node, &demands);
+    assert_eq!(gpus_of(&decisions, "x"), ["MIG-a0"]);
+    assert_eq!(gpus_of(&decisions, "y"), ["MIG-a2"]);
+    assert_eq!(gpus_of(&decisions, "large"), ["MIG-a1"]);
+    assert_eq!(
+        why(&decisions, "z"),
+        "InsufficientGpus: 0/3 MIG instances: 1 exclusive to default/x-0, \
+         1 exclusive to default/y-0, 1 with another MIG profile (want 1g.10gb)"
+    );
+}
+
+#[test]
+fn neither_an_instance_nor_a_gpu_in_mig_mode_goes_to_who_asks_for_a_gpu() {
+    let node = node(split("a", &["1g.10gb", "1g.10gb"]));
+    for request in [GpuRequest::Whole(1), shared(4)] {
+        assert_eq!(
+            why(&place(&node, &[pod("ocr", 0, 100, request)]), "ocr"),
+            "InsufficientGpus: 0/1 GPUs: 1 in MIG mode (given out by instances)"
+        );
+    }
+}
+
+#[test]
+fn a_node_without_instances_says_so() {
+    let asks = [pod("ocr", 0, 100, mig("1g.10gb"))];
+    assert_eq!(
+        why(&place(&node(vec![gpu("a", 80)]), &asks), "ocr"),
+        "NoMigInstances: 0/0 MIG instances: no GPU of this node is split into instances"
+    );
+    assert!(why(&place(&node(vec![]), &asks), "ocr").starts_with("NoGpus"));
+}
+
+#[test]
+fn a_pod_keeps_its_instance_until_it_falls_ill_or_another_profile_is_asked_for() {
+    let mut node = node(split("a", &["1g.10gb", "1g.10gb", "2g.20gb"]));
+    let on = |request: GpuRequest, uuid: &str| {
+        let held = Placement { gpus: vec![uuid.to_owned()], gpu_memory_bytes: None };
+        [PodDemand { held: Some(held), ..pod("ocr", 0, 100, request) }]
+    };
+    let stays = on(mig("1g.10gb"), "MIG-a1");
+    assert_eq!(gpus_of(&place(&node, &stays), "ocr"), ["MIG-a1"]);
+    assert_eq!(gpus_of(&place(&node, &on(mig("2g.20gb"), "MIG-a1")), "ocr"), ["MIG-a2"]);
+    assert!(why(&place(&node, &on(GpuRequest::Whole(1), "MIG-a1")), "ocr").contains("MIG mode"));
+    node.gpus[2].health = GpuHealth::Unhealthy("its GPU fell off the bus".to_owned());
+    assert_eq!(gpus_of(&place(&node, &stays), "ocr"), ["MIG-a0"]);
+}
+
+#[test]
+fn higher_priority_takes_an_instance_of_its_profile_and_no_other() {
+    let node = node(split("a", &["1g.10gb", "3g.40gb"]));
+    let on = |name: &str, profile: &str, uuid: &str| {
+        let held = Placement { gpus: vec![uuid.to_owned()], gpu_memory_bytes: None };
+        PodDemand { held: Some(held), ..pod(name, 0, 100, mig(profile)) }
+    };
+    let demands = [
+        on("small", "1g.10gb", "MIG-a0"),
+        on("large", "3g.40gb", "MIG-a1"),
+        pod("high", 9, 100, mig("3g.40gb")),
+    ];
+    let decisions = place(&node, &demands);
+    assert_eq!(gpus_of(&decisions, "small"), ["MIG-a0"]);
+    assert_eq!(gpus_of(&decisions, "high"), ["MIG-a1"]);
+    assert!(why(&decisions, "large").starts_with("Preempted: made room"));
+}
+
+#[test]
 fn a_pod_takes_no_place_of_its_equals() {
     let node = node(vec![gpu("a", 8)]);
     let mut runs = pod("runs", 3, 100, shared(6));
@@ -223,6 +314,7 @@ fn any_demand() -> impl Strategy<Value = PodDemand> {
         Just(GpuRequest::None),
         (1_u32..3).prop_map(GpuRequest::Whole),
         (1_u64..12).prop_map(shared),
+        prop_oneof![Just("1g.10gb"), Just("3g.40gb")].prop_map(mig),
     ];
     (0_u32..12, -2_i32..3, 0_u64..2000, request)
         .prop_map(|(name, priority, cpu, gpu)| pod(&format!("p{name}"), priority, cpu, gpu))
@@ -233,13 +325,18 @@ fn any_case() -> impl Strategy<Value = (NodeResources, Vec<PodDemand>)> {
     let demands = proptest::collection::vec(any_demand(), 0..12);
     (gpus, demands).prop_map(|(gpus, demands)| {
         let device = |(index, (gib, byte)): (usize, (u64, u8))| {
-            let mut device = gpu(&index.to_string(), gib);
+            let name = index.to_string();
+            let mut devices = match byte % 5 {
+                0 => split(&name, &["1g.10gb", "3g.40gb", "1g.10gb"]),
+                _ => vec![gpu(&name, gib)],
+            };
             if byte.is_multiple_of(8) {
-                device.health = GpuHealth::Unhealthy("test".to_owned());
+                let ill = usize::from(byte / 8) % devices.len();
+                devices[ill].health = GpuHealth::Unhealthy("test".to_owned());
             }
-            device
+            devices
         };
-        let gpus = gpus.into_iter().enumerate().map(device).collect();
+        let gpus = gpus.into_iter().enumerate().flat_map(device).collect();
         let unique: BTreeMap<PodId, PodDemand> =
             demands.into_iter().map(|demand| (demand.pod.clone(), demand)).collect();
         (node(gpus), unique.into_values().collect())
@@ -284,6 +381,14 @@ fn assert_not_oversold(
         assert!(shares <= device.memory_bytes, "{} is oversold", device.uuid);
         assert!(!exclusive || holders.len() == 1, "{} is shared and exclusive", device.uuid);
         assert!(holders.is_empty() || device.health == GpuHealth::Healthy);
+        for (demand, _) in holders {
+            let offered = match &device.mig {
+                MigRole::Unsplit => !matches!(demand.resources.gpu, GpuRequest::Mig(_)),
+                MigRole::Parent => false,
+                MigRole::Instance(instance) => demand.resources.gpu == mig(&instance.profile),
+            };
+            assert!(offered, "{} went to {}", device.uuid, demand.pod);
+        }
     }
 }
 

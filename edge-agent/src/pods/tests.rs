@@ -10,8 +10,8 @@ use crate::placement::Placement;
 use crate::ports::{Observation, ObservedState, ProbeKind, StartRequest};
 use proptest::prelude::*;
 use shared::model::{
-    Container, GpuDevice, GpuHealth, PodPhase, PodSpec, PodTemplate, Probe, ResourceList,
-    ResourceRequirements, RestartPolicy, Revision, TcpSocketAction, UnixMs,
+    Container, GpuDevice, GpuHealth, MigInstance, MigRole, PodPhase, PodSpec, PodTemplate, Probe,
+    ResourceList, ResourceRequirements, RestartPolicy, Revision, TcpSocketAction, UnixMs,
 };
 
 fn at(seconds: u64) -> Now {
@@ -72,6 +72,7 @@ fn node() -> NodeResources {
         name: "test".to_owned(),
         memory_bytes: 8 << 30,
         health: GpuHealth::Healthy,
+        mig: MigRole::Unsplit,
     };
     NodeResources {
         cpu_millicores: 4000,

@@ -165,7 +165,7 @@ fn exposition(status: &AgentStatus) -> String {
         ("hinterland_agent_link_connects_total".to_owned(), status.link.connects),
         ("hinterland_agent_link_sent_bytes_total".to_owned(), status.link.sent_bytes),
         ("hinterland_agent_link_received_bytes_total".to_owned(), status.link.received_bytes),
-        ("hinterland_agent_gpus".to_owned(), gpus.devices.len() as u64),
+        ("hinterland_agent_gpus".to_owned(), gpus.gpus().count() as u64),
         (
             "hinterland_agent_gpus_simulated".to_owned(),
             u64::from(gpus.source == GpuSource::Simulated),

@@ -166,7 +166,8 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     // A driver that is there answers while the store is opened.
     let (changes, gpu_changes) = mpsc::unbounded_channel();
     let sample_interval = Duration::from_millis(config.telemetry.sample_interval_ms);
-    let gpus = Gpus::open(config.simulate_gpus.as_deref(), sample_interval, changes)?;
+    let (simulate, library) = (config.simulate_gpus.as_deref(), config.nvml_library.as_deref());
+    let gpus = Gpus::open(simulate, library, sample_interval, changes)?;
     let (store, opening) = open_store(&places)?;
     // Under the store's lock: no other agent writes the ledger.
     let mut ledger = Ledger::open(&places.ledger)?;

@@ -23,8 +23,7 @@ pub struct GpuSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub shared_memory: Option<MemoryQuantity>,
-    /// One MIG instance of this profile, as in `1g.10gb`: in member clusters, where the device plugin gives
-    /// them out.
+    /// One MIG instance of this profile, shared with nobody: `nvidia.com/mig-1g.10gb`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[1-9][0-9]*g\.[1-9][0-9]*gb$"))]
     pub mig: Option<String>,

@@ -123,7 +123,8 @@ pub struct EdgeNodeStatus {
     /// What the machine has.
     #[serde(default)]
     pub capacity: NodeResources,
-    /// What of it pods may have: without the share of the system, and without GPUs that are not healthy.
+    /// What of it pods may have: without the share of the system, and without GPUs and MIG instances that
+    /// are not healthy.
     #[serde(default)]
     pub allocatable: NodeResources,
     /// Its pods.
@@ -141,12 +142,15 @@ pub struct NodeResources {
     /// Main memory, as in `8Gi`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub memory: String,
-    /// GPUs.
+    /// GPUs. What pods may have is without those in MIG mode: of these they get instances.
     #[serde(default)]
     pub gpus: u32,
-    /// Memory of all GPUs together.
+    /// Memory of these GPUs together.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub gpu_memory: String,
+    /// MIG instances by profile, as in `1g.10gb: 7`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mig: BTreeMap<String, u32>,
 }
 
 /// How many pods a node has.

@@ -3,7 +3,7 @@
 
 use crate::admin::{HubStatus, NodeSummary, SinkView};
 use crate::core::{MissingSink, NodeView, PodView, WaitingLog, WorkloadView};
-use shared::model::{ConditionStatus, GpuSource, PodStatus, UnixMs};
+use shared::model::{ConditionStatus, PodStatus, UnixMs};
 use std::fmt::Write as _;
 
 /// Events of a node that are printed.
@@ -186,11 +186,7 @@ fn event_words(event: &shared::model::NodeEvent, now: UnixMs) -> String {
 
 fn capacity_words(view: &NodeView) -> Option<String> {
     let capacity = &view.status.as_ref()?.capacity;
-    let gpus = match capacity.gpus.source {
-        GpuSource::Absent => "no GPUs".to_owned(),
-        GpuSource::Nvml => format!("{} GPUs", capacity.gpus.devices.len()),
-        GpuSource::Simulated => format!("{} SIMULATED GPUs", capacity.gpus.devices.len()),
-    };
+    let gpus = &capacity.gpus;
     let (cores, mib) = (capacity.cpu_millicores / 1000, capacity.memory_bytes >> 20);
     Some(format!("{cores} cores, {mib} MiB, {gpus}"))
 }

@@ -2,12 +2,13 @@
 
 use super::labels::Invalid;
 use crate::api::GpuSpec;
-use shared::model::PodTemplate;
+use shared::model::{MigProfile, PodTemplate};
 
 /// Whole GPUs of one pod.
 const WHOLE_GPUS_MAX: u32 = 64;
 
-/// Writes `gpu` into the template's container; the MIG profile, which no template has a place for.
+/// Writes `gpu` into the template's container. For member clusters a MIG profile is taken out of it, from
+/// wherever it was said: they are told of it with the names of their device plugin.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -16,7 +17,19 @@ pub(super) fn take_gpu(
     is_for_clusters: bool,
     template: &mut PodTemplate,
 ) -> Result<Option<String>, Invalid> {
-    let Some(gpu) = gpu else { return Ok(None) };
+    if let Some(gpu) = gpu {
+        write_gpu(gpu, template)?;
+    }
+    // One that has another number of containers is refused for that.
+    let resources = template.spec.containers.first_mut().map(|first| &mut first.resources);
+    let Some(resources) = resources.filter(|_| is_for_clusters) else { return Ok(None) };
+    if resources.requests.mig == resources.limits.mig {
+        resources.requests.mig = None;
+    }
+    Ok(resources.limits.mig.take().map(|profile| profile.to_string()))
+}
+
+fn write_gpu(gpu: GpuSpec, template: &mut PodTemplate) -> Result<(), Invalid> {
     let refused = |path: &str, problem: String| Err((format!("spec.gpu{path}"), problem));
     let GpuSpec { whole, shared_memory, mig } = gpu;
     let given = [whole.is_some(), shared_memory.is_some(), mig.is_some()];
@@ -29,31 +42,19 @@ pub(super) fn take_gpu(
     if shared_memory.is_some_and(|memory| memory.bytes == 0) {
         return refused(".sharedMemory", "expected more than 0".to_owned());
     }
-    if let Some(profile) = mig.as_ref().filter(|profile| !is_mig_profile(profile)) {
-        return refused(".mig", format!("`{profile}` is no profile: expected one as in `1g.10gb`"));
-    }
-    if mig.is_some() && !is_for_clusters {
-        let problem = "MIG instances are given out in member clusters only: expected whole or \
-                       sharedMemory on edge nodes";
-        return refused(".mig", problem.to_owned());
-    }
-    // One that has another number of containers is refused for that.
-    let Some(container) = template.spec.containers.first_mut() else { return Ok(mig) };
+    let mig = match mig.map(|profile| profile.parse::<MigProfile>()).transpose() {
+        Ok(mig) => mig,
+        Err(error) => return refused(".mig", error.to_string()),
+    };
+    let Some(container) = template.spec.containers.first_mut() else { return Ok(()) };
     let limits = &mut container.resources.limits;
-    if limits.gpu_count.is_some() || limits.gpu_memory.is_some() {
+    if limits.gpu_count.is_some() || limits.gpu_memory.is_some() || limits.mig.is_some() {
         let problem =
             "the template's container has a GPU resource already: expected one of the two";
         return refused("", problem.to_owned());
     }
-    (limits.gpu_count, limits.gpu_memory) = (whole, shared_memory);
-    Ok(mig)
-}
-
-/// As in `3g.40gb`.
-fn is_mig_profile(text: &str) -> bool {
-    let is_number = |text: &str| text.parse::<u32>().is_ok_and(|number| number.to_string() == text);
-    let parts = text.strip_suffix("gb").and_then(|text| text.split_once("g."));
-    parts.is_some_and(|(slices, memory)| is_number(slices) && is_number(memory))
+    (limits.gpu_count, limits.gpu_memory, limits.mig) = (whole, shared_memory, mig);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -76,8 +77,22 @@ mod tests {
         let (template, _) = taken(r#"{"sharedMemory":"8Gi"}"#, false);
         let bytes = 8 << 30;
         assert_eq!(template.resources().gpu, GpuRequest::SharedMemory(MemoryQuantity { bytes }));
+        let (template, mig) = taken(r#"{"mig":"1g.10gb"}"#, false);
+        let profile = MigProfile { slices: 1, memory_gb: 10 };
+        assert_eq!((template.resources().gpu, mig), (GpuRequest::Mig(profile), Ok(None)));
+    }
+
+    #[test]
+    fn member_clusters_are_told_of_a_mig_instance_from_wherever_it_was_said() {
         let (template, mig) = taken(r#"{"mig":"1g.10gb"}"#, true);
         assert_eq!((template.resources().gpu, mig), (GpuRequest::None, Ok(Some("1g.10gb".into()))));
+        let mut said = PodTemplate::default();
+        said.spec.containers.push(Container::default());
+        let resources = &mut said.spec.containers[0].resources;
+        resources.limits.mig = Some(MigProfile { slices: 3, memory_gb: 40 });
+        resources.requests.mig = resources.limits.mig;
+        let mig = take_gpu(None, true, &mut said);
+        assert_eq!((said, mig), (template, Ok(Some("3g.40gb".into()))));
     }
 
     #[test]
@@ -88,7 +103,7 @@ mod tests {
             (r#"{"whole":0}"#, "spec.gpu.whole"),
             (r#"{"sharedMemory":"0"}"#, "spec.gpu.sharedMemory"),
             (r#"{"mig":"large"}"#, "spec.gpu.mig"),
-            (r#"{"mig":"1g.10gb"}"#, "spec.gpu.mig"),
+            (r#"{"mig":"0g.10gb"}"#, "spec.gpu.mig"),
         ] {
             assert_eq!(taken(gpu, false).1.unwrap_err().0, path, "{gpu}");
         }

@@ -114,7 +114,8 @@ pub struct InferenceWorkload {
     /// What becomes of it where nodes are offline.
     #[serde(default)]
     pub offline: OfflinePolicy,
-    /// The profile of the MIG instance that each pod has; in member clusters only.
+    /// The profile of the MIG instance that each pod has in member clusters; on edge nodes the template says
+    /// it.
     #[serde(default)]
     pub mig: Option<String>,
     /// How many pods each node, or each member cluster, has of it, by what they have to do.

@@ -123,7 +123,7 @@ fn fields_outside_the_subset_are_refused() {
     let secret = "          env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}]\n          command:";
     assert_snapshot!(changed("          command:", secret), @"w/ocr.yaml:10: spec.template.spec.containers[0].env[0].valueFrom.secretKeyRef: a Secret reaches a pod as files only, never in its environment: expected a volume with `secret` and a mount of it");
     assert_snapshot!(changed("spec:\n  template", "status: {}\nspec:\n  template"), @"w/ocr.yaml:5: status: unknown field, expected one of `apiVersion`, `kind`, `metadata`, `spec`");
-    assert_snapshot!(changed("{memory: 1Gi}", "{amd.com/gpu: 1}"), @"w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits[amd.com/gpu]: unknown field, expected one of `cpu`, `memory`, `nvidia.com/gpu`, `hinterland.dev/gpu-memory`");
+    assert_snapshot!(changed("{memory: 1Gi}", "{amd.com/gpu: 1}"), @"w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits[amd.com/gpu]: unknown field, expected one of `cpu`, `memory`, `nvidia.com/gpu`, `hinterland.dev/gpu-memory`, `nvidia.com/mig-PROFILE`");
 }
 
 #[test]

@@ -282,13 +282,15 @@ fn presence(view: Option<&NodeView>) -> Aspect {
 }
 
 fn resources(capacity: &NodeCapacity) -> NodeResources {
-    let gpus = &capacity.gpus.devices;
-    let gpu_bytes = gpus.iter().fold(0u64, |sum, gpu| sum.saturating_add(gpu.memory_bytes));
+    let gpu_bytes =
+        capacity.gpus.gpus().fold(0u64, |sum, gpu| sum.saturating_add(gpu.memory_bytes));
+    let instances = capacity.gpus.mig_instances().into_iter();
     NodeResources {
         cpu: format!("{}m", capacity.cpu_millicores),
         memory: capacity.memory_bytes.to_string(),
-        gpus: u32::try_from(gpus.len()).unwrap_or(u32::MAX),
+        gpus: u32::try_from(capacity.gpus.gpus().count()).unwrap_or(u32::MAX),
         gpu_memory: gpu_bytes.to_string(),
+        mig: instances.map(|(profile, count)| (profile.to_owned(), count)).collect(),
     }
 }
 

@@ -1,6 +1,11 @@
 //! GPUs as the node sees them.
+//!
+//! Wire format (packed CBOR, fields by position): fields are only ever appended.
 
+use super::mig::MigRole;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
 
 /// Whether pods may be placed on a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,10 +16,10 @@ pub enum GpuHealth {
     Unhealthy(String),
 }
 
-/// One GPU.
+/// One GPU, or one MIG instance of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuDevice {
-    /// The identifier that survives reboots and re-enumeration (`GPU-…` as NVML gives it).
+    /// The identifier that survives reboots and re-enumeration (`GPU-…` or `MIG-…` as NVML gives it).
     pub uuid: String,
     /// The product's name.
     pub name: String,
@@ -22,6 +27,9 @@ pub struct GpuDevice {
     pub memory_bytes: u64,
     /// Whether pods may be placed on it.
     pub health: GpuHealth,
+    /// Whether it is split into instances, or is one.
+    #[serde(default, skip_serializing_if = "MigRole::is_unsplit")]
+    pub mig: MigRole,
 }
 
 /// Where an inventory comes from.
@@ -41,6 +49,96 @@ pub enum GpuSource {
 pub struct GpuInventory {
     /// Where the list comes from.
     pub source: GpuSource,
-    /// The devices, in the driver's order.
+    /// The devices, in the driver's order; after each GPU in MIG mode its instances.
     pub devices: Vec<GpuDevice>,
+}
+
+impl GpuInventory {
+    /// The GPUs: all devices but the instances.
+    pub fn gpus(&self) -> impl Iterator<Item = &GpuDevice> {
+        self.devices.iter().filter(|device| device.mig.instance().is_none())
+    }
+
+    /// How many MIG instances there are, by profile.
+    #[must_use]
+    pub fn mig_instances(&self) -> BTreeMap<&str, u32> {
+        let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+        for instance in self.devices.iter().filter_map(|device| device.mig.instance()) {
+            *counts.entry(instance.profile.as_str()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// As in `1 GPUs (MIG: 7 x 1g.10gb)`.
+impl fmt::Display for GpuInventory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.source {
+            GpuSource::Absent => return write!(f, "no GPUs"),
+            GpuSource::Nvml => write!(f, "{} GPUs", self.gpus().count())?,
+            GpuSource::Simulated => write!(f, "{} SIMULATED GPUs", self.gpus().count())?,
+        }
+        let instances = self.mig_instances();
+        if instances.is_empty() {
+            return Ok(());
+        }
+        let words = instances.iter().map(|(profile, count)| format!("{count} x {profile}"));
+        write!(f, " (MIG: {})", words.collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mig::MigInstance;
+    use super::*;
+    use crate::wire::{decode, encode};
+
+    #[derive(Serialize, Deserialize, Debug, PartialEq)]
+    struct Earlier {
+        uuid: String,
+        name: String,
+        memory_bytes: u64,
+        health: GpuHealth,
+    }
+
+    fn device(uuid: &str, mig: MigRole) -> GpuDevice {
+        let (name, health) = ("NVIDIA H100".to_owned(), GpuHealth::Healthy);
+        GpuDevice { uuid: uuid.to_owned(), name, memory_bytes: 5, health, mig }
+    }
+
+    fn instance(uuid: &str, profile: &str) -> GpuDevice {
+        let (profile, parent) = (profile.to_owned(), "GPU-1".to_owned());
+        device(uuid, MigRole::Instance(MigInstance { profile, parent }))
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_split_is_written_as_before_there_was_mig() {
+        let gpu = device("GPU-1", MigRole::Unsplit);
+        let bytes = encode("GPU", &gpu).unwrap();
+        let earlier: Earlier = decode("GPU", &bytes, 4096).unwrap();
+        assert_eq!(encode("GPU", &earlier).unwrap(), bytes);
+        assert_eq!(decode::<GpuDevice>("GPU", &bytes, 4096).unwrap(), gpu);
+        // An earlier hub passes over what it does not know.
+        let instance = instance("MIG-1", "1g.10gb");
+        let bytes = encode("GPU", &instance).unwrap();
+        assert_eq!(decode::<Earlier>("GPU", &bytes, 4096).unwrap().uuid, "MIG-1");
+        assert_eq!(decode::<GpuDevice>("GPU", &bytes, 4096).unwrap(), instance);
+    }
+
+    #[test]
+    fn instances_are_counted_by_profile_and_not_as_gpus() {
+        let devices = vec![
+            device("GPU-1", MigRole::Parent),
+            instance("MIG-1", "1g.10gb"),
+            instance("MIG-2", "1g.10gb"),
+            instance("MIG-3", "3g.40gb"),
+            device("GPU-2", MigRole::Unsplit),
+        ];
+        let mut inventory = GpuInventory { source: GpuSource::Nvml, devices };
+        assert_eq!(inventory.to_string(), "2 GPUs (MIG: 2 x 1g.10gb, 1 x 3g.40gb)");
+        inventory.source = GpuSource::Simulated;
+        inventory.devices.truncate(1);
+        assert_eq!(inventory.to_string(), "1 SIMULATED GPUs");
+        assert_eq!(GpuInventory::default().to_string(), "no GPUs");
+    }
 }

@@ -7,10 +7,12 @@ mod event;
 mod gpu;
 mod ids;
 mod inference_model;
+mod mig;
 mod pod;
 mod pod_ports;
 mod policy;
 mod quantity;
+mod resource_list;
 mod result;
 mod scaling;
 mod status;
@@ -27,14 +29,16 @@ pub use event::{BootOffset, NodeEvent};
 pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
 pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
 pub use inference_model::{InvalidDigest, ModelDigest, ModelMount};
+pub use mig::{MigInstance, MigProfile, MigProfileError, MigRole};
 pub use pod::{
     Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, HttpHeader, PodMetadata, PodSpec,
-    PodTemplate, PortProtocol, Probe, ResourceList, ResourceRequirements, RestartPolicy,
-    TcpSocketAction, UriScheme,
+    PodTemplate, PortProtocol, Probe, ResourceRequirements, RestartPolicy, TcpSocketAction,
+    UriScheme,
 };
 pub use pod_ports::PORT_OFFSET;
 pub use policy::{LinkBudget, NODE_POLICY_KEY, NodePolicy};
 pub use quantity::{CpuQuantity, MemoryQuantity, QuantityError};
+pub use resource_list::ResourceList;
 pub use result::{
     DEFAULT_SINK, InvalidRoute, InvalidTopic, PodResult, ResultFormat, ResultRoute, SinkId,
     Thinning, check_topic, route,

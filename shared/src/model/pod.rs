@@ -7,7 +7,7 @@
 //! appended, never removed, renamed in meaning or reordered.
 
 use super::inference_model::ModelMount;
-use super::quantity::{CpuQuantity, MemoryQuantity};
+use super::resource_list::ResourceList;
 use super::volume::{EnvFromSource, EnvVarSource, Volume, VolumeMount};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -139,24 +139,6 @@ pub struct ResourceRequirements {
     /// What the kernel enforces where it is permitted to.
     #[serde(default)]
     pub limits: ResourceList,
-}
-
-/// Amounts by resource name.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ResourceList {
-    /// Cores.
-    #[serde(default)]
-    pub cpu: Option<CpuQuantity>,
-    /// Bytes of main memory.
-    #[serde(default)]
-    pub memory: Option<MemoryQuantity>,
-    /// Whole GPUs.
-    #[serde(default, rename = "nvidia.com/gpu")]
-    pub gpu_count: Option<u32>,
-    /// Bytes of the memory of one shared GPU.
-    #[serde(default, rename = "hinterland.dev/gpu-memory")]
-    pub gpu_memory: Option<MemoryQuantity>,
 }
 
 /// A port that the container listens on.

@@ -2,8 +2,9 @@
 //!
 //! Wire format (packed CBOR, fields by position): fields are only ever appended.
 
-use super::gpu::{GpuHealth, GpuInventory};
+use super::gpu::{GpuDevice, GpuHealth, GpuInventory};
 use super::ids::{PodId, Revision};
+use super::mig::MigRole;
 use super::time::UnixMs;
 use serde::{Deserialize, Serialize};
 
@@ -121,15 +122,18 @@ impl ReservedResources {
 }
 
 impl NodeStatus {
-    /// What pods may have: the capacity without what is reserved, and without GPUs that are not healthy.
+    /// What pods may have: the capacity without what is reserved, without GPUs that are not healthy, and
+    /// without those in MIG mode, whose instances are what pods get of them.
     #[must_use]
     pub fn allocatable(&self) -> NodeCapacity {
         let NodeCapacity { cpu_millicores, memory_bytes, gpus } = &self.capacity;
-        let healthy = gpus.devices.iter().filter(|gpu| gpu.health == GpuHealth::Healthy);
+        let is_given_out =
+            |gpu: &&GpuDevice| gpu.health == GpuHealth::Healthy && gpu.mig != MigRole::Parent;
+        let given_out = gpus.devices.iter().filter(is_given_out);
         NodeCapacity {
             cpu_millicores: cpu_millicores.saturating_sub(self.reserved.cpu_millicores),
             memory_bytes: memory_bytes.saturating_sub(self.reserved.memory_bytes),
-            gpus: GpuInventory { source: gpus.source, devices: healthy.cloned().collect() },
+            gpus: GpuInventory { source: gpus.source, devices: given_out.cloned().collect() },
         }
     }
 }

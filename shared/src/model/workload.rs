@@ -1,8 +1,10 @@
 //! A workload as one node is to run it, and what its pods ask for.
 
 use super::ids::{PodId, Revision, WorkloadKey};
+use super::mig::MigProfile;
 use super::pod::{Container, PodTemplate, Probe};
 use super::quantity::{CpuQuantity, MemoryQuantity};
+use super::resource_list::ResourceList;
 use super::result::ResultRoute;
 use super::scaling::Autoscaling;
 use super::volume_check::validate_volumes;
@@ -136,6 +138,8 @@ pub enum GpuRequest {
     Whole(u32),
     /// So many bytes of one GPU that others share.
     SharedMemory(MemoryQuantity),
+    /// One MIG instance of this profile, shared with nobody.
+    Mig(MigProfile),
 }
 
 /// What placement counts for a pod.
@@ -207,7 +211,7 @@ fn container_gpu(container: &Container) -> GpuRequest {
     match (limits.gpu_count, limits.gpu_memory) {
         (Some(count), _) if count > 0 => GpuRequest::Whole(count),
         (_, Some(memory)) if memory.bytes > 0 => GpuRequest::SharedMemory(memory),
-        _ => GpuRequest::None,
+        _ => limits.mig.map_or(GpuRequest::None, GpuRequest::Mig),
     }
 }
 
@@ -257,6 +261,7 @@ fn validate_resources(container: &Container) -> Result<(), InvalidWorkload> {
         let problem = "GPU memory can't be overcommitted: expected the same amount as in limits";
         return Err(invalid(at("requests[hinterland.dev/gpu-memory]"), problem));
     }
+    validate_mig(requests, limits).map_err(|(path, problem)| invalid(at(&path), problem))?;
     if limits.cpu.is_some_and(|limit| requests.cpu.is_some_and(|request| request > limit)) {
         return Err(invalid(at("requests.cpu"), "is over limits.cpu"));
     }
@@ -264,6 +269,22 @@ fn validate_resources(container: &Container) -> Result<(), InvalidWorkload> {
         return Err(invalid(at("requests.memory"), "is over limits.memory"));
     }
     Ok(())
+}
+
+/// The path within the resources and what is wrong there.
+fn validate_mig(requests: &ResourceList, limits: &ResourceList) -> Result<(), (String, String)> {
+    let has_more = limits.gpu_count.unwrap_or(0) > 0 || limits.gpu_memory.is_some();
+    if let Some(profile) = limits.mig.filter(|_| has_more) {
+        let problem = "expected a MIG instance, whole GPUs or shared GPU memory: one of the three";
+        return Err((format!("limits[{}]", profile.resource_name()), problem.to_owned()));
+    }
+    match requests.mig.filter(|profile| limits.mig != Some(*profile)) {
+        Some(profile) => {
+            let problem = "GPUs can't be overcommitted: expected the same profile as in limits";
+            Err((format!("requests[{}]", profile.resource_name()), problem.to_owned()))
+        }
+        None => Ok(()),
+    }
 }
 
 fn validate_probe(path: &str, probe: &Probe, readiness: bool) -> Result<(), InvalidWorkload> {
@@ -342,5 +363,28 @@ mod tests {
         assert_ne!(workload.parameters_id(), 0);
         // An earlier agent passes over what it does not know.
         assert_eq!(decode::<Earlier>("workload", &bytes, 4096).unwrap(), earlier);
+    }
+
+    #[test]
+    fn a_mig_instance_is_what_placement_counts_and_stands_alone() {
+        let mut container = Container { command: vec!["/x".to_owned()], ..Container::default() };
+        let mut check = |change: fn(&mut ResourceList, &mut ResourceList)| {
+            let resources = &mut container.resources;
+            change(&mut resources.requests, &mut resources.limits);
+            let mut template = PodTemplate::default();
+            template.spec.containers.push(container.clone());
+            let refused = template.validate().err();
+            (template.resources().gpu, refused.map(|error| error.path))
+        };
+        let profile = MigProfile { slices: 1, memory_gb: 10 };
+        let at = |path: &str| Some(format!("spec.containers[0].resources.{path}"));
+        let asked = check(|_, limits| limits.mig = "1g.10gb".parse().ok());
+        assert_eq!(asked, (GpuRequest::Mig(profile), None));
+        let other = check(|requests, _| requests.mig = "2g.20gb".parse().ok());
+        assert_eq!(other.1, at("requests[nvidia.com/mig-2g.20gb]"));
+        let two = check(|requests, limits| {
+            (requests.mig, limits.gpu_memory) = (limits.mig, Some(MemoryQuantity { bytes: 1 }));
+        });
+        assert_eq!(two.1, at("limits[nvidia.com/mig-1g.10gb]"));
     }
 }

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 use shared::model::{
     ClockStamp, Container, CpuQuantity, GpuDevice, GpuHealth, GpuInventory, GpuSource, LinkBudget,
-    MemoryQuantity, NodeId, Now, PodId, PodMetadata, PodSpec, PodTemplate, ResourceList,
+    MemoryQuantity, MigRole, NodeId, Now, PodId, PodMetadata, PodSpec, PodTemplate, ResourceList,
     ResourceRequirements, RestartPolicy, ResultRoute, Revision, WorkloadKey,
 };
 use shared::telemetry::{Sample, Series};
@@ -45,6 +45,7 @@ pub(super) fn gpus(index: usize) -> GpuInventory {
         name: "simulated".to_owned(),
         memory_bytes: GPU_MEMORY_BYTES,
         health: GpuHealth::Healthy,
+        mig: MigRole::Unsplit,
     };
     GpuInventory { source: GpuSource::Simulated, devices: (0..GPUS).map(device).collect() }
 }
@@ -172,6 +173,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
             WantedGpu::Whole(_) => None,
             WantedGpu::SharedGibibytes(count) => Some(MemoryQuantity { bytes: count << 30 }),
         },
+        mig: None,
     };
     let container = Container {
         name: "server".to_owned(),

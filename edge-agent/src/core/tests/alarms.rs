@@ -2,7 +2,9 @@
 
 use super::telemetry::stored;
 use super::*;
-use shared::model::{BootOffset, GpuDevice, GpuHealth, GpuInventory, GpuSource, NodeEvent};
+use shared::model::{
+    BootOffset, GpuDevice, GpuHealth, GpuInventory, GpuSource, MigInstance, MigRole, NodeEvent,
+};
 use shared::wire::{Stream, decode};
 
 fn told(bench: &Bench, stream: Stream) -> Vec<NodeEvent> {
@@ -54,8 +56,31 @@ fn gpus(listed: &[(&str, GpuHealth)]) -> GpuInventory {
         name: String::new(),
         memory_bytes: 8 << 30,
         health: health.clone(),
+        mig: match uuid.strip_prefix("MIG-") {
+            Some(parent) => MigRole::Instance(MigInstance {
+                profile: "1g.10gb".to_owned(),
+                parent: parent.trim_end_matches(char::is_numeric).to_owned(),
+            }),
+            None => MigRole::Unsplit,
+        },
     };
     GpuInventory { source: GpuSource::Nvml, devices: listed.iter().map(device).collect() }
+}
+
+#[test]
+fn what_becomes_of_instances_together_with_their_gpu_is_said_of_the_gpu() {
+    let mut bench = Bench::new();
+    let healthy = |uuid| (uuid, GpuHealth::Healthy);
+    let sick = |uuid| (uuid, GpuHealth::Unhealthy("XID 79".to_owned()));
+    bench.tell(Event::Inventory(gpus(&[healthy("a"), healthy("MIG-a0"), healthy("MIG-a1")])));
+    bench.tell(Event::Inventory(gpus(&[sick("a"), sick("MIG-a0"), sick("MIG-a1")])));
+    assert_eq!(reasons(&bench, Stream::Alarms), ["GpuUnhealthy"]);
+    bench.tell(Event::Inventory(gpus(&[healthy("a"), healthy("MIG-a0"), healthy("MIG-a1")])));
+    // Instances do not outlive a reboot of the machine, though the mode does.
+    bench.tell(Event::Inventory(gpus(&[healthy("a")])));
+    assert_eq!(reasons(&bench, Stream::Alarms)[1..], ["GpuLost", "GpuLost"]);
+    let lost = told(&bench, Stream::Alarms).pop().unwrap();
+    assert!(lost.message.starts_with("a/MIG-a1: the driver no longer lists it"), "{lost:?}");
 }
 
 #[test]

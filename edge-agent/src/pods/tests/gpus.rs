@@ -149,3 +149,26 @@ fn pods_that_share_a_gpu_wait_neither_for_each_other_nor_for_one_that_is_restart
     pods.assign(&fleet(&[sharing("one"), sharing("three"), sharing("two")]), at(4));
     assert_eq!(started(&mut pods).pod.to_string(), "default/three-0");
 }
+
+#[test]
+fn a_pod_is_started_on_its_mig_instance_and_waits_where_that_is_gone() {
+    let mut wanted = workload("ocr", 1, container());
+    let profile = "1g.10gb".to_owned();
+    wanted.template.spec.containers[0].resources.limits.mig = profile.parse().ok();
+    let mut split = node_with(&["GPU-a"]);
+    split.gpus[0].mig = MigRole::Parent;
+    let alone = split.clone();
+    let parent = split.gpus[0].uuid.clone();
+    let mig = MigRole::Instance(MigInstance { profile, parent });
+    split.gpus.push(GpuDevice { uuid: "MIG-1".to_owned(), mig, ..split.gpus[0].clone() });
+    let mut pods = Pods::new(1);
+    pods.provide(split, true, at(0));
+    pods.assign(&fleet(&[wanted]), at(0));
+    let request = started(&mut pods);
+    assert_eq!((&request.gpus[..], request.gpu_memory_bytes), (&["MIG-1".to_owned()][..], None));
+    runs(&mut pods, &request, at(1));
+    pods.provide(alone, true, at(2));
+    assert!(matches!(&actions(&mut pods)[..], [PodAction::Stop { .. }]));
+    exits(&mut pods, &request, 143, at(3));
+    assert_eq!(only_status(&pods).reason, "NoMigInstances");
+}

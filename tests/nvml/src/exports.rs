@@ -1,0 +1,5 @@
+//! The C functions, as `nvml.h` declares them.
+
+mod devices;
+mod events;
+mod readings;
