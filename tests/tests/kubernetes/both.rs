@@ -55,17 +55,20 @@ impl Scene {
 
     /// Waits until the hub says that it refused `name` in words that contain `words`.
     fn wait_for_refusal(&self, name: &str, words: &str) {
-        let said = || match &self.road {
-            Road::Directory => Ok(self.hub.ask("/v1/hub")?["manifests"]["problems"].to_string()),
-            Road::ApiServer(cluster) => {
-                let conditions = cluster.get(&["iw", name])?["status"]["conditions"].clone();
-                let refusals = conditions.as_array().cloned().unwrap_or_default();
-                let refusals = refusals.iter().filter(|condition| condition["status"] == "False");
-                Ok(refusals.map(Value::to_string).collect())
-            }
+        let said = || -> anyhow::Result<String> {
+            let cluster = match &self.road {
+                Road::Directory => {
+                    return Ok(self.hub.ask("/v1/hub")?["manifests"]["problems"].to_string());
+                }
+                Road::ApiServer(cluster) => cluster,
+            };
+            let conditions = cluster.get(&["iw", name])?["status"]["conditions"].clone();
+            let refusals = conditions.as_array().cloned().unwrap_or_default();
+            let refusals = refusals.iter().filter(|condition| condition["status"] == "False");
+            Ok(refusals.map(Value::to_string).collect())
         };
         wait_until(&format!("{name} is refused: {words}"), PATIENCE, || {
-            let said: String = said()?;
+            let said = said()?;
             if said.contains(words) { Ok(true) } else { anyhow::bail!("it says {said}") }
         })
         .unwrap();
