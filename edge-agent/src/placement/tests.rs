@@ -435,3 +435,70 @@ proptest! {
         assert_not_oversold(&larger, &held, &second);
     }
 }
+
+#[test]
+fn replicas_of_one_workload_are_spread_over_the_gpus_that_there_are() {
+    let node = node(vec![gpu("a", 8), gpu("b", 16), gpu("c", 24)]);
+    let replica = |ordinal: u32| {
+        let mut demand = pod("ocr", 0, 100, shared(2));
+        demand.pod.ordinal = ordinal;
+        demand
+    };
+    let demands: Vec<PodDemand> = (0..4).map(replica).collect();
+    let decisions = place(&node, &demands);
+    let gpus = decisions.values().map(|decision| match decision {
+        Decision::Placed(placement) => placement.gpus[0].as_str(),
+        Decision::Unplaced { message, .. } => panic!("{message}"),
+    });
+    assert_eq!(gpus.collect::<Vec<_>>(), ["GPU-a", "GPU-b", "GPU-c", "GPU-a"]);
+    // Another workload is packed where there is the least room.
+    let mut with_other = held_by(&demands, &decisions);
+    with_other.push(pod("weld", 0, 100, shared(2)));
+    assert_eq!(gpus_of(&place(&node, &with_other), "weld"), ["GPU-a"]);
+}
+
+/// Whether each demand was placed, in the order of their ranks.
+fn placed_by_rank(demands: &[PodDemand], decisions: &BTreeMap<PodId, Decision>) -> Vec<bool> {
+    let mut ranked: Vec<&PodDemand> = demands.iter().collect();
+    ranked.sort_by_key(|demand| (std::cmp::Reverse(demand.priority), demand.pod.clone()));
+    ranked.iter().map(|demand| matches!(decisions[&demand.pod], Decision::Placed(_))).collect()
+}
+
+proptest! {
+    /// One GPU fewer or more: only pods of that GPU, and those that make room for them, are moved.
+    #[test]
+    fn a_gpu_that_goes_moves_only_what_was_on_it((node, mut demands) in any_case()) {
+        demands.iter_mut().for_each(|demand| demand.priority = 0);
+        let first = place(&node, &demands);
+        let held = held_by(&demands, &first);
+        let mut smaller = node.clone();
+        let Some(gone) = smaller.gpus.pop() else { return Ok(()) };
+        let second = place(&smaller, &held);
+        for demand in &held {
+            let Some(placement) = &demand.held else { continue };
+            if !placement.gpus.contains(&gone.uuid) {
+                prop_assert_eq!(&second[&demand.pod], &first[&demand.pod]);
+            }
+        }
+    }
+
+    /// For shares alone, of one workload each: with more room nobody of a higher rank is worse off.
+    #[test]
+    fn another_gpu_is_no_worse_for_shares(
+        sizes in proptest::collection::vec(1_u64..9, 0..10),
+        gpus in proptest::collection::vec(4_u64..16, 1..4),
+        more in 4_u64..16,
+    ) {
+        let demands: Vec<PodDemand> = sizes
+            .iter()
+            .enumerate()
+            .map(|(number, gib)| pod(&format!("p{number}"), 0, 100, shared(*gib)))
+            .collect();
+        let named = |gpus: &[u64]| {
+            gpus.iter().enumerate().map(|(number, gib)| gpu(&number.to_string(), *gib)).collect()
+        };
+        let before = place(&node(named(&gpus)), &demands);
+        let after = place(&node(named(&[gpus, vec![more]].concat())), &demands);
+        prop_assert!(placed_by_rank(&demands, &after) >= placed_by_rank(&demands, &before));
+    }
+}
