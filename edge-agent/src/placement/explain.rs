@@ -89,6 +89,7 @@ fn words(lack: &GpuLack<'_>, demand: &PodDemand) -> String {
         },
         GpuLack::Unhealthy(why) => format!("unhealthy ({why})"),
         GpuLack::Tainted(key) => format!("with a taint that is not tolerated ({key})"),
+        GpuLack::Barred(why) => (*why).to_owned(),
         GpuLack::Exclusive(pod) => format!("exclusive to {pod}"),
         GpuLack::Shared(1) => "shared by a pod".to_owned(),
         GpuLack::Shared(count) => format!("shared by {count} pods"),

@@ -12,7 +12,7 @@ mod node;
 #[cfg(test)]
 mod tests;
 
-pub use node::NodeResources;
+pub use node::{Bar, NodeResources};
 
 use node::Usage;
 use serde::{Deserialize, Serialize};

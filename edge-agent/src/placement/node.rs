@@ -17,6 +17,27 @@ pub struct NodeResources {
     pub gpus: Vec<GpuDevice>,
     /// Taints of GPUs by UUID.
     pub gpu_taints: BTreeMap<String, Vec<Taint>>,
+    /// What keeps pods from a GPU for a while, by its UUID.
+    pub bars: BTreeMap<String, Bar>,
+}
+
+/// What keeps pods from a GPU for a while: it is too hot, say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Bar {
+    /// Why, as in `at 91 °C, over its limit of 85`.
+    pub why: String,
+    /// Nobody gets it who does not hold it.
+    pub is_closed: bool,
+    /// Who may not even keep it.
+    pub resting: BTreeSet<PodId>,
+}
+
+impl Bar {
+    fn keeps_out(&self, uuid: &str, demand: &PodDemand) -> bool {
+        let holds =
+            || demand.held.as_ref().is_some_and(|held| held.gpus.iter().any(|gpu| gpu == uuid));
+        self.resting.contains(&demand.pod) || (self.is_closed && !holds())
+    }
 }
 
 /// What is taken, and by whom. Pods are known by their places in the list of demands.
@@ -66,6 +87,8 @@ pub(super) enum GpuLack<'a> {
     OtherProfile,
     Unhealthy(&'a str),
     Tainted(&'a str),
+    /// It is too hot, say.
+    Barred(&'a str),
     Exclusive(&'a PodId),
     Shared(usize),
     Memory {
@@ -256,6 +279,10 @@ impl<'a> Usage<'a> {
         let borne = |taint: &&Taint| demand.tolerations.iter().any(|t| t.tolerates(taint));
         if let Some(taint) = taints.into_iter().find(|taint| !borne(taint)) {
             return Some(GpuLack::Tainted(&taint.key));
+        }
+        let bar = self.node.bars.get(&device.uuid);
+        if let Some(bar) = bar.filter(|bar| bar.keeps_out(&device.uuid, demand)) {
+            return Some(GpuLack::Barred(&bar.why));
         }
         if let Some(owner) = used.owners.first().and_then(|owner| self.demand(*owner)) {
             return Some(GpuLack::Exclusive(&owner.pod));

@@ -76,8 +76,12 @@ fn gpu(number: u32, gib: u64) -> GpuDevice {
 }
 
 fn node(gpus: Vec<GpuDevice>) -> NodeResources {
-    let gpu_taints = BTreeMap::new();
-    NodeResources { cpu_millicores: 256_000, memory_bytes: 2048 * GIB, gpus, gpu_taints }
+    NodeResources {
+        cpu_millicores: 256_000,
+        memory_bytes: 2048 * GIB,
+        gpus,
+        ..NodeResources::default()
+    }
 }
 
 fn pod(workload: u32, ordinal: u32, priority: i32, gpu: GpuRequest) -> anyhow::Result<PodDemand> {
