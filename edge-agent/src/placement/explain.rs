@@ -2,26 +2,63 @@
 
 use super::node::{GpuLack, Lack, Usage};
 use super::{Decision, PodDemand};
-use shared::model::{CpuQuantity, GpuDevice, GpuRequest, MemoryQuantity};
+use shared::model::{CpuQuantity, GpuDevice, GpuRequest, MemoryQuantity, Toleration};
 use std::collections::BTreeMap;
 
-/// The decision for a pod that does not fit.
-pub(super) fn unplaced(usage: &Usage<'_>, demand: &PodDemand, preempted: bool) -> Decision {
-    let (reason, message) = match usage.fits(demand) {
-        Err(Lack::Cpu { free_millicores }) => {
-            ("InsufficientCpu", cpu(usage, demand, free_millicores))
-        }
-        Err(Lack::Memory { free_bytes }) => {
-            ("InsufficientMemory", memory(usage, demand, free_bytes))
-        }
-        Err(Lack::Gpu) | Ok(_) => gpus(usage, demand),
-    };
-    if preempted {
-        let message = format!("made room for a pod of higher priority; {message}");
-        return Decision::Unplaced { reason: "Preempted".to_owned(), message };
-    }
-    Decision::Unplaced { reason: reason.to_owned(), message }
+/// Says why pods have no place, when all that has one is placed.
+pub(super) struct Explainer<'a, 'u> {
+    usage: &'u Usage<'a>,
+    /// What was said of GPUs, by what decides it.
+    said: Vec<(GpuRequest, &'a [Toleration], (&'static str, String))>,
 }
+
+impl<'a, 'u> Explainer<'a, 'u> {
+    pub(super) fn new(usage: &'u Usage<'a>) -> Self {
+        Self { usage, said: vec![] }
+    }
+
+    /// The decision for a pod that does not fit.
+    pub(super) fn unplaced(
+        &mut self,
+        pod: usize,
+        demand: &'a PodDemand,
+        preempted: bool,
+    ) -> Decision {
+        let usage = self.usage;
+        let (reason, message) = match usage.fits(pod) {
+            Err(Lack::Cpu { free_millicores }) => {
+                ("InsufficientCpu", cpu(usage, demand, free_millicores))
+            }
+            Err(Lack::Memory { free_bytes }) => {
+                ("InsufficientMemory", memory(usage, demand, free_bytes))
+            }
+            Err(Lack::Gpu) | Ok(_) => self.gpus(demand),
+        };
+        if preempted {
+            let message = format!("made room for a pod of higher priority; {message}");
+            return Decision::Unplaced { reason: "Preempted".to_owned(), message };
+        }
+        Decision::Unplaced { reason: reason.to_owned(), message }
+    }
+
+    /// Many pods ask for the same, and hear the same; where pods rest it depends on the pod.
+    fn gpus(&mut self, demand: &'a PodDemand) -> (&'static str, String) {
+        let (asked, borne) = (demand.resources.gpu, demand.tolerations.as_slice());
+        let known =
+            self.said.iter().find(|(gpu, tolerations, _)| (*gpu, *tolerations) == (asked, borne));
+        if let Some((_, _, said)) = known {
+            return said.clone();
+        }
+        let said = gpus(self.usage, demand);
+        if self.usage.node.bars.is_empty() && self.said.len() < SAID_MAX {
+            self.said.push((asked, borne, said.clone()));
+        }
+        said
+    }
+}
+
+/// Different requests whose words are remembered.
+const SAID_MAX: usize = 64;
 
 fn cpu(usage: &Usage<'_>, demand: &PodDemand, free_millicores: u64) -> String {
     let free = CpuQuantity { millicores: free_millicores };

@@ -14,6 +14,7 @@ mod tests;
 
 pub use node::{Bar, NodeResources};
 
+use explain::Explainer;
 use node::Usage;
 use serde::{Deserialize, Serialize};
 use shared::model::{PodId, PodResources, Revision, Toleration};
@@ -122,10 +123,10 @@ pub fn place(node: &NodeResources, demands: &[PodDemand]) -> BTreeMap<PodId, Dec
             unplaced.push(pod);
         }
     }
-    let mut decisions = BTreeMap::new();
+    let (mut decisions, mut explainer) = (BTreeMap::new(), Explainer::new(&usage));
     for pod in unplaced {
         let Some(demand) = ranked.get(pod) else { continue };
-        let decision = explain::unplaced(&usage, demand, preempted.contains(&pod));
+        let decision = explainer.unplaced(pod, demand, preempted.contains(&pod));
         decisions.insert(demand.pod.clone(), decision);
     }
     for (pod, placement) in usage.into_placements() {
@@ -143,7 +144,8 @@ struct WithoutLower<'a> {
 }
 
 impl<'a> WithoutLower<'a> {
-    fn fits(&mut self, usage: &Usage<'a>, demand: &PodDemand) -> bool {
+    fn fits(&mut self, usage: &Usage<'a>, pod: usize) -> bool {
+        let Some(demand) = usage.demand(pod) else { return false };
         let is_known = self.of.as_ref().is_some_and(|(known, _)| *known == demand.priority);
         if !is_known {
             let mut higher = usage.clone();
@@ -152,7 +154,7 @@ impl<'a> WithoutLower<'a> {
             }
             self.of = Some((demand.priority, higher));
         }
-        self.of.as_ref().is_some_and(|(_, higher)| higher.fits(demand).is_ok())
+        self.of.as_ref().is_some_and(|(_, higher)| higher.fits(pod).is_ok())
     }
 
     /// A pod was placed; pods are placed in the order of their priorities.
@@ -175,7 +177,7 @@ fn make_room<'a>(
     mut leaves: impl FnMut(usize),
 ) -> bool {
     let Some(demand) = usage.demand(pod) else { return false };
-    if !without_lower.fits(usage, demand) {
+    if !without_lower.fits(usage, pod) {
         return false;
     }
     let mut victims = Vec::new();
@@ -183,14 +185,14 @@ fn make_room<'a>(
         if let Some(placement) = usage.remove(candidate) {
             victims.push((candidate, placement));
         }
-        if usage.fits(demand).is_ok() {
+        if usage.fits(pod).is_ok() {
             break;
         }
     }
     // The last one taken was needed; of the others, the highest priorities are spared first.
     for (victim, placement) in victims.into_iter().rev() {
         usage.put(victim, placement);
-        if usage.fits(demand).is_err() {
+        if usage.fits(pod).is_err() {
             usage.remove(victim);
             leaves(victim);
         }

@@ -5,6 +5,7 @@
 use super::{Placement, PodDemand};
 use shared::model::{GpuDevice, GpuHealth, GpuRequest, MigRole, PodId, Taint, WorkloadKey};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// What pods may have of a node: its capacity less the reserved share.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,6 +46,8 @@ impl Bar {
 pub(super) struct Usage<'a> {
     pub(super) node: &'a NodeResources,
     demands: &'a [&'a PodDemand],
+    /// The number of each pod's workload.
+    workloads: Rc<[usize]>,
     placed: Vec<Option<Placement>>,
     /// Requests of what is placed; what asks for more than there is of anything is never added up wrongly.
     cpu_millicores: u128,
@@ -64,8 +67,8 @@ struct GpuUse {
     sharers: usize,
     /// Who has all of it.
     owners: Vec<usize>,
-    /// How many pods of a workload have a part of it.
-    workloads: BTreeMap<WorkloadKey, usize>,
+    /// How many pods of a workload have a part of it, by the workload's number.
+    workloads: BTreeMap<usize, usize>,
 }
 
 /// Why a pod does not fit: the first of these that is in the way.
@@ -100,9 +103,15 @@ impl<'a> Usage<'a> {
     /// Nothing is placed yet of `demands`, which are in the order of their ranks.
     pub(super) fn of(node: &'a NodeResources, demands: &'a [&'a PodDemand]) -> Self {
         let by_uuid = node.gpus.iter().enumerate().map(|(index, gpu)| (gpu.uuid.as_str(), index));
+        let mut numbers: BTreeMap<&WorkloadKey, usize> = BTreeMap::new();
+        let number = |demand: &&'a PodDemand| {
+            let next = numbers.len();
+            *numbers.entry(&demand.pod.workload).or_insert(next)
+        };
         Self {
             node,
             demands,
+            workloads: demands.iter().map(number).collect(),
             placed: vec![None; demands.len()],
             cpu_millicores: 0,
             memory_bytes: 0,
@@ -130,9 +139,10 @@ impl<'a> Usage<'a> {
         let Some(demand) = self.demand(pod) else { return };
         self.cpu_millicores += u128::from(demand.resources.cpu.millicores);
         self.memory_bytes += u128::from(demand.resources.memory.bytes);
+        let workload = self.workload(pod);
         for uuid in &placement.gpus {
             let Some(gpu) = self.gpu_mut(uuid) else { continue };
-            *gpu.workloads.entry(demand.pod.workload.clone()).or_default() += 1;
+            *gpu.workloads.entry(workload).or_default() += 1;
             match placement.gpu_memory_bytes {
                 Some(bytes) => {
                     gpu.shared_bytes += u128::from(bytes);
@@ -153,9 +163,10 @@ impl<'a> Usage<'a> {
         let demand = self.demand(pod)?;
         self.cpu_millicores -= u128::from(demand.resources.cpu.millicores);
         self.memory_bytes -= u128::from(demand.resources.memory.bytes);
+        let workload = self.workload(pod);
         for uuid in &placement.gpus {
             let Some(gpu) = self.gpu_mut(uuid) else { continue };
-            if let Some(count) = gpu.workloads.get_mut(&demand.pod.workload) {
+            if let Some(count) = gpu.workloads.get_mut(&workload) {
                 *count -= 1;
             }
             match placement.gpu_memory_bytes {
@@ -170,6 +181,10 @@ impl<'a> Usage<'a> {
             of_priority.remove(&pod);
         }
         Some(placement)
+    }
+
+    fn workload(&self, pod: usize) -> usize {
+        self.workloads.get(pod).copied().unwrap_or_default()
     }
 
     fn gpu_mut(&mut self, uuid: &str) -> Option<&mut GpuUse> {
@@ -207,16 +222,17 @@ impl<'a> Usage<'a> {
 
     /// Gives the pod a place, if there is one.
     pub(super) fn add(&mut self, pod: usize) -> bool {
-        let Some(Ok(placement)) = self.demand(pod).map(|demand| self.fits(demand)) else {
-            return false;
-        };
+        let Ok(placement) = self.fits(pod) else { return false };
         self.put(pod, placement);
         true
     }
 
     /// The place that the pod would get: of the GPUs that can take it those with the fewest pods of its
     /// workload, and of these those with the least memory free, so that room for large pods is left.
-    pub(super) fn fits(&self, demand: &PodDemand) -> Result<Placement, Lack> {
+    pub(super) fn fits(&self, pod: usize) -> Result<Placement, Lack> {
+        let (Some(demand), workload) = (self.demand(pod), self.workload(pod)) else {
+            return Err(Lack::Gpu);
+        };
         if let Some(lack) = self.main_lack(demand) {
             return Err(lack);
         }
@@ -229,7 +245,7 @@ impl<'a> Usage<'a> {
         let usable = (0..self.gpus.len()).filter(|gpu| self.gpu_lack(*gpu, demand).is_none());
         let ranked = usable.filter_map(|gpu| {
             let (device, used) = (self.node.gpus.get(gpu)?, self.gpus.get(gpu)?);
-            let siblings = used.workloads.get(&demand.pod.workload).copied().unwrap_or(0);
+            let siblings = used.workloads.get(&workload).copied().unwrap_or(0);
             Some((siblings, self.gpu_free_bytes(gpu), device.uuid.as_str()))
         });
         let gpus: Vec<String> = if count == 1 {
