@@ -20,7 +20,8 @@ impl AgentCore {
 
     /// Lets pods rest, or come back, as a sample has it.
     pub(super) fn watch_heat(&mut self, sample: &Sample, now: Now) {
-        if !self.heat.is_needed() {
+        // While pods are kept as they are none can rest.
+        if !self.heat.is_needed() || self.must_hold() {
             return;
         }
         let tenants: Vec<Tenant> = self.tenants().collect();

@@ -161,10 +161,12 @@ impl Heat {
             self.hot.insert(uuid.to_owned(), hot);
             return change(true, format!("{why}: pods of the lowest priority rest"));
         };
-        let is_time = now.since_ms(hot.stepped_at) >= STEP_MS;
+        // One that is still on its way out still computes: it is waited for.
+        let leaves = tenants.iter().any(|tenant| hot.resting.contains_key(&tenant.pod));
+        let is_time = now.since_ms(hot.stepped_at) >= STEP_MS && !leaves;
         match reading {
             Reading::Over(why) => {
-                if is_time || !hot.bar.is_closed {
+                if is_time || (!hot.bar.is_closed && !leaves) {
                     hot.stepped_at = now;
                     hot.close(why, tenants);
                 }
@@ -179,6 +181,7 @@ impl Heat {
                     Some(pod) => {
                         hot.resting.remove(&pod);
                         hot.bar.resting.remove(&pod);
+                        hot.bar.tenants.insert(pod);
                         None
                     }
                     None => {
@@ -226,9 +229,11 @@ impl HotGpu {
     fn close(&mut self, why: &str, tenants: &[&Tenant]) {
         why.clone_into(&mut self.bar.why);
         self.bar.is_closed = true;
+        self.bar.tenants.extend(tenants.iter().map(|tenant| tenant.pod.clone()));
         let stays = tenants.iter().filter(|tenant| !self.resting.contains_key(&tenant.pod));
         if let Some(lowest) = stays.min_by_key(|tenant| (tenant.priority, Reverse(&tenant.pod))) {
             self.resting.insert(lowest.pod.clone(), lowest.priority);
+            self.bar.tenants.remove(&lowest.pod);
             self.bar.resting.insert(lowest.pod.clone());
         }
     }

@@ -35,7 +35,10 @@ fn the_lowest_priority_rests_first_and_comes_back_last() {
         [tenant("high", 9, "GPU-a"), tenant("low", 0, "GPU-a"), tenant("mid", 5, "GPU-a")];
     let mut look = |celsius: f64, seconds: u64| {
         let now = MonotonicMs(seconds * 1000);
-        let changes = heat.look(&readings(celsius, 100.0), &gpus, &tenants, now);
+        let rests = resting(&heat, &gpus, "GPU-a");
+        let stay = tenants.iter().filter(|tenant| !rests.contains(&tenant.pod.to_string()));
+        let stay: Vec<Tenant> = stay.cloned().collect();
+        let changes = heat.look(&readings(celsius, 100.0), &gpus, &stay, now);
         (changes.map(|all| all.len()), resting(&heat, &gpus, "GPU-a"))
     };
     assert_eq!(look(85.0, 0), (None, vec![]));
@@ -61,13 +64,10 @@ fn too_much_power_is_as_too_much_heat_and_what_is_not_told_is_not_below() {
     // The power is well below; nobody says how hot it is.
     let power =
         Values::from(BTreeMap::from([(Series::new(POWER_WATTS).with("UUID", "GPU-a"), 90.0)]));
-    assert_eq!(heat.look(&power, &gpus, &tenants, MonotonicMs(60_000)), None);
-    assert_eq!(heat.look(&Values::default(), &gpus, &tenants, MonotonicMs(90_000)), None);
+    assert_eq!(heat.look(&power, &gpus, &[], MonotonicMs(60_000)), None);
+    assert_eq!(heat.look(&Values::default(), &gpus, &[], MonotonicMs(90_000)), None);
     assert_eq!(resting(&heat, &gpus, "GPU-a").len(), 1);
-    assert_eq!(
-        heat.look(&readings(50.0, 180.0), &gpus, &tenants, MonotonicMs(120_000)),
-        Some(vec![])
-    );
+    assert_eq!(heat.look(&readings(50.0, 180.0), &gpus, &[], MonotonicMs(120_000)), Some(vec![]));
 }
 
 #[test]
@@ -94,4 +94,20 @@ fn without_limits_nothing_is_too_hot() {
     let (mut heat, gpus) = (Heat::default(), [gpu("GPU-a", MigRole::Unsplit)]);
     assert!(!heat.is_needed());
     assert_eq!(heat.look(&readings(200.0, 1000.0), &gpus, &[], MonotonicMs(0)), None);
+}
+
+#[test]
+fn the_next_pod_rests_only_when_the_one_before_has_left() {
+    let (mut heat, gpus) = (Heat::new(LIMITS), [gpu("GPU-a", MigRole::Unsplit)]);
+    let tenants = [tenant("a", 0, "GPU-a"), tenant("b", 0, "GPU-a")];
+    let hot = readings(91.0, 100.0);
+    heat.look(&hot, &gpus, &tenants, MonotonicMs(0)).unwrap();
+    assert_eq!(resting(&heat, &gpus, "GPU-a"), ["default/b-0"]);
+    // Its grace period is ten minutes.
+    for seconds in (10..600).step_by(10) {
+        assert_eq!(heat.look(&hot, &gpus, &tenants, MonotonicMs(seconds * 1000)), None);
+    }
+    assert!(heat.bars(&gpus)["GPU-a"].tenants.contains(&tenants[0].pod));
+    heat.look(&hot, &gpus, &tenants[..1], MonotonicMs(600_000)).unwrap();
+    assert_eq!(resting(&heat, &gpus, "GPU-a").len(), 2);
 }

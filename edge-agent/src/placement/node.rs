@@ -27,8 +27,10 @@ pub struct NodeResources {
 pub struct Bar {
     /// Why, as in `at 91 °C, over its limit of 85`.
     pub why: String,
-    /// Nobody gets it who does not hold it.
+    /// Nobody gets it but who holds it or is one of these.
     pub is_closed: bool,
+    /// Who had it, and may have it again after a restart.
+    pub tenants: BTreeSet<PodId>,
     /// Who may not even keep it.
     pub resting: BTreeSet<PodId>,
 }
@@ -37,7 +39,8 @@ impl Bar {
     fn keeps_out(&self, uuid: &str, demand: &PodDemand) -> bool {
         let holds =
             || demand.held.as_ref().is_some_and(|held| held.gpus.iter().any(|gpu| gpu == uuid));
-        self.resting.contains(&demand.pod) || (self.is_closed && !holds())
+        let may_have = || self.tenants.contains(&demand.pod) || holds();
+        self.resting.contains(&demand.pod) || (self.is_closed && !may_have())
     }
 }
 
