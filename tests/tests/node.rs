@@ -48,7 +48,7 @@ spec:
     maxReplicas: 3
     metric: RequestsPerSecond
     metricName: file_classifier_request_seconds
-    target: 4
+    target: 1
     scaleDownStabilizationSeconds: 0
   template:
     metadata:
