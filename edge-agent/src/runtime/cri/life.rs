@@ -17,7 +17,7 @@ use shared::model::{PodId, UnixMs};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -168,7 +168,7 @@ impl Life {
         let started_at = match condition {
             ContainerCondition::Runs { started_at_ms } => UnixMs(started_at_ms),
             // It has ended already; that is told next.
-            _ => UnixMs::default(),
+            _ => now(),
         };
         Ok(Begun { sandbox, container, started_at })
     }
@@ -253,6 +253,11 @@ async fn stop(client: &CriClient, container: &str, kill_at: Option<Instant>) {
         warn!(container, error = in_words(&error), "the container was not stopped");
         sleep(PAUSE).await;
     }
+}
+
+fn now() -> UnixMs {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn make_folder(folder: &PodFolder) -> Attempt<()> {
