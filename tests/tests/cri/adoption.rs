@@ -43,12 +43,15 @@ fn an_end_while_the_agent_was_away_is_found_with_its_code() {
     first.start_script(1, "until test -e /run/hinterland/go; do sleep 0.1; done; exit 5");
     drop(first);
     std::fs::write(node.pods().join("default_ocr-0/door/go"), "").unwrap();
+    let mut state = ObservedState::Lost;
+    // containerd itself hears of it a moment later.
     wait_until("it has ended", || {
-        let tasks = node.containerd.ctr(&["tasks", "list"]).unwrap();
-        tasks.matches("RUNNING").count() == 1
+        state = Agent::new(&node).observe()[0].state;
+        !matches!(state, ObservedState::Running { .. })
     });
+    assert_eq!(state, ObservedState::Exited { code: 5 });
     let mut second = Agent::new(&node);
-    assert_eq!(second.observe()[0].state, ObservedState::Exited { code: 5 });
+    second.observe();
     second.forget(1, true);
     second.start_script(2, POLITE);
     second.clear(&node, 2);

@@ -5,6 +5,7 @@
 //! | `scene.rs` | nothing: a node with its containerd, and an agent as far as pods are concerned |
 //! | `life.rs` | how a pod starts, what it has, how it ends, its probes and its log |
 //! | `adoption.rs` | what is left of it when its agent, containerd or the power went away |
+//! | `node.rs` | a whole node, with hub and agent as processes |
 //! | `volumes.rs` | the files that it has of ConfigMaps, Secrets and models |
 //!
 //! Every test ends with [`scene::Node::assert_clean`]: no sandbox, process, mount or cgroup of a pod is left.
@@ -19,5 +20,6 @@
 
 mod adoption;
 mod life;
+mod node;
 mod scene;
 mod volumes;

@@ -39,8 +39,9 @@ const DEADLINE_EXCEEDED: u32 = 4;
 const NOT_FOUND: u32 = 5;
 const UNAVAILABLE: u32 = 14;
 
-/// What containerd says, with the code `UNKNOWN`, while it reads its own state at its start.
-const NOT_READY_YET: &str = "server is not initialized yet";
+/// What containerd says, with the code `UNKNOWN`, of what passes: while it reads its own state at its start, and
+/// while it is removing what is to be removed.
+const PASSING: [&str; 2] = ["server is not initialized yet", "is already in removing state"];
 
 /// Why a call has no answer.
 #[derive(Debug, Error)]
@@ -60,7 +61,7 @@ impl CallError {
             Self::Unanswered { .. } => true,
             Self::Refused { code, message, .. } => {
                 [UNAVAILABLE, DEADLINE_EXCEEDED].contains(code)
-                    || (*code == UNKNOWN && message.contains(NOT_READY_YET))
+                    || (*code == UNKNOWN && PASSING.iter().any(|words| message.contains(words)))
             }
         }
     }
@@ -237,10 +238,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_runtime_says_while_it_starts_may_pass() {
-        let message = format!("rpc error: {NOT_READY_YET}");
-        let error = CallError::Refused { call: "ListContainers", code: UNKNOWN, message };
-        assert!(error.may_pass() && !error.is_not_found());
+    fn what_a_runtime_says_while_it_starts_or_removes_may_pass() {
+        for words in PASSING {
+            let message = format!("container x: {words}");
+            let error = CallError::Refused { call: "RemovePodSandbox", code: UNKNOWN, message };
+            assert!(error.may_pass() && !error.is_not_found(), "{words}");
+        }
     }
 
     #[tokio::test]
