@@ -14,7 +14,7 @@ fn manifest(image: &str) -> String {
 kind: InferenceWorkload
 metadata: {{name: box}}
 spec:
-  replicas: 2
+  placement: {{replicasPerNode: 2}}
   template:
     spec:
       terminationGracePeriodSeconds: 1
