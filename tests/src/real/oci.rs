@@ -74,12 +74,13 @@ fn layout(folder: &Path, name: &str, command: &[&str], layer: &[u8]) -> anyhow::
         Ok(json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() }))
     };
     let layer = store("application/vnd.oci.image.layer.v1.tar", layer)?;
+    let diff_ids = [layer.get("digest")];
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = json!({
         "architecture": architecture,
         "os": "linux",
         "config": { "Env": ["PATH=/bin"], "Cmd": command },
-        "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
     let config = store("application/vnd.oci.image.config.v1+json", &serde_json::to_vec(&config)?)?;
     let media_type = "application/vnd.oci.image.manifest.v1+json";
@@ -90,7 +91,9 @@ fn layout(folder: &Path, name: &str, command: &[&str], layer: &[u8]) -> anyhow::
         "layers": [layer],
     });
     let mut manifest = store(media_type, &serde_json::to_vec(&manifest)?)?;
-    manifest["annotations"] = json!({ "io.containerd.image.name": name });
+    if let Value::Object(fields) = &mut manifest {
+        fields.insert("annotations".to_owned(), json!({ "io.containerd.image.name": name }));
+    }
     let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
     fs::write(folder.join("index.json"), serde_json::to_vec(&index)?)?;
     fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
