@@ -4,6 +4,7 @@
 //! the file's name, the key and what was expected. Secrets are files of their own.
 
 use crate::core::{RecorderOptions, Reserved};
+use crate::heat::GpuLimits;
 use crate::runtime::cri::{DEFAULT_CGROUP_PARENT, DEFAULT_SOCKET};
 use serde::Deserialize;
 use shared::model::{CpuQuantity, MemoryQuantity};
@@ -45,8 +46,20 @@ pub struct Config {
     pub simulate_gpus: Option<String>,
     /// NVIDIA's library `libnvidia-ml.so.1`, where it is not where drivers install it.
     pub nvml_library: Option<PathBuf>,
+    /// What GPUs may not exceed.
+    pub gpu_limits: GpuLimitsConfig,
     /// `text` or `json`.
     pub log_format: LogFormat,
+}
+
+/// What GPUs may not exceed: over it the pods of the lowest priority rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GpuLimitsConfig {
+    /// Degrees Celsius; 30 to 120.
+    pub celsius: Option<u32>,
+    /// Watts of one GPU; at least 10.
+    pub watts: Option<u32>,
 }
 
 /// What the operating system and the agent keep for themselves.
@@ -128,6 +141,7 @@ impl Default for Config {
             cri: CriConfig::default(),
             simulate_gpus: None,
             nvml_library: None,
+            gpu_limits: GpuLimitsConfig::default(),
             log_format: LogFormat::default(),
         }
     }
@@ -239,6 +253,12 @@ impl Config {
         if self.cri.cgroup_parent.trim_matches('/').is_empty() {
             return refused("cri.cgroup_parent", "expected a cgroup, as in /hinterland");
         }
+        if self.gpu_limits.celsius.is_some_and(|celsius| !(30..=120).contains(&celsius)) {
+            return refused("gpu_limits.celsius", "expected 30 to 120 degrees Celsius");
+        }
+        if self.gpu_limits.watts.is_some_and(|watts| watts < 10) {
+            return refused("gpu_limits.watts", "expected at least 10 watts");
+        }
         if self.telemetry.sample_interval_ms < 100 {
             return refused("telemetry.sample_interval_ms", "expected at least 100");
         }
@@ -261,6 +281,13 @@ impl Config {
             cpu_millicores: self.reserved.cpu.millicores,
             memory_bytes: self.reserved.memory.bytes,
         }
+    }
+
+    /// What GPUs may not exceed.
+    #[must_use]
+    pub fn gpu_limits(&self) -> GpuLimits {
+        let GpuLimitsConfig { celsius, watts } = self.gpu_limits;
+        GpuLimits { celsius, watts }
     }
 
     /// How often is sampled, and how many samples make a batch.
@@ -376,6 +403,14 @@ mod tests {
         assert!(refusal("runtime = \"docker\"").contains("process"));
         assert!(refusal("[cri]\nsocket = \"cri.sock\"").contains("`cri.socket`"));
         assert!(refusal("[cri]\ncgroup_parent = \"/\"").contains("`cri.cgroup_parent`"));
+    }
+
+    #[test]
+    fn limits_that_no_gpu_can_keep_are_refused() {
+        let words = refusal("[gpu_limits]\ncelsius = 20");
+        assert!(words.contains("gpu_limits.celsius") && words.contains("30 to 120"), "{words}");
+        let words = refusal("[gpu_limits]\nwatts = 1");
+        assert!(words.contains("gpu_limits.watts"), "{words}");
     }
 
     #[test]

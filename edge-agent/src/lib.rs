@@ -12,6 +12,7 @@
 //! | [`shell`] | the loop that hands events to the core and performs its effects |
 //! | [`config`], [`cli`] | one TOML file, and the commands |
 //! | [`gpu`] | the inventory: NVML, or an explicit simulation |
+//! | [`heat`] | which pods rest while a GPU is too hot (pure) |
 //! | [`models`] | the models on this node, by their content |
 //! | [`scaling`] | how many pods a workload has, by what they have to do (pure) |
 
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod gpu;
+pub mod heat;
 pub mod models;
 mod owner_socket;
 pub mod placement;

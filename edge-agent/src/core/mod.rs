@@ -15,6 +15,7 @@
 //! | clocks of this boot and earlier ones | `clocks.rs` |
 //! | what pods say of themselves in samples | `series.rs` |
 //! | how many pods a workload has, by what they have to do | `scaling.rs` |
+//! | which pods rest while a GPU is too hot | `heat.rs` |
 //! | results of pods to the outbox | `results.rs` |
 //! | the store that can't be written | `storage.rs` |
 //! | what `status` shows | `status.rs` |
@@ -28,6 +29,7 @@ mod clocks;
 mod downlink;
 mod event;
 mod gpu_health;
+mod heat;
 mod ladder;
 mod link_budget;
 mod pod_effects;
@@ -47,6 +49,7 @@ pub use recorder::RecorderOptions;
 pub use restore::{Capacity, CoreOptions, Reserved, Restored, StoredState, read_stored_state};
 pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 
+use crate::heat::Heat;
 use crate::models::NodeModels;
 use crate::pods::Pods;
 use crate::scaling::Scaling;
@@ -88,6 +91,7 @@ pub struct AgentCore {
     reading: Option<LogRead>,
     pods: Pods,
     scaling: Scaling,
+    heat: Heat,
     /// What was last told in an event, by pod.
     told: BTreeMap<shared::model::PodId, Told>,
     capacity: NodeCapacity,
@@ -136,6 +140,7 @@ impl AgentCore {
             Event::Sampled(sample) => {
                 self.watch_disk(&sample, now);
                 self.scale(&sample, now);
+                self.watch_heat(&sample, now);
                 if self.recorder.keeps_sample {
                     self.record_sample(self.with_pods(sample), now);
                 }

@@ -32,6 +32,7 @@ impl AgentCore {
             memory_bytes: self.capacity.memory_bytes.saturating_sub(self.reserved.memory_bytes),
             gpus: self.capacity.gpus.devices.clone(),
             gpu_taints: BTreeMap::new(),
+            bars: self.heat.bars(&self.capacity.gpus.devices),
         };
         self.pods.provide(resources, self.gpus_known, now);
     }

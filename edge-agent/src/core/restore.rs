@@ -9,6 +9,7 @@ use super::results::Results;
 use super::storage::Storage;
 use super::uplink::empty_report;
 use super::{AgentCore, Effect};
+use crate::heat::Heat;
 use crate::models::NodeModels;
 use crate::pods::{PodRecord, Pods};
 use crate::ports::Observation;
@@ -175,6 +176,7 @@ impl AgentCore {
             reading: None,
             pods,
             scaling: Scaling::default(),
+            heat: Heat::default(),
             models: Arc::new(restored.models),
             told: BTreeMap::new(),
             gpus_known: options.capacity.gpus.is_some(),

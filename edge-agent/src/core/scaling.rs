@@ -13,7 +13,7 @@ impl AgentCore {
         for workload in self.workloads.values_mut() {
             workload.replicas = self.scaling.replicas(workload);
         }
-        self.recorder.watch(self.scaling.is_needed(), now.monotonic);
+        self.watch_samples(now);
     }
 
     /// Looks at what the pods have to do. While pods are kept as they are, nothing is concluded.

@@ -7,12 +7,16 @@
 use super::{AgentCore, Effect};
 use crate::ports::ScrapeTarget;
 use crate::scaling::QUEUE_DEPTH;
+use shared::limits::REPLICAS_PER_NODE_MAX;
 use shared::model::{Autoscaling, PodId, PodPhase, PodTemplate, ScalingMetric};
 use shared::telemetry::{Sample, Series};
 use std::collections::BTreeMap;
 
 /// Pods whose metrics are read: each costs a connection a sample and about twenty series.
 const TARGETS_MAX: usize = 64;
+
+/// Pods whose metrics are read since their number depends on them: as many as one workload may have.
+const SCALED_TARGETS_MAX: usize = REPLICAS_PER_NODE_MAX as usize;
 
 /// Metrics that a pod may name.
 const METRICS_MAX: usize = 8;
@@ -43,7 +47,12 @@ impl AgentCore {
             let besides = workload.autoscaling.as_ref().and_then(metric_besides);
             Some(ScrapeTarget { besides, ..target_of(&status.pod, &workload.template)? })
         });
-        let targets: Vec<ScrapeTarget> = targets.take(TARGETS_MAX).collect();
+        // What decides the number of pods goes before what is only told.
+        let (scaled, others): (Vec<_>, Vec<_>) =
+            targets.partition(|target| self.scaling.decides(&target.pod.workload));
+        let scaled = scaled.into_iter().take(SCALED_TARGETS_MAX);
+        let targets: Vec<ScrapeTarget> =
+            scaled.chain(others.into_iter().take(TARGETS_MAX)).collect();
         if !targets.is_empty() {
             self.effects.push_back(Effect::Scrape(targets));
         }

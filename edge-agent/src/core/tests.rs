@@ -3,6 +3,7 @@
 mod alarms;
 mod budget;
 mod greetings;
+mod heat;
 mod results;
 mod scaling;
 mod telemetry;

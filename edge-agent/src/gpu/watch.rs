@@ -17,6 +17,12 @@ use tracing::{error, warn};
 /// How often the inventory is taken: a driver that arrives late, a GPU that fails.
 const INVENTORY_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Readings are taken at least so often, whatever is kept of them: heat and load are judged by them.
+const READING_INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+/// What was read longer ago says nothing of now.
+const READING_LIFETIME: Duration = Duration::from_secs(30);
+
 /// The GPUs of this node, as they were seen last.
 #[derive(Debug)]
 pub struct Gpus {
@@ -33,6 +39,8 @@ struct Seen {
 struct Latest {
     inventory: Option<GpuInventory>,
     samples: Vec<GpuSample>,
+    /// When these were read; a driver that hangs reads none.
+    read_at: Option<Instant>,
     processes: Vec<GpuProcess>,
     /// The owner is gone: the thread ends at its next turn.
     abandoned: bool,
@@ -89,7 +97,8 @@ impl Gpus {
         let reading = |sample: &GpuSample| {
             (Series::new(sample.name).with("UUID", &sample.uuid), sample.value)
         };
-        latest.samples.iter().map(reading).collect()
+        let is_fresh = latest.read_at.is_some_and(|at| at.elapsed() < READING_LIFETIME);
+        latest.samples.iter().filter(|_| is_fresh).map(reading).collect()
     }
 
     /// Who uses how much memory, as it was seen last.
@@ -130,11 +139,12 @@ impl Seen {
             let (samples, processes) = (source.samples(), source.processes());
             let mut latest = self.latest();
             (latest.samples, latest.processes) = (samples, processes);
+            latest.read_at = Some(Instant::now());
             if latest.abandoned {
                 return;
             }
             drop(latest);
-            std::thread::sleep(sample_interval.min(INVENTORY_INTERVAL));
+            std::thread::sleep(sample_interval.min(READING_INTERVAL_MAX));
         }
     }
 

@@ -12,12 +12,12 @@ mod node;
 #[cfg(test)]
 mod tests;
 
-pub use node::NodeResources;
+pub use node::{Bar, NodeResources};
 
+use explain::Explainer;
 use node::Usage;
 use serde::{Deserialize, Serialize};
 use shared::model::{PodId, PodResources, Revision, Toleration};
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What one pod asks for.
@@ -92,68 +92,110 @@ pub enum Decision {
     },
 }
 
-/// Higher priority first; of equal ones those that run, then by name.
-type Rank = (Reverse<i32>, bool, PodId);
-
-fn rank(demand: &PodDemand) -> Rank {
-    (Reverse(demand.priority), demand.held.is_none(), demand.pod.clone())
-}
-
 /// Decides for all pods of a node at once.
 #[must_use]
 pub fn place(node: &NodeResources, demands: &[PodDemand]) -> BTreeMap<PodId, Decision> {
-    let ranked: BTreeMap<Rank, &PodDemand> = demands.iter().map(|d| (rank(d), d)).collect();
-    let mut usage = Usage::of(node);
-    let mut waiting: BTreeMap<Rank, &PodDemand> = BTreeMap::new();
-    for (rank, demand) in ranked {
-        if !usage.keep(demand) {
-            waiting.insert(rank, demand);
+    // Higher priority first; of equal ones those that run, then by name.
+    let mut ranked: Vec<&PodDemand> = demands.iter().collect();
+    ranked.sort_by(|a, b| {
+        let by_priority = b.priority.cmp(&a.priority);
+        let by_held = || a.held.is_none().cmp(&b.held.is_none());
+        by_priority.then_with(by_held).then_with(|| a.pod.cmp(&b.pod))
+    });
+    let mut usage = Usage::of(node, &ranked);
+    let mut waiting: BTreeSet<usize> = BTreeSet::new();
+    for pod in 0..ranked.len() {
+        if !usage.keep(pod) {
+            waiting.insert(pod);
         }
     }
-    let mut preempted = BTreeSet::new();
-    let mut decisions = BTreeMap::new();
-    while let Some((_, demand)) = waiting.pop_first() {
-        if !usage.add(demand) {
-            for victim in make_room(&mut usage, demand) {
-                preempted.insert(victim.pod.clone());
-                waiting.insert(rank(victim), victim);
-            }
-            if !usage.add(demand) {
-                let by_priority = preempted.contains(&demand.pod);
-                let decision = explain::unplaced(&usage, demand, by_priority);
-                decisions.insert(demand.pod.clone(), decision);
-            }
+    let (mut preempted, mut unplaced) = (BTreeSet::new(), vec![]);
+    let mut without_lower = WithoutLower::default();
+    while let Some(pod) = waiting.pop_first() {
+        if usage.add(pod)
+            || make_room(&mut usage, pod, &mut without_lower, |victim| {
+                preempted.insert(victim);
+                waiting.insert(victim);
+            })
+        {
+            without_lower.note(pod, &usage);
+        } else {
+            unplaced.push(pod);
         }
     }
-    let placed = usage.into_placements();
-    decisions.extend(placed.into_iter().map(|(pod, p)| (pod, Decision::Placed(p))));
+    let (mut decisions, mut explainer) = (BTreeMap::new(), Explainer::new(&usage));
+    for pod in unplaced {
+        let Some(demand) = ranked.get(pod) else { continue };
+        let decision = explainer.unplaced(pod, demand, preempted.contains(&pod));
+        decisions.insert(demand.pod.clone(), decision);
+    }
+    for (pod, placement) in usage.into_placements() {
+        let Some(demand) = ranked.get(pod) else { continue };
+        decisions.insert(demand.pod.clone(), Decision::Placed(placement));
+    }
     decisions
 }
 
-/// Takes away pods of lower priority until `demand` fits: the lowest first, and then gives back
-/// those that were not in the way. Takes none when even all of them are not enough.
-fn make_room<'a>(usage: &mut Usage<'a>, demand: &PodDemand) -> Vec<&'a PodDemand> {
+/// What is taken by pods of a priority and above it: where a pod of that priority does not even fit there, nobody
+/// makes room for it.
+#[derive(Default)]
+struct WithoutLower<'a> {
+    of: Option<(i32, Usage<'a>)>,
+}
+
+impl<'a> WithoutLower<'a> {
+    fn fits(&mut self, usage: &Usage<'a>, pod: usize) -> bool {
+        let Some(demand) = usage.demand(pod) else { return false };
+        let is_known = self.of.as_ref().is_some_and(|(known, _)| *known == demand.priority);
+        if !is_known {
+            let mut higher = usage.clone();
+            for lower in usage.lower_than(demand.priority) {
+                higher.remove(lower);
+            }
+            self.of = Some((demand.priority, higher));
+        }
+        self.of.as_ref().is_some_and(|(_, higher)| higher.fits(pod).is_ok())
+    }
+
+    /// A pod was placed; pods are placed in the order of their priorities.
+    fn note(&mut self, pod: usize, usage: &Usage<'a>) {
+        let Some((priority, higher)) = &mut self.of else { return };
+        if let Some((demand, placement)) = usage.placement(pod)
+            && demand.priority >= *priority
+        {
+            higher.put(pod, placement.clone());
+        }
+    }
+}
+
+/// Takes away pods of lower priority until the pod fits, the lowest first, gives back those that were not in the
+/// way, and gives the pod its place. Takes none, and says so, when even all of them are not enough.
+fn make_room<'a>(
+    usage: &mut Usage<'a>,
+    pod: usize,
+    without_lower: &mut WithoutLower<'a>,
+    mut leaves: impl FnMut(usize),
+) -> bool {
+    let Some(demand) = usage.demand(pod) else { return false };
+    if !without_lower.fits(usage, pod) {
+        return false;
+    }
     let mut victims = Vec::new();
     for candidate in usage.lower_than(demand.priority) {
-        usage.remove(&candidate.0.pod);
-        victims.push(candidate);
-        if usage.fits(demand).is_ok() {
+        if let Some(placement) = usage.remove(candidate) {
+            victims.push((candidate, placement));
+        }
+        if usage.fits(pod).is_ok() {
             break;
         }
     }
-    if usage.fits(demand).is_err() {
-        victims.iter().for_each(|(victim, placement)| usage.put(victim, placement.clone()));
-        return vec![];
-    }
     // The last one taken was needed; of the others, the highest priorities are spared first.
-    victims.reverse();
-    victims.retain(|(victim, placement)| {
-        usage.put(victim, placement.clone());
-        let in_the_way = usage.fits(demand).is_err();
-        if in_the_way {
-            usage.remove(&victim.pod);
+    for (victim, placement) in victims.into_iter().rev() {
+        usage.put(victim, placement);
+        if usage.fits(pod).is_err() {
+            usage.remove(victim);
+            leaves(victim);
         }
-        in_the_way
-    });
-    victims.into_iter().map(|(victim, _)| victim).collect()
+    }
+    usage.add(pod)
 }

@@ -1,9 +1,11 @@
 //! What a node has, and what of it is taken.
+//!
+//! Sums are kept up with each pod that comes or goes, so that a place is found without looking at the others.
 
 use super::{Placement, PodDemand};
-use shared::model::{GpuDevice, GpuHealth, GpuRequest, MigRole, PodId, Taint};
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use shared::model::{GpuDevice, GpuHealth, GpuRequest, MigRole, PodId, Taint, WorkloadKey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// What pods may have of a node: its capacity less the reserved share.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,12 +18,60 @@ pub struct NodeResources {
     pub gpus: Vec<GpuDevice>,
     /// Taints of GPUs by UUID.
     pub gpu_taints: BTreeMap<String, Vec<Taint>>,
+    /// What keeps pods from a GPU for a while, by its UUID.
+    pub bars: BTreeMap<String, Bar>,
 }
 
-/// What is taken, and by whom.
+/// What keeps pods from a GPU for a while: it is too hot, say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Bar {
+    /// Why, as in `at 91 °C, over its limit of 85`.
+    pub why: String,
+    /// Nobody gets it but who holds it or is one of these.
+    pub is_closed: bool,
+    /// Who had it, and may have it again after a restart.
+    pub tenants: BTreeSet<PodId>,
+    /// Who may not even keep it.
+    pub resting: BTreeSet<PodId>,
+}
+
+impl Bar {
+    fn keeps_out(&self, uuid: &str, demand: &PodDemand) -> bool {
+        let holds =
+            || demand.held.as_ref().is_some_and(|held| held.gpus.iter().any(|gpu| gpu == uuid));
+        let may_have = || self.tenants.contains(&demand.pod) || holds();
+        self.resting.contains(&demand.pod) || (self.is_closed && !may_have())
+    }
+}
+
+/// What is taken, and by whom. Pods are known by their places in the list of demands.
+#[derive(Clone)]
 pub(super) struct Usage<'a> {
     pub(super) node: &'a NodeResources,
-    placed: BTreeMap<PodId, (&'a PodDemand, Placement)>,
+    demands: &'a [&'a PodDemand],
+    /// The number of each pod's workload.
+    workloads: Rc<[usize]>,
+    placed: Vec<Option<Placement>>,
+    /// Requests of what is placed; what asks for more than there is of anything is never added up wrongly.
+    cpu_millicores: u128,
+    memory_bytes: u128,
+    gpus: Vec<GpuUse>,
+    by_uuid: BTreeMap<&'a str, usize>,
+    /// Pods by priority and then by rank, the ones that go first last.
+    by_priority: BTreeMap<i32, BTreeSet<usize>>,
+}
+
+/// What of one GPU is taken.
+#[derive(Clone, Default)]
+struct GpuUse {
+    /// Bytes that are shared out.
+    shared_bytes: u128,
+    /// Who has a share.
+    sharers: usize,
+    /// Who has all of it.
+    owners: Vec<usize>,
+    /// How many pods of a workload have a part of it, by the workload's number.
+    workloads: BTreeMap<usize, usize>,
 }
 
 /// Why a pod does not fit: the first of these that is in the way.
@@ -33,17 +83,19 @@ pub(super) enum Lack {
 }
 
 /// Why one GPU can't take a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum GpuLack {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum GpuLack<'a> {
     /// It is in MIG mode.
     Split,
     /// It is an instance, and none was asked for.
     Instance,
     /// It is no instance of the profile that was asked for.
     OtherProfile,
-    Unhealthy(String),
-    Tainted(String),
-    Exclusive(PodId),
+    Unhealthy(&'a str),
+    Tainted(&'a str),
+    /// It is too hot, say.
+    Barred(&'a str),
+    Exclusive(&'a PodId),
     Shared(usize),
     Memory {
         free_bytes: u64,
@@ -51,40 +103,113 @@ pub(super) enum GpuLack {
 }
 
 impl<'a> Usage<'a> {
-    pub(super) fn of(node: &'a NodeResources) -> Self {
-        Self { node, placed: BTreeMap::new() }
+    /// Nothing is placed yet of `demands`, which are in the order of their ranks.
+    pub(super) fn of(node: &'a NodeResources, demands: &'a [&'a PodDemand]) -> Self {
+        let by_uuid = node.gpus.iter().enumerate().map(|(index, gpu)| (gpu.uuid.as_str(), index));
+        let mut numbers: BTreeMap<&WorkloadKey, usize> = BTreeMap::new();
+        let number = |demand: &&'a PodDemand| {
+            let next = numbers.len();
+            *numbers.entry(&demand.pod.workload).or_insert(next)
+        };
+        Self {
+            node,
+            demands,
+            workloads: demands.iter().map(number).collect(),
+            placed: vec![None; demands.len()],
+            cpu_millicores: 0,
+            memory_bytes: 0,
+            gpus: vec![GpuUse::default(); node.gpus.len()],
+            by_uuid: by_uuid.collect(),
+            by_priority: BTreeMap::new(),
+        }
     }
 
-    pub(super) fn into_placements(self) -> BTreeMap<PodId, Placement> {
-        self.placed.into_iter().map(|(pod, (_, placement))| (pod, placement)).collect()
+    pub(super) fn into_placements(self) -> impl Iterator<Item = (usize, Placement)> {
+        let placed = self.placed.into_iter().enumerate();
+        placed.filter_map(|(pod, placement)| Some((pod, placement?)))
     }
 
-    pub(super) fn put(&mut self, demand: &'a PodDemand, placement: Placement) {
-        self.placed.insert(demand.pod.clone(), (demand, placement));
+    pub(super) fn demand(&self, pod: usize) -> Option<&'a PodDemand> {
+        self.demands.get(pod).copied()
     }
 
-    pub(super) fn remove(&mut self, pod: &PodId) {
-        self.placed.remove(pod);
+    /// Where a pod is placed.
+    pub(super) fn placement(&self, pod: usize) -> Option<(&'a PodDemand, &Placement)> {
+        Some((self.demand(pod)?, self.placed.get(pod)?.as_ref()?))
+    }
+
+    pub(super) fn put(&mut self, pod: usize, placement: Placement) {
+        let Some(demand) = self.demand(pod) else { return };
+        self.cpu_millicores += u128::from(demand.resources.cpu.millicores);
+        self.memory_bytes += u128::from(demand.resources.memory.bytes);
+        let workload = self.workload(pod);
+        for uuid in &placement.gpus {
+            let Some(gpu) = self.gpu_mut(uuid) else { continue };
+            *gpu.workloads.entry(workload).or_default() += 1;
+            match placement.gpu_memory_bytes {
+                Some(bytes) => {
+                    gpu.shared_bytes += u128::from(bytes);
+                    gpu.sharers += 1;
+                }
+                None => gpu.owners.push(pod),
+            }
+        }
+        self.by_priority.entry(demand.priority).or_default().insert(pod);
+        if let Some(place) = self.placed.get_mut(pod) {
+            *place = Some(placement);
+        }
+    }
+
+    /// Takes a pod away; where it was.
+    pub(super) fn remove(&mut self, pod: usize) -> Option<Placement> {
+        let placement = self.placed.get_mut(pod)?.take()?;
+        let demand = self.demand(pod)?;
+        self.cpu_millicores -= u128::from(demand.resources.cpu.millicores);
+        self.memory_bytes -= u128::from(demand.resources.memory.bytes);
+        let workload = self.workload(pod);
+        for uuid in &placement.gpus {
+            let Some(gpu) = self.gpu_mut(uuid) else { continue };
+            if let Some(count) = gpu.workloads.get_mut(&workload) {
+                *count -= 1;
+            }
+            match placement.gpu_memory_bytes {
+                Some(bytes) => {
+                    gpu.shared_bytes -= u128::from(bytes);
+                    gpu.sharers -= 1;
+                }
+                None => gpu.owners.retain(|owner| *owner != pod),
+            }
+        }
+        if let Some(of_priority) = self.by_priority.get_mut(&demand.priority) {
+            of_priority.remove(&pod);
+        }
+        Some(placement)
+    }
+
+    fn workload(&self, pod: usize) -> usize {
+        self.workloads.get(pod).copied().unwrap_or_default()
+    }
+
+    fn gpu_mut(&mut self, uuid: &str) -> Option<&mut GpuUse> {
+        self.gpus.get_mut(*self.by_uuid.get(uuid)?)
     }
 
     /// Leaves the pod where it runs, if that is still possible.
-    pub(super) fn keep(&mut self, demand: &'a PodDemand) -> bool {
+    pub(super) fn keep(&mut self, pod: usize) -> bool {
+        let Some(demand) = self.demand(pod) else { return false };
         let Some(held) = &demand.held else { return false };
         let possible = self.main_lack(demand).is_none() && self.held_fits(demand, held);
         if possible {
-            self.put(demand, held.clone());
+            self.put(pod, held.clone());
         }
         possible
     }
 
     fn held_fits(&self, demand: &PodDemand, held: &Placement) -> bool {
-        let devices: Option<Vec<&GpuDevice>> = held
-            .gpus
-            .iter()
-            .map(|uuid| self.node.gpus.iter().find(|device| device.uuid == *uuid))
-            .collect();
+        let devices: Option<Vec<usize>> =
+            held.gpus.iter().map(|uuid| self.by_uuid.get(uuid.as_str()).copied()).collect();
         let Some(devices) = devices else { return false };
-        let usable = devices.iter().all(|device| self.gpu_lack(device, demand).is_none());
+        let usable = devices.iter().all(|device| self.gpu_lack(*device, demand).is_none());
         usable
             && match demand.resources.gpu {
                 GpuRequest::None => held.gpus.is_empty(),
@@ -99,19 +224,18 @@ impl<'a> Usage<'a> {
     }
 
     /// Gives the pod a place, if there is one.
-    pub(super) fn add(&mut self, demand: &'a PodDemand) -> bool {
-        match self.fits(demand) {
-            Ok(placement) => {
-                self.put(demand, placement);
-                true
-            }
-            Err(_) => false,
-        }
+    pub(super) fn add(&mut self, pod: usize) -> bool {
+        let Ok(placement) = self.fits(pod) else { return false };
+        self.put(pod, placement);
+        true
     }
 
-    /// The place that the pod would get: of the GPUs that can take it those with the least memory
-    /// free, so that room for large pods is left.
-    pub(super) fn fits(&self, demand: &PodDemand) -> Result<Placement, Lack> {
+    /// The place that the pod would get: of the GPUs that can take it those with the fewest pods of its
+    /// workload, and of these those with the least memory free, so that room for large pods is left.
+    pub(super) fn fits(&self, pod: usize) -> Result<Placement, Lack> {
+        let (Some(demand), workload) = (self.demand(pod), self.workload(pod)) else {
+            return Err(Lack::Gpu);
+        };
         if let Some(lack) = self.main_lack(demand) {
             return Err(lack);
         }
@@ -121,83 +245,87 @@ impl<'a> Usage<'a> {
             GpuRequest::Mig(_) => (1, None),
             GpuRequest::SharedMemory(memory) => (1, Some(memory.bytes)),
         };
-        let devices = self.node.gpus.iter();
-        let mut usable: Vec<&GpuDevice> =
-            devices.filter(|device| self.gpu_lack(device, demand).is_none()).collect();
-        usable.sort_by_key(|device| (self.gpu_free_bytes(device), device.uuid.clone()));
-        let count = usize::try_from(count).map_err(|_| Lack::Gpu)?;
-        if usable.len() < count {
-            return Err(Lack::Gpu);
-        }
-        let gpus = usable.into_iter().take(count).map(|device| device.uuid.clone()).collect();
-        Ok(Placement { gpus, gpu_memory_bytes })
+        let usable = (0..self.gpus.len()).filter(|gpu| self.gpu_lack(*gpu, demand).is_none());
+        let ranked = usable.filter_map(|gpu| {
+            let (device, used) = (self.node.gpus.get(gpu)?, self.gpus.get(gpu)?);
+            let siblings = used.workloads.get(&workload).copied().unwrap_or(0);
+            Some((siblings, self.gpu_free_bytes(gpu), device.uuid.as_str()))
+        });
+        let gpus: Vec<String> = if count == 1 {
+            ranked.min().into_iter().map(|(_, _, uuid)| uuid.to_owned()).collect()
+        } else {
+            let mut ranked: Vec<_> = ranked.collect();
+            ranked.sort_unstable();
+            let count = usize::try_from(count).map_err(|_| Lack::Gpu)?;
+            ranked.into_iter().take(count).map(|(_, _, uuid)| uuid.to_owned()).collect()
+        };
+        let found = u32::try_from(gpus.len()) == Ok(count);
+        if found { Ok(Placement { gpus, gpu_memory_bytes }) } else { Err(Lack::Gpu) }
     }
 
     fn main_lack(&self, demand: &PodDemand) -> Option<Lack> {
-        let taken = |of: fn(&PodDemand) -> u64| -> u64 {
-            self.placed.values().map(|(placed, _)| of(placed)).fold(0, u64::saturating_add)
+        let free = |all: u64, taken: u128| {
+            u64::try_from(u128::from(all).saturating_sub(taken)).unwrap_or(u64::MAX)
         };
-        let cpu = |demand: &PodDemand| demand.resources.cpu.millicores;
-        let memory = |demand: &PodDemand| demand.resources.memory.bytes;
-        let free_millicores = self.node.cpu_millicores.saturating_sub(taken(cpu));
-        if cpu(demand) > free_millicores {
+        let free_millicores = free(self.node.cpu_millicores, self.cpu_millicores);
+        if demand.resources.cpu.millicores > free_millicores {
             return Some(Lack::Cpu { free_millicores });
         }
-        let free_bytes = self.node.memory_bytes.saturating_sub(taken(memory));
-        (memory(demand) > free_bytes).then_some(Lack::Memory { free_bytes })
+        let free_bytes = free(self.node.memory_bytes, self.memory_bytes);
+        (demand.resources.memory.bytes > free_bytes).then_some(Lack::Memory { free_bytes })
     }
 
-    fn holders(&self, device: &GpuDevice) -> impl Iterator<Item = (&PodId, &Placement)> {
-        let uuid = device.uuid.clone();
-        let placed = self.placed.iter().map(|(pod, (_, placement))| (pod, placement));
-        placed.filter(move |(_, placement)| placement.gpus.contains(&uuid))
+    fn gpu_free_bytes(&self, gpu: usize) -> u64 {
+        let (Some(device), Some(used)) = (self.node.gpus.get(gpu), self.gpus.get(gpu)) else {
+            return 0;
+        };
+        let free = u128::from(device.memory_bytes).saturating_sub(used.shared_bytes);
+        u64::try_from(free).unwrap_or(u64::MAX)
     }
 
-    fn gpu_free_bytes(&self, device: &GpuDevice) -> u64 {
-        let shares = self.holders(device).filter_map(|(_, placement)| placement.gpu_memory_bytes);
-        device.memory_bytes.saturating_sub(shares.fold(0, u64::saturating_add))
-    }
-
-    /// Why `device` can't take the pod; `None` when it can.
-    pub(super) fn gpu_lack(&self, device: &GpuDevice, demand: &PodDemand) -> Option<GpuLack> {
+    /// Why a GPU can't take the pod; `None` when it can.
+    pub(super) fn gpu_lack(&self, gpu: usize, demand: &PodDemand) -> Option<GpuLack<'a>> {
+        let (Some(device), Some(used)) = (self.node.gpus.get(gpu), self.gpus.get(gpu)) else {
+            return Some(GpuLack::Unhealthy("is not there"));
+        };
         if let Some(lack) = kind_lack(device, demand.resources.gpu) {
             return Some(lack);
         }
         if let GpuHealth::Unhealthy(why) = &device.health {
-            return Some(GpuLack::Unhealthy(why.clone()));
+            return Some(GpuLack::Unhealthy(why));
         }
         let taints = self.node.gpu_taints.get(&device.uuid).into_iter().flatten();
         let borne = |taint: &&Taint| demand.tolerations.iter().any(|t| t.tolerates(taint));
         if let Some(taint) = taints.into_iter().find(|taint| !borne(taint)) {
-            return Some(GpuLack::Tainted(taint.key.clone()));
+            return Some(GpuLack::Tainted(&taint.key));
         }
-        let mut holders = self.holders(device);
-        if let Some((pod, _)) = holders.find(|(_, p)| p.gpu_memory_bytes.is_none()) {
-            return Some(GpuLack::Exclusive(pod.clone()));
+        let bar = self.node.bars.get(&device.uuid);
+        if let Some(bar) = bar.filter(|bar| bar.keeps_out(&device.uuid, demand)) {
+            return Some(GpuLack::Barred(&bar.why));
+        }
+        if let Some(owner) = used.owners.first().and_then(|owner| self.demand(*owner)) {
+            return Some(GpuLack::Exclusive(&owner.pod));
         }
         match demand.resources.gpu {
             GpuRequest::SharedMemory(memory) => {
-                let free_bytes = self.gpu_free_bytes(device);
+                let free_bytes = self.gpu_free_bytes(gpu);
                 (memory.bytes > free_bytes).then_some(GpuLack::Memory { free_bytes })
             }
             GpuRequest::None | GpuRequest::Whole(_) | GpuRequest::Mig(_) => {
-                let sharers = self.holders(device).count();
-                (sharers > 0).then_some(GpuLack::Shared(sharers))
+                (used.sharers > 0).then_some(GpuLack::Shared(used.sharers))
             }
         }
     }
 
-    /// What is placed with a lower priority, the lowest first.
-    pub(super) fn lower_than(&self, priority: i32) -> Vec<(&'a PodDemand, Placement)> {
-        let placed = self.placed.values().filter(|(demand, _)| demand.priority < priority);
-        let mut lower: Vec<_> = placed.cloned().collect();
-        lower.sort_by_key(|(demand, _)| (demand.priority, Reverse(demand.pod.clone())));
-        lower
+    /// What is placed with a lower priority: the lowest first, and of equal ones the last in rank.
+    pub(super) fn lower_than(&self, priority: i32) -> Vec<usize> {
+        let lower = self.by_priority.range(..priority).map(|(_, pods)| pods);
+        lower.flat_map(|pods| pods.iter().rev().copied()).collect()
     }
 }
 
 /// Why no pod with this request gets a device of this kind, whatever its state; `None` when it may.
-fn kind_lack(device: &GpuDevice, request: GpuRequest) -> Option<GpuLack> {
+fn kind_lack<'a>(device: &GpuDevice, request: GpuRequest) -> Option<GpuLack<'a>> {
     match (request, &device.mig) {
         (GpuRequest::Mig(profile), MigRole::Instance(instance)) => {
             (instance.profile != profile.to_string()).then_some(GpuLack::OtherProfile)

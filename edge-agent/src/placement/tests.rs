@@ -44,6 +44,7 @@ fn node(gpus: Vec<GpuDevice>) -> NodeResources {
         memory_bytes: 16 * GIB,
         gpus,
         gpu_taints: BTreeMap::new(),
+        bars: BTreeMap::new(),
     }
 }
 
@@ -434,4 +435,103 @@ proptest! {
         }
         assert_not_oversold(&larger, &held, &second);
     }
+}
+
+#[test]
+fn replicas_of_one_workload_are_spread_over_the_gpus_that_there_are() {
+    let node = node(vec![gpu("a", 8), gpu("b", 16), gpu("c", 24)]);
+    let replica = |ordinal: u32| {
+        let mut demand = pod("ocr", 0, 100, shared(2));
+        demand.pod.ordinal = ordinal;
+        demand
+    };
+    let demands: Vec<PodDemand> = (0..4).map(replica).collect();
+    let decisions = place(&node, &demands);
+    let gpus = decisions.values().map(|decision| match decision {
+        Decision::Placed(placement) => placement.gpus[0].as_str(),
+        Decision::Unplaced { message, .. } => panic!("{message}"),
+    });
+    assert_eq!(gpus.collect::<Vec<_>>(), ["GPU-a", "GPU-b", "GPU-c", "GPU-a"]);
+    // Another workload is packed where there is the least room.
+    let mut with_other = held_by(&demands, &decisions);
+    with_other.push(pod("weld", 0, 100, shared(2)));
+    assert_eq!(gpus_of(&place(&node, &with_other), "weld"), ["GPU-a"]);
+}
+
+/// Whether each demand was placed, in the order of their ranks.
+fn placed_by_rank(demands: &[PodDemand], decisions: &BTreeMap<PodId, Decision>) -> Vec<bool> {
+    let mut ranked: Vec<&PodDemand> = demands.iter().collect();
+    ranked.sort_by_key(|demand| (std::cmp::Reverse(demand.priority), demand.pod.clone()));
+    ranked.iter().map(|demand| matches!(decisions[&demand.pod], Decision::Placed(_))).collect()
+}
+
+proptest! {
+    /// One GPU fewer or more: only pods of that GPU, and those that make room for them, are moved.
+    #[test]
+    fn a_gpu_that_goes_moves_only_what_was_on_it((node, mut demands) in any_case()) {
+        demands.iter_mut().for_each(|demand| demand.priority = 0);
+        let first = place(&node, &demands);
+        let held = held_by(&demands, &first);
+        let mut smaller = node.clone();
+        let Some(gone) = smaller.gpus.pop() else { return Ok(()) };
+        let second = place(&smaller, &held);
+        for demand in &held {
+            let Some(placement) = &demand.held else { continue };
+            if !placement.gpus.contains(&gone.uuid) {
+                prop_assert_eq!(&second[&demand.pod], &first[&demand.pod]);
+            }
+        }
+    }
+
+    /// For shares alone, of one workload each: with more room nobody of a higher rank is worse off.
+    #[test]
+    fn another_gpu_is_no_worse_for_shares(
+        sizes in proptest::collection::vec(1_u64..9, 0..10),
+        gpus in proptest::collection::vec(4_u64..16, 1..4),
+        more in 4_u64..16,
+    ) {
+        let demands: Vec<PodDemand> = sizes
+            .iter()
+            .enumerate()
+            .map(|(number, gib)| pod(&format!("p{number}"), 0, 100, shared(*gib)))
+            .collect();
+        let named = |gpus: &[u64]| {
+            gpus.iter().enumerate().map(|(number, gib)| gpu(&number.to_string(), *gib)).collect()
+        };
+        let before = place(&node(named(&gpus)), &demands);
+        let after = place(&node(named(&[gpus, vec![more]].concat())), &demands);
+        prop_assert!(placed_by_rank(&demands, &after) >= placed_by_rank(&demands, &before));
+    }
+}
+
+#[test]
+fn a_barred_gpu_takes_nobody_new_and_who_rests_goes_elsewhere_or_waits() {
+    let mut node = node(vec![gpu("a", 8)]);
+    let on_a = |name: &str| {
+        let held = Placement { gpus: vec!["GPU-a".into()], gpu_memory_bytes: Some(2 * GIB) };
+        PodDemand { held: Some(held), ..pod(name, 0, 100, shared(2)) }
+    };
+    let demands = [on_a("stays"), on_a("rests"), pod("new", 0, 100, shared(2))];
+    let why_hot = "at 91 °C, over its limit of 85".to_owned();
+    let resting = [demands[1].pod.clone()].into();
+    let bar = Bar { why: why_hot, is_closed: true, resting, ..Bar::default() };
+    node.bars = [("GPU-a".to_owned(), bar)].into();
+    let decisions = place(&node, &demands);
+    assert_eq!(gpus_of(&decisions, "stays"), ["GPU-a"]);
+    for name in ["rests", "new"] {
+        let words = "InsufficientGpus: 0/1 GPUs: 1 at 91 °C, over its limit of 85";
+        assert_eq!(why(&decisions, name), words);
+    }
+    // One that had it comes back after a crash.
+    let crashed = pod("stays", 0, 100, shared(2));
+    assert!(matches!(
+        place(&node, std::slice::from_ref(&crashed))[&crashed.pod],
+        Decision::Unplaced { .. }
+    ));
+    node.bars.values_mut().for_each(|bar| bar.tenants = [crashed.pod.clone()].into());
+    assert_eq!(gpus_of(&place(&node, &[crashed]), "stays"), ["GPU-a"]);
+    node.bars.values_mut().for_each(|bar| bar.is_closed = false);
+    assert_eq!(gpus_of(&place(&node, &demands), "new"), ["GPU-a"]);
+    node.gpus.push(gpu("b", 8));
+    assert_eq!(gpus_of(&place(&node, &demands), "rests"), ["GPU-b"]);
 }

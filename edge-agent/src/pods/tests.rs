@@ -79,6 +79,7 @@ fn node() -> NodeResources {
         memory_bytes: 8 << 30,
         gpus: vec![gpu("GPU-a"), gpu("GPU-b")],
         gpu_taints: BTreeMap::new(),
+        bars: BTreeMap::new(),
     }
 }
 

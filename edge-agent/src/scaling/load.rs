@@ -43,7 +43,7 @@ impl Meter {
         self.gpus.clear();
         self.at = now;
         for (series, value) in values.iter() {
-            if &*series.name == UTILIZATION_PERCENT {
+            if &*series.name == UTILIZATION_PERCENT && !series.labels.contains_key("pod") {
                 let uuid = series.labels.get("UUID").cloned().unwrap_or_default();
                 self.gpus.insert(uuid, value);
                 continue;
@@ -132,14 +132,20 @@ impl Pair<'_> {
         Some(if after < before { *after } else { after - before })
     }
 
-    fn of_name(&self, is_it: impl Fn(&str) -> bool) -> impl Iterator<Item = (&Series, f64)> {
-        let rises = self.later.values.keys().filter(move |series| is_it(&series.name));
+    fn of_name(&self, name: &str) -> impl Iterator<Item = (&Series, f64)> {
+        let rises = self.later.values.keys().filter(move |series| &*series.name == name);
         rises.filter_map(|series| Some((series, self.rise(series)?)))
     }
 
-    /// What all series of a name rose by in a second.
+    /// The first name that fits.
+    fn name(&self, is_it: impl Fn(&str) -> bool) -> Option<&str> {
+        self.later.values.keys().map(|series| &*series.name).find(|name| is_it(name))
+    }
+
+    /// What all series of the first name that fits rose by in a second.
     fn rate(&self, is_it: impl Fn(&str) -> bool) -> Option<f64> {
-        let mut rises = self.of_name(is_it).map(|(_, rise)| rise).peekable();
+        let name = self.name(is_it)?;
+        let mut rises = self.of_name(name).map(|(_, rise)| rise).peekable();
         rises.peek()?;
         let ms =
             u32::try_from(self.later.at.since_ms(self.earlier.at)).ok().filter(|ms| *ms > 0)?;
@@ -155,7 +161,7 @@ impl Pair<'_> {
         };
         let mut buckets: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
         let mut unit_ms = 1000.0;
-        for (series, rise) in self.of_name(is_bucket) {
+        for (series, rise) in self.of_name(self.name(is_bucket)?) {
             let Some(bound) = series.labels.get("le").and_then(|le| le.parse::<f64>().ok()) else {
                 continue;
             };

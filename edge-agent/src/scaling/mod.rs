@@ -28,6 +28,9 @@ use std::collections::BTreeMap;
 /// Between two looks at what the pods do.
 pub const LOOK_INTERVAL_MS: u64 = 10_000;
 
+/// Samples come when their timer is due, and never on the millisecond.
+const SLACK_MS: u64 = 1_000;
+
 /// A pod whose load counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScaledPod {
@@ -118,7 +121,8 @@ impl Scaling {
     /// Whether it is time for a look.
     #[must_use]
     pub fn is_due(&self, now: MonotonicMs) -> bool {
-        self.is_needed() && self.looked_at.is_none_or(|at| now.since_ms(at) >= LOOK_INTERVAL_MS)
+        let passed = |at| now.since_ms(at) >= LOOK_INTERVAL_MS - SLACK_MS;
+        self.is_needed() && self.looked_at.is_none_or(passed)
     }
 
     /// Looks at what `pods` do, as a sample tells it; what that changes.

@@ -1,5 +1,6 @@
 //! How many pods one workload should have.
 
+use super::LOOK_INTERVAL_MS;
 use shared::limits::REPLICAS_PER_NODE_MAX;
 use shared::model::{Autoscaling, MonotonicMs, ScalingMetric};
 use std::collections::VecDeque;
@@ -9,6 +10,9 @@ const TOLERANCE: f64 = 0.1;
 
 /// What calculating with floats may add to a whole number of pods.
 const ROUNDING: f64 = 1e-6;
+
+/// Longer than this between two looks something held them up.
+const UNSEEN_MS: u64 = 3 * LOOK_INTERVAL_MS;
 
 /// With one look there are at most so many more pods, or twice as many.
 const MORE_PODS_MAX: u32 = 4;
@@ -93,9 +97,14 @@ impl Scaler {
             // Nothing is known: nothing changes.
             None => {
                 self.seen = format!("{}: no pod says it", self.metric_word());
+                self.note(self.replicas, now);
                 return None;
             }
         };
+        // Of a time in which nobody looked nothing is known: there were to be as many as there are.
+        if self.recommended.back().is_none_or(|(at, _)| now.since_ms(*at) > UNSEEN_MS) {
+            self.note(self.replicas, now);
+        }
         self.note(recommended, now);
         self.seen = self.words(loads);
         let settled = self.settled(now);

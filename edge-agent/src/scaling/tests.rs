@@ -166,6 +166,50 @@ fn pods_of_which_nothing_is_known_count_so_that_less_happens() {
 }
 
 #[test]
+fn a_time_of_which_nothing_is_known_is_no_reason_for_fewer() {
+    let mut site = Site::new(workload(1, said(ScalingMetric::QueueDepth, 10)), 10);
+    // All pods load a new model for ten minutes; the first that is ready has nothing to do yet.
+    for _ in 0..60 {
+        assert!(site.look(|_| vec![]).is_empty());
+    }
+    assert!(site.look(queue(0.0)).is_empty());
+    // Nobody looked for an hour.
+    site.now = site.now.plus_ms(3_600_000);
+    assert!(site.look(queue(0.0)).is_empty());
+    assert_eq!(site.replicas(), 10);
+}
+
+#[test]
+fn of_several_metrics_that_fit_the_first_counts() {
+    let mut site = Site::new(workload(1, said(ScalingMetric::LatencyPercentile(90), 100)), 0);
+    let both = |count: f64| {
+        move |pod: &PodId| {
+            let bucket = |name: &str, le: &str| of_pod(pod, name).with("le", le);
+            vec![
+                (bucket("http_request_duration_seconds_bucket", "0.1"), count),
+                (bucket("http_request_duration_seconds_bucket", "+Inf"), count),
+                (bucket("payload_bytes_bucket", "4096"), count),
+                (bucket("payload_bytes_bucket", "+Inf"), count),
+            ]
+        }
+    };
+    site.look(both(0.0));
+    site.look(both(10.0));
+    assert!(site.scaling.statuses().next().unwrap().seen.contains("is 90.0 over"));
+}
+
+#[test]
+fn a_pod_that_speaks_of_gpus_is_not_the_driver() {
+    let mut site = Site::new(workload(1, said(ScalingMetric::GpuUtilization, 50)), 0);
+    site.look(|pod| {
+        let driver = Series::new("DCGM_FI_DEV_GPU_UTIL").with("UUID", "GPU-0");
+        let page = of_pod(pod, "DCGM_FI_DEV_GPU_UTIL").with("UUID", "GPU-0");
+        vec![(driver, 50.0), (page, 100.0)]
+    });
+    assert_eq!(site.replicas(), 1);
+}
+
+#[test]
 fn counters_count_by_how_much_they_rise() {
     let mut site = Site::new(workload(1, said(ScalingMetric::RequestsPerSecond, 10)), 0);
     let served = |count: f64| move |pod: &PodId| vec![(of_pod(pod, "http_requests_total"), count)];

@@ -196,7 +196,8 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     };
     let boot = clock.stamp(clock.now()).boot;
     let options = core_options(config, &enrollment, (incarnation, boot), capacity)?;
-    let core = AgentCore::new(options, restored, clock.now());
+    let mut core = AgentCore::new(options, restored, clock.now());
+    core.limit_gpus(config.gpu_limits(), clock.now());
     let (answers_sender, answers) = mpsc::unbounded_channel();
     let outside = Outside {
         clock,

@@ -5,7 +5,6 @@ use crate::fleet::WorkloadSummary;
 use crate::fleet::rollout::RolloutPhase;
 use crate::manifests::{DRAIN_TAINT, EdgeNode, InferenceWorkload};
 use serde::{Deserialize, Serialize};
-use shared::limits::REPLICAS_PER_NODE_MAX;
 use shared::model::{
     NodeEvent, NodeId, NodeStatus, PodId, PodStatus, Revision, SinkId, UnixMs, Workload,
     WorkloadKey,
@@ -219,10 +218,11 @@ impl WorkloadView {
             self.updated += u32::from(pod.revision == revision);
             self.updated_online += u32::from(pod.revision == revision && online);
         }
-        if let Some(scaling) = &workload.autoscaling {
-            let beyond = (workload.replicas..scaling.max_replicas.min(REPLICAS_PER_NODE_MAX))
-                .map(|ordinal| PodId { workload: workload.key.clone(), ordinal });
-            let run = beyond.filter(|pod| node.pods.contains_key(&pod.to_string())).count();
+        if workload.autoscaling.is_some() {
+            let is_beyond = |pod: &&PodStatus| {
+                pod.pod.ordinal >= workload.replicas && pod.pod.workload == workload.key
+            };
+            let run = node.pods.values().filter(is_beyond).count();
             self.autoscaled += u32::try_from(run).unwrap_or(u32::MAX);
         }
     }

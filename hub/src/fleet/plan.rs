@@ -206,8 +206,11 @@ impl<'a> Plan<'a> {
         let mut full = 0;
         for candidate in self.candidates.iter_mut().filter(|candidate| candidate.given > 0) {
             let taken = rooms.get_mut(candidate.site);
-            let taken = taken.map(|room| room.take(candidate.given, candidate.share));
-            let taken = taken.unwrap_or(0);
+            // What scales may come to have more; what is short of that is still as many as it asks for.
+            let most = self.workload.autoscaling.as_ref().map_or(0, |said| said.max_replicas);
+            let wanted = candidate.given.max(most);
+            let taken = taken.map(|room| room.take(wanted, candidate.share));
+            let taken = taken.unwrap_or(0).min(candidate.given);
             if taken < candidate.given {
                 // Nor is there room for more of it.
                 (candidate.given, candidate.most) = (taken, taken);

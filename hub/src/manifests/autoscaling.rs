@@ -23,6 +23,9 @@ const METRIC_NAME_BYTES_MAX: usize = 128;
 /// The annotation by which a pod's own metrics are read.
 const SCRAPE: &str = "prometheus.io/scrape";
 
+/// The annotation that names what is read of them.
+const METRICS: &str = "hinterland.dev/metrics";
+
 /// # Errors
 /// The first thing that would not mean what it seems to.
 pub(super) fn check_autoscaling(
@@ -111,7 +114,15 @@ fn check_source(said: &AutoscalingSpec, template: &PodTemplate) -> Result<(), In
         ScalingMetric::GPUUtilization if resources.gpu == model::GpuRequest::None => {
             refused("GPUUtilization is of the GPUs that a pod holds: expected it to ask for one")
         }
+        ScalingMetric::GPUUtilization if matches!(resources.gpu, model::GpuRequest::Mig(_)) => {
+            refused("the driver does not tell it of a MIG instance: expected another metric")
+        }
         ScalingMetric::CPUUtilization | ScalingMetric::GPUUtilization => Ok(()),
+        _ if said.metric_name.is_none() && template.metadata.annotations.contains_key(METRICS) => {
+            let problem = "the template's annotation `hinterland.dev/metrics` names what is read: \
+                           expected the one that counts";
+            Err(("spec.autoscaling.metricName".to_owned(), problem.to_owned()))
+        }
         _ if template.metadata.annotations.get(SCRAPE).map(String::as_str) == Some("true") => {
             Ok(())
         }
@@ -219,6 +230,14 @@ mod tests {
             assert_eq!(checked(&json!({}), &said, &able), Ok(()), "{metric}");
             assert_eq!(checked(&json!({ "clusterSelector": {} }), &said, &silent), Ok(()));
         }
+        let mut named = template(true, &json!({}));
+        named["metadata"]["annotations"][METRICS] = json!("a,b");
+        let (at, _) = checked(&json!({}), &queue(&json!({})), &named).unwrap_err();
+        assert_eq!(at, "spec.autoscaling.metricName");
+        assert_eq!(checked(&json!({}), &queue(&json!({ "metricName": "b" })), &named), Ok(()));
+        let instance = template(false, &json!({ "nvidia.com/mig-1g.10gb": 1 }));
+        let said = queue(&json!({ "metric": "GPUUtilization" }));
+        assert!(checked(&json!({}), &said, &instance).is_err());
         let said = queue(&json!({ "maxReplicas": 257 }));
         assert!(checked(&json!({}), &said, &template(true, &json!({}))).is_err());
         assert_eq!(checked(&json!({ "clusterSelector": {} }), &said, &silent), Ok(()));

@@ -230,13 +230,25 @@ impl Keeper {
     }
 
     /// Whether it is a ConfigMap or Secret that pods of an earlier template may still need, since the present
-    /// one could not be applied.
+    /// one could not be applied, or not all pods have it yet.
     pub(super) fn is_in_use(&self, id: &MemberObjectId) -> bool {
         let mut deployments = self.desired.keys().filter(|other| {
             other.kind == MemberKind::Deployment && other.namespace == id.namespace
         });
-        let is_held_up = |id| self.refused.contains_key(id) || self.awaits(id);
+        let is_held_up =
+            |id| self.refused.contains_key(id) || self.awaits(id) || self.is_rolling(id);
         id.kind.attached().is_some() && deployments.any(is_held_up)
+    }
+
+    /// Whether pods of a Deployment have an earlier template still, as far as its controller says anything.
+    fn is_rolling(&self, id: &MemberObjectId) -> bool {
+        let Some(live) = self.live.get(id) else { return false };
+        let number = |path: &str| live.shown.pointer(path).and_then(Value::as_u64);
+        let Some(observed) = number("/status/observedGeneration") else { return false };
+        let updated = number("/status/updatedReplicas").unwrap_or(0);
+        let is_unseen =
+            number("/metadata/generation").is_some_and(|generation| observed < generation);
+        is_unseen || number("/status/replicas").is_some_and(|replicas| updated < replicas)
     }
 
     /// Whether an object with these labels is one of the hub's.

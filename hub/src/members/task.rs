@@ -212,7 +212,8 @@ impl Connection {
             if self.watching.contains(&scope) {
                 continue;
             }
-            if self.watching.len() >= SCOPES_MAX {
+            // Those of the whole cluster are a few, and nothing works without them.
+            if scope.namespace.is_some() && self.watching.len() >= SCOPES_MAX {
                 let why = format!("more than {SCOPES_MAX} namespaces and kinds are to be watched");
                 self.keeper.forbidden(scope, why);
                 continue;

@@ -68,10 +68,20 @@ impl PodTemplate {
             Some(_) => return Err(invalid(path, format!("expected `{BY_ORDINAL}`"))),
         }
         let ports = self.spec.containers.iter().flat_map(|container| &container.ports);
-        let highest = ports.map(|port| u32::from(port.container_port)).max();
-        let Some(highest) = highest else {
+        let mut ports: Vec<u32> = ports.map(|port| u32::from(port.container_port)).collect();
+        ports.sort_unstable();
+        let Some(highest) = ports.last().copied() else {
             return Err(invalid(path, "expected `ports` of the container"));
         };
+        let apart = REPLICAS_PER_NODE_MAX;
+        let near =
+            ports.iter().zip(ports.iter().skip(1)).find(|(low, high)| **high - **low < apart);
+        if let Some((low, high)) = near {
+            let problem = format!(
+                "{low} and {high} are ports of one replica and of another: expected them {apart} or more apart"
+            );
+            return Err(invalid("spec.containers[0].ports", problem));
+        }
         let last = u32::from(u16::MAX).saturating_sub(REPLICAS_PER_NODE_MAX - 1);
         if highest > last {
             let problem = format!("{highest} is over {last}, beyond which replicas have no port");
@@ -119,6 +129,7 @@ mod tests {
         let refused = |annotation, port| template(annotation, port).validate().unwrap_err().path;
         assert_eq!(refused("random", 8000), format!("metadata.annotations[{PORT_OFFSET}]"));
         assert_eq!(refused("ordinal", 65_281), "spec.containers[0].ports");
+        assert_eq!(refused("ordinal", 9001), "spec.containers[0].ports");
         template("ordinal", 65_280).validate().unwrap();
         assert_eq!(template("", 8000).port_of_replica(8000, 3), 8000);
     }

@@ -8,6 +8,7 @@
 //! | `failover.rs` | from the death of a leading hub to the first word of the next |
 //! | `codec.rs` | what a sample of telemetry costs, beside what others make of it |
 //! | `memory.rs` | memory of agent, shim and hub; size of the program |
+//! | `placement.rs` | how long placement takes, and how far it is from the best |
 //! | `outbox.rs` | records appended to the outbox and drained from it |
 //! | `flash.rs` | what an idle node writes to its flash |
 //! | `kills.rs` | kill -9 of a real agent under load |
@@ -30,6 +31,7 @@ mod link_day;
 mod marks;
 mod memory;
 mod outbox;
+mod placement;
 mod restart;
 mod world;
 
@@ -67,6 +69,7 @@ pub fn all() -> Vec<(&'static str, Measure)> {
         ("failover", failover::failover),
         ("agent_memory", memory::agent),
         ("hub_memory", memory::hub),
+        ("placement", placement::placement),
         ("outbox", outbox::outbox),
         ("flash", flash::idle),
         ("kills", kills::agent),

@@ -13,7 +13,7 @@ use tests::real::process::wait_until;
 use tests::real::search::files_with;
 
 /// What only an admin of a namespace gives the hub.
-pub(super) const SECRETS: &str = include_str!("../../../deploy/rbac/hub-secrets.yaml");
+const SECRETS: &str = include_str!("../../../deploy/rbac/hub-secrets.yaml");
 
 const TOKEN: &str = "the-token-that-nobody-reads-1";
 const TOKEN_AFTER: &str = "the-token-that-nobody-reads-2";
@@ -72,6 +72,14 @@ fn secret(token: &str) -> String {
     )
 }
 
+/// Lets the hub read the Secrets of the namespace `default`.
+pub(super) fn let_read_secrets(cluster: &Cluster) {
+    cluster.apply(SECRETS).unwrap();
+    let binding = ["create", "rolebinding", "hinterland-hub-secrets", "-n", "default"];
+    let whom = ["--clusterrole=hinterland-hub-secrets", "--serviceaccount=hinterland:hub"];
+    cluster.kubectl(&[&binding[..], &whom[..]].concat()).unwrap();
+}
+
 /// A file of the pod, once it holds this.
 fn wait_for_file(agent: &Agent, file: &str, text: &str) -> PathBuf {
     let path = agent.state().join("pods/default_ocr-0/home").join(file);
@@ -118,10 +126,7 @@ fn what_a_workload_names_travels_with_it_and_a_secret_is_read_by_its_node_alone(
     })
     .unwrap();
     assert!(agent.sleepers("4001").is_empty());
-    cluster.apply(SECRETS).unwrap();
-    let binding = ["create", "rolebinding", "hinterland-hub-secrets", "-n", "default"];
-    let whom = ["--clusterrole=hinterland-hub-secrets", "--serviceaccount=hinterland:hub"];
-    cluster.kubectl(&[&binding[..], &whom[..]].concat()).unwrap();
+    let_read_secrets(&cluster);
     wait_until("a pod runs", PATIENCE, || Ok(agent.sleepers("4001").len() == 1)).unwrap();
     condition(&cluster, &WORKLOAD, "Accepted", "True");
     let pod = agent.sleepers("4001");

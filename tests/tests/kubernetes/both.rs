@@ -2,7 +2,7 @@
 //! the same to real nodes.
 
 use super::PATIENCE;
-use super::attached::SECRETS;
+use super::attached::let_read_secrets;
 use super::hub::{cluster_with_hub, node};
 use serde_json::Value;
 use std::fs;
@@ -55,17 +55,20 @@ impl Scene {
 
     /// Waits until the hub says that it refused `name` in words that contain `words`.
     fn wait_for_refusal(&self, name: &str, words: &str) {
-        let said = || match &self.road {
-            Road::Directory => Ok(self.hub.ask("/v1/hub")?["manifests"]["problems"].to_string()),
-            Road::ApiServer(cluster) => {
-                let conditions = cluster.get(&["iw", name])?["status"]["conditions"].clone();
-                let refusals = conditions.as_array().cloned().unwrap_or_default();
-                let refusals = refusals.iter().filter(|condition| condition["status"] == "False");
-                Ok(refusals.map(Value::to_string).collect())
-            }
+        let said = || -> anyhow::Result<String> {
+            let cluster = match &self.road {
+                Road::Directory => {
+                    return Ok(self.hub.ask("/v1/hub")?["manifests"]["problems"].to_string());
+                }
+                Road::ApiServer(cluster) => cluster,
+            };
+            let conditions = cluster.get(&["iw", name])?["status"]["conditions"].clone();
+            let refusals = conditions.as_array().cloned().unwrap_or_default();
+            let refusals = refusals.iter().filter(|condition| condition["status"] == "False");
+            Ok(refusals.map(Value::to_string).collect())
         };
         wait_until(&format!("{name} is refused: {words}"), PATIENCE, || {
-            let said: String = said()?;
+            let said = said()?;
             if said.contains(words) { Ok(true) } else { anyhow::bail!("it says {said}") }
         })
         .unwrap();
@@ -94,7 +97,7 @@ fn alone(folder: &Path) -> (Road, Hub) {
 /// A hub beside an API server.
 fn beside(folder: &Path) -> (Road, Hub) {
     let (cluster, hub) = cluster_with_hub(folder);
-    cluster.apply(SECRETS).unwrap();
+    let_read_secrets(&cluster);
     (Road::ApiServer(cluster), hub)
 }
 
@@ -128,12 +131,14 @@ fn objects_come_change_and_go(scene: &mut Scene) {
     scene.wait_for("none of the first", "5101", [0, 0]);
 
     let before = scene.sleepers("5102");
-    let refused = workload("a", "5103", "").replace("command:", "tty: true, command:");
-    scene.apply("a", &refused);
-    scene.wait_for_refusal("a", "spec.template.spec.containers[0].tty");
+    // What no rule of the API server can see.
+    let words = "spec.template.spec.containers[0].env[0]";
+    let refused = "env: [{name: 'A=B', value: x}], command:";
+    scene.apply("a", &workload("a", "5103", "").replace("command:", refused));
+    scene.wait_for_refusal("a", words);
     scene.hub.kill();
-    scene.hub.start().unwrap();
-    scene.wait_for_refusal("a", "spec.template.spec.containers[0].tty");
+    scene.hub.begin().unwrap();
+    scene.wait_for_refusal("a", words);
     assert_eq!(scene.sleepers("5102"), before, "what ran goes on");
 
     scene.apply("a", &workload("a", "5102", "  placement: {replicasPerNode: 2}\n  priority: 7\n"));

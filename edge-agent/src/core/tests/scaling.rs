@@ -112,6 +112,10 @@ fn where_samples_are_rare_the_pods_are_looked_at_all_the_same_and_no_more_is_kep
     bench.wait(LOOK_MS * 6);
     assert_eq!((scrapes(&bench) - scraped, samples(&bench) - sampled), (6, 6));
     let pending = bench.core.status(LinkStatus::default()).outbox.samples_pending;
+    // Nothing was known for a minute: the first look after it changes nothing.
+    bench.tell(queues(&[12.0]));
+    assert_eq!(bench.core.status(LinkStatus::default()).scaling[0].replicas, 1);
+    bench.wait(LOOK_MS);
     bench.tell(queues(&[12.0]));
     let status = bench.core.status(LinkStatus::default());
     assert_eq!((status.scaling[0].replicas, status.outbox.samples_pending), (3, pending));
