@@ -5,6 +5,7 @@
 //! | `scene.rs` | nothing: a node with its containerd, and an agent as far as pods are concerned |
 //! | `life.rs` | how a pod starts, what it has, how it ends, its probes and its log |
 //! | `adoption.rs` | what is left of it when its agent, containerd or the power went away |
+//! | `churn.rs` | what is left of pods after many kills of all of it |
 //! | `node.rs` | a whole node, with hub and agent as processes |
 //! | `volumes.rs` | the files that it has of ConfigMaps, Secrets and models |
 //!
@@ -15,10 +16,12 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "tests"
 )]
 
 mod adoption;
+mod churn;
 mod life;
 mod node;
 mod scene;
