@@ -98,10 +98,16 @@ impl Site {
     }
 
     fn copies(&self) -> BTreeMap<PodId, usize> {
-        let lines = self.node.containerd.processes().into_iter().map(|id| {
-            let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).into_owned()
+        let read = |id: u32, name: &str| {
+            let text = std::fs::read(format!("/proc/{id}/{name}")).unwrap_or_default();
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        let processes = self.node.containerd.processes().into_iter();
+        // A child has its parent's command line until it is its own program.
+        let first = processes.filter(|id| {
+            read(*id, "status").lines().any(|l| l.starts_with("NSpid:") && l.ends_with("\t1"))
         });
+        let lines = first.map(|id| read(id, "cmdline"));
         let lines: Vec<String> = lines.collect();
         pods()
             .map(|pod| {
