@@ -66,6 +66,11 @@ impl CallError {
         }
     }
 
+    /// Whether a sandbox of this name is there, or is just being made or removed; nothing was begun.
+    pub(super) fn is_name_taken(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if message.contains("is reserved for"))
+    }
+
     /// Whether there is no such sandbox or container.
     pub(super) fn is_not_found(&self) -> bool {
         // containerd 1.6 passes some on with the code `UNKNOWN`.

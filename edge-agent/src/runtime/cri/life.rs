@@ -28,6 +28,9 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 /// A container is looked at this often although no listing says that it has changed.
 const LOOK_ANYWAY: Duration = Duration::from_secs(60);
 
+/// Until a name that is taken is asked for again.
+const NAME_PAUSE: Duration = Duration::from_millis(100);
+
 /// Between two orders that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -151,8 +154,7 @@ impl Life {
     ) -> Result<Begun, CallError> {
         let client = &self.shared.client;
         let order = api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
-        let api::RunPodSandboxResponse { pod_sandbox_id: sandbox } =
-            client.call("RunPodSandbox", &order, ORDER_LIMIT).await?;
+        let sandbox = self.run_sandbox(&order).await?;
         let order = api::CreateContainerRequest {
             pod_sandbox_id: sandbox.clone(),
             config: Some(container),
@@ -171,6 +173,23 @@ impl Life {
             _ => now(),
         };
         Ok(Begun { sandbox, container, started_at })
+    }
+
+    /// Makes the sandbox. The runtime holds its name for a moment longer than it lists an earlier one that is being
+    /// removed, and from earlier on than it lists one whose start was given up.
+    async fn run_sandbox(&self, order: &api::RunPodSandboxRequest) -> Result<String, CallError> {
+        let (client, begin) = (&self.shared.client, Instant::now());
+        loop {
+            match client.call("RunPodSandbox", order, ORDER_LIMIT).await {
+                Ok(api::RunPodSandboxResponse { pod_sandbox_id }) => return Ok(pod_sandbox_id),
+                Err(error) if error.is_name_taken() && begin.elapsed() < START_PATIENCE => {
+                    sleep(NAME_PAUSE).await;
+                    let labels = self.shared.agent.labels_of_pod(&self.pod);
+                    client.remove_sandboxes(labels).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Stays until nothing of it runs, then says so.
