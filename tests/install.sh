@@ -21,6 +21,10 @@ need c++ g++
 # Not run by a test: `telemetry/record.py` records it for the figures.
 need prometheus-node-exporter prometheus-node-exporter
 need nsenter util-linux
+# The CRI runtime: a containerd that runs, and what its images are made of.
+need containerd containerd
+need runc runc
+need busybox busybox-static
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 
 if [ "${#missing[@]}" -gt 0 ]; then

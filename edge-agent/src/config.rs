@@ -5,6 +5,7 @@
 
 use crate::core::{RecorderOptions, Reserved};
 use crate::heat::GpuLimits;
+use crate::runtime::cri::{DEFAULT_CGROUP_PARENT, DEFAULT_SOCKET};
 use serde::Deserialize;
 use shared::model::{CpuQuantity, MemoryQuantity};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,6 +38,10 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Rotation of pods' logs.
     pub pod_logs: PodLogConfig,
+    /// How pods run: `process` or `cri`.
+    pub runtime: RuntimeKind,
+    /// The container runtime, for `runtime = "cri"`.
+    pub cri: CriConfig,
     /// GPUs that are made up, as in `2x8Gi`; for trials only, and said so in status and logs.
     pub simulate_gpus: Option<String>,
     /// NVIDIA's library `libnvidia-ml.so.1`, where it is not where drivers install it.
@@ -87,6 +92,31 @@ pub struct PodLogConfig {
     pub max_files: u32,
 }
 
+/// How pods run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeKind {
+    /// As plain processes.
+    #[default]
+    Process,
+    /// As containers.
+    Cri,
+}
+
+/// The container runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CriConfig {
+    /// Its Unix socket.
+    pub socket: PathBuf,
+    /// The cgroup below which those of pods lie; `NAME.slice` where it leaves cgroups to systemd.
+    pub cgroup_parent: String,
+    /// Whether GPUs are handed over as CDI devices `nvidia.com/gpu=UUID`.
+    pub cdi: bool,
+    /// The runtime handler of pods that have GPUs, as in `nvidia`; the default one when absent.
+    pub gpu_runtime_handler: Option<String>,
+}
+
 /// How the agent writes its own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -107,6 +137,8 @@ impl Default for Config {
             reserved: ReservedConfig::default(),
             telemetry: TelemetryConfig::default(),
             pod_logs: PodLogConfig::default(),
+            runtime: RuntimeKind::default(),
+            cri: CriConfig::default(),
             simulate_gpus: None,
             nvml_library: None,
             gpu_limits: GpuLimitsConfig::default(),
@@ -127,6 +159,18 @@ impl Default for TelemetryConfig {
     fn default() -> Self {
         let RecorderOptions { sample_interval_ms, samples_per_batch } = RecorderOptions::default();
         Self { sample_interval_ms, samples_per_batch }
+    }
+}
+
+impl Default for CriConfig {
+    /// containerd as Debian installs it.
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from(DEFAULT_SOCKET),
+            cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
+            cdi: false,
+            gpu_runtime_handler: None,
+        }
     }
 }
 
@@ -200,6 +244,15 @@ impl Config {
         if self.nvml_library.as_ref().is_some_and(|library| !library.is_absolute()) {
             return refused("nvml_library", "expected an absolute path");
         }
+        if !self.cri.socket.is_absolute() {
+            return refused(
+                "cri.socket",
+                "expected an absolute path, as in /run/containerd/containerd.sock",
+            );
+        }
+        if self.cri.cgroup_parent.trim_matches('/').is_empty() {
+            return refused("cri.cgroup_parent", "expected a cgroup, as in /hinterland");
+        }
         if self.gpu_limits.celsius.is_some_and(|celsius| !(30..=120).contains(&celsius)) {
             return refused("gpu_limits.celsius", "expected 30 to 120 degrees Celsius");
         }
@@ -272,7 +325,7 @@ pub struct Places {
     pub store: PathBuf,
     /// The ledger beside it.
     pub ledger: PathBuf,
-    /// The pods of the process runtime.
+    /// The folders of pods.
     pub pods: PathBuf,
     /// The models of this node.
     pub models: PathBuf,
@@ -346,6 +399,13 @@ mod tests {
     }
 
     #[test]
+    fn a_container_runtime_that_can_t_be_meant_is_refused() {
+        assert!(refusal("runtime = \"docker\"").contains("process"));
+        assert!(refusal("[cri]\nsocket = \"cri.sock\"").contains("`cri.socket`"));
+        assert!(refusal("[cri]\ncgroup_parent = \"/\"").contains("`cri.cgroup_parent`"));
+    }
+
+    #[test]
     fn limits_that_no_gpu_can_keep_are_refused() {
         let words = refusal("[gpu_limits]\ncelsius = 20");
         assert!(words.contains("gpu_limits.celsius") && words.contains("30 to 120"), "{words}");
@@ -356,8 +416,10 @@ mod tests {
     #[test]
     fn a_full_example_is_accepted() {
         let text = "state_dir = \"/s\"\nadmin = \"127.0.0.1:1\"\nresults = \"127.0.0.1:2\"\nsimulate_gpus = \"2x8Gi\"\n\
-            nvml_library = \"/lib/libnvidia-ml.so.1\"\nlog_format = \"json\"\n[reserved]\ncpu = \"1\"\nmemory = \"1Gi\"\n[telemetry]\n\
-            sample_interval_ms = 1000\nsamples_per_batch = 10\n[pod_logs]\nmax_size = \"1Mi\"\nmax_files = 2";
+            nvml_library = \"/lib/libnvidia-ml.so.1\"\nruntime = \"cri\"\nlog_format = \"json\"\n[reserved]\ncpu = \"1\"\nmemory = \"1Gi\"\n[telemetry]\n\
+            sample_interval_ms = 1000\nsamples_per_batch = 10\n[pod_logs]\nmax_size = \"1Mi\"\nmax_files = 2\n\
+            [cri]\nsocket = \"/run/k3s/containerd/containerd.sock\"\ncgroup_parent = \"pods.slice\"\ncdi = true\n\
+            gpu_runtime_handler = \"nvidia\"";
         let config: Config = toml::from_str(text).unwrap();
         assert_eq!(config.reserved().cpu_millicores, 1000);
         assert_eq!(config.places().store, PathBuf::from("/s/store"));

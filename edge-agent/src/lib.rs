@@ -8,7 +8,7 @@
 //! | [`pods`] | the life of pods: starts, probes, backoff, stops (pure) |
 //! | [`ports`] | the traits by which the shell reaches runtime and GPUs |
 //! | [`results`] | what pods hand in: the endpoint, routes, thinning |
-//! | [`runtime`] | how pods run: `process`, with a shim of their own |
+//! | [`runtime`] | how pods run: `process`, with a shim of their own, or `cri`, in containers |
 //! | [`shell`] | the loop that hands events to the core and performs its effects |
 //! | [`config`], [`cli`] | one TOML file, and the commands |
 //! | [`gpu`] | the inventory: NVML, or an explicit simulation |

@@ -1,3 +1,62 @@
 //! How pods run.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`process`] | pods as plain processes, each under a shim |
+//! | [`cri`] | pods as containers of containerd or CRI-O |
+//! | `either` | the one that the configuration names |
+//! | `folder` | the folder of one pod |
+//! | `volumes`, `secrets` | the files that a pod has of ConfigMaps, Secrets and models |
+//! | `log` | rotated logs and their tail |
+//! | `probe` | checks by HTTP and TCP |
+//! | `layers` | errors that say what was attempted |
 
+pub mod cri;
+mod either;
+mod folder;
+mod layers;
+mod log;
+mod probe;
 pub mod process;
+mod secrets;
+mod volumes;
+
+pub use either::AnyRuntime;
+pub use log::tail_log;
+pub use secrets::Secrets;
+
+use serde::{Deserialize, Serialize};
+use shared::model::PodId;
+use shared::telemetry::Series;
+
+/// Why nothing was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StartFailure {
+    /// A word for programs.
+    pub(super) reason: String,
+    /// A sentence for people.
+    pub(super) message: String,
+}
+
+impl StartFailure {
+    pub(super) fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// A series of a pod, named as cAdvisor names it.
+fn pod_series(pod: &PodId, name: &str) -> Series {
+    Series::new(name).with("namespace", pod.workload.namespace()).with("pod", &pod.name())
+}
+
+/// CPU time and memory of a pod.
+fn usage_series(pod: &PodId, cpu_usec: u64, memory_bytes: u64) -> [(Series, f64); 2] {
+    let series = |name| pod_series(pod, name);
+    // Past 2^53 (285 years of CPU time, 9 petabytes) the last digits are lost.
+    #[allow(clippy::cast_precision_loss)]
+    let number = |value: u64| value as f64;
+    [
+        (series("container_cpu_usage_seconds_total"), number(cpu_usec) / 1e6),
+        (series("container_memory_working_set_bytes"), number(memory_bytes)),
+    ]
+}

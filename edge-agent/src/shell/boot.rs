@@ -6,13 +6,15 @@ use super::models;
 use super::outside::{Outside, tails};
 use super::scrape::Scraper;
 use super::system;
-use crate::config::{Config, Places};
+use crate::config::{Config, Places, RuntimeKind};
 use crate::core::{AgentCore, Capacity, CoreOptions, Restored, read_stored_state};
 use crate::gpu::{Gpus, SimulationError};
 use crate::models::ModelFolder;
 use crate::ports::{Runtime, RuntimeError, RuntimeEvent};
 use crate::results::{Desk, Doors, TokenKey, Waiting};
-use crate::runtime::process::{ProcessOptions, ProcessRuntime, Secrets};
+use crate::runtime::cri::{CriOptions, CriRuntime};
+use crate::runtime::process::{ProcessOptions, ProcessRuntime};
+use crate::runtime::{AnyRuntime, Secrets};
 use shared::io::clock::{RELEASE, SystemClock, TrustedTime};
 use shared::io::keys::{KeyError, fresh_seed, load_store_key, read_secret};
 use shared::io::ledger::{Ledger, LedgerError};
@@ -180,9 +182,8 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
         ledger.begin_incarnation(newest.saturating_add(1).max(seconds_now(&clock)))?;
     let (events, runtime_events) = mpsc::unbounded_channel();
     let (doors, posts) = Doors::new(token_key(&places), config.results);
-    let runtime = ProcessRuntime::new(process_options(config), events)?;
     let secrets = secrets(&places, &enrollment)?;
-    let mut runtime = runtime.with_doors(doors.clone()).with_secrets(secrets);
+    let mut runtime = open_runtime(config, events, doors.clone(), secrets)?;
     let observations = runtime.observe()?;
     let fence = ledger.state().accepted;
     let link_budget = ledger.link_budget().to_vec();
@@ -241,6 +242,36 @@ fn token_key(places: &Places) -> TokenKey {
 fn secrets(places: &Places, enrollment: &Enrollment) -> Result<Secrets, BootError> {
     let key = read_session_key(places)?;
     Ok(Secrets::new(key, enrollment.node.clone(), Secrets::usual_candidates(), &places.pods))
+}
+
+fn open_runtime(
+    config: &Config,
+    events: mpsc::UnboundedSender<RuntimeEvent>,
+    doors: Doors,
+    secrets: Secrets,
+) -> Result<AnyRuntime, RuntimeError> {
+    Ok(match config.runtime {
+        RuntimeKind::Process => {
+            let runtime = ProcessRuntime::new(process_options(config), events)?;
+            AnyRuntime::Process(runtime.with_doors(doors).with_secrets(secrets))
+        }
+        RuntimeKind::Cri => {
+            let runtime = CriRuntime::new(cri_options(config), events)?;
+            AnyRuntime::Cri(runtime.with_doors(doors).with_secrets(secrets))
+        }
+    })
+}
+
+fn cri_options(config: &Config) -> CriOptions {
+    CriOptions {
+        socket: config.cri.socket.clone(),
+        folder: config.places().pods,
+        log_max_bytes: config.pod_logs.max_size.bytes,
+        log_max_files: config.pod_logs.max_files,
+        cgroup_parent: config.cri.cgroup_parent.clone(),
+        cdi: config.cri.cdi,
+        gpu_runtime_handler: config.cri.gpu_runtime_handler.clone(),
+    }
 }
 
 fn process_options(config: &Config) -> ProcessOptions {

@@ -7,7 +7,7 @@ use super::system;
 use crate::gpu::Gpus;
 use crate::ports::{Runtime, ScrapeTarget};
 use crate::results::{Desk, PostOutcome};
-use crate::runtime::process::{ProcessRuntime, tail_log};
+use crate::runtime::{AnyRuntime, tail_log};
 use shared::io::clock::{SystemClock, TrustedTime};
 use shared::io::ledger::{Ledger, LedgerError};
 use shared::io::store::SealedStore;
@@ -33,7 +33,7 @@ pub(super) struct Outside {
     pub(super) clock: SystemClock,
     pub(super) store: SealedStore,
     pub(super) ledger: Ledger,
-    pub(super) runtime: ProcessRuntime,
+    pub(super) runtime: AnyRuntime,
     pub(super) gpus: Gpus,
     pub(super) trusted_time: Arc<TrustedTime>,
     /// Absent until pods were started.

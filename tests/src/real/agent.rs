@@ -63,6 +63,17 @@ impl Agent {
         Ok(fs::write(self.folder.join("agent.toml"), text)?)
     }
 
+    /// Pods are run by the container runtime behind `socket`, below this cgroup. After [`Self::configure`].
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn use_cri(&self, socket: &Path, cgroup: &str) -> anyhow::Result<()> {
+        let path = self.folder.join("agent.toml");
+        let (text, socket) = (fs::read_to_string(&path)?, socket.display());
+        let cri = format!("[cri]\nsocket = \"{socket}\"\ncgroup_parent = \"{cgroup}\"\n");
+        Ok(fs::write(path, format!("runtime = \"cri\"\n{text}{cri}"))?)
+    }
+
     /// A further argument of `run`.
     pub fn add_argument(&mut self, argument: &str) {
         self.arguments.push(argument.to_owned());

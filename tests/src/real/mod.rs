@@ -14,6 +14,7 @@
 //! | `recording.rs` | what processes do to their files, operation by operation |
 //! | `proxy.rs` | the judge of bytes: a link whose packets are counted, slowed, cut and lost |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
+//! | `containerd.rs`, `oci.rs` | a containerd, and images for it |
 //! | `raw_node.rs` | a node without an agent, whose every record is the test's |
 //! | `fleet` | thousands of nodes in one process: real cores and links, pods that are only said to run |
 //! | `prometheus.rs`, `site.rs` | where samples and results go: a Prometheus, a webhook's receiver, a broker |
@@ -22,6 +23,7 @@ pub mod agent;
 pub mod api_writes;
 pub mod binaries;
 pub mod broker_case;
+pub mod containerd;
 pub mod fault_proxy;
 pub mod fleet;
 pub mod http;
@@ -30,6 +32,7 @@ pub mod kills;
 pub mod kubernetes;
 pub mod kubernetes_proxy;
 pub mod mosquitto;
+pub mod oci;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;

@@ -2,7 +2,7 @@
 
 use crate::scene::{Agent, LOG_BYTES_MAX, Node, is_alive, pod, read_pid, request, wait_until};
 use edge_agent::ports::{InstanceId, ObservedState, Runtime, RuntimeEvent};
-use edge_agent::runtime::process::tail_log;
+use edge_agent::runtime::tail_log;
 use shared::model::EnvVar;
 use std::collections::BTreeMap;
 use std::fs;

@@ -6,7 +6,8 @@ use edge_agent::ports::{
     InstanceId, Observation, ObservedState, ProbeKind, ProbeRequest, Runtime, RuntimeEvent,
     StartRequest,
 };
-use edge_agent::runtime::process::{ProcessOptions, ProcessRuntime, tail_log};
+use edge_agent::runtime::process::{ProcessOptions, ProcessRuntime};
+use edge_agent::runtime::tail_log;
 use rustix::process::{Pid, Signal, kill_process};
 use shared::model::{Container, PodId, Probe, Revision};
 use std::fs;

@@ -4,7 +4,7 @@ use crate::scene::{Agent, Node, is_alive, pod, request, wait_until};
 use edge_agent::ports::{
     InstanceId, Runtime, RuntimeEvent, StartRequest, VolumeContent, VolumeSource,
 };
-use edge_agent::runtime::process::Secrets;
+use edge_agent::runtime::Secrets;
 use serde_bytes::ByteBuf;
 use shared::model::{ConfigItem, ObjectKind, ObjectName, SecretBytes, SecretData};
 use shared::trust::seal::seal_secret;

@@ -1,4 +1,4 @@
-//! The folder of one pod and the small files in it that outlive the agent.
+//! The small files in a pod's folder that outlive the agent.
 //!
 //! | file | written by | holds |
 //! |---|---|---|
@@ -18,29 +18,18 @@
 use super::identity::ProcessIdentity;
 use super::layers::{Attempt, attempt};
 use crate::placement::{MainShare, Placement};
-use crate::ports::{InstanceId, RuntimeError};
-use serde::de::DeserializeOwned;
+use crate::ports::InstanceId;
+pub(super) use crate::runtime::folder::{PodFolder, is_disk_full, moved_away_in, private_folder};
+use crate::runtime::folder::{read, replace};
 use serde::{Deserialize, Serialize};
-use shared::model::{PodId, Revision, UnixMs};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use shared::model::{Revision, UnixMs};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-/// What one of these files holds at most; a longer one is not ours.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Room kept for `exit.json` from before the pod starts, so that a full disk does not lose its end.
 const EXIT_BYTES_RESERVED: usize = 1024;
-
-/// The beginning of the name of a folder that waits for its removal.
-const REMOVED: &str = ".removed-";
-
-/// The folder of one pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PodFolder {
-    path: PathBuf,
-}
 
 /// What the shim notes of the start that it keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,79 +61,22 @@ pub(super) struct ExitFile {
 }
 
 impl PodFolder {
-    /// The folder of `pod` below the folder of all pods.
-    pub(super) fn of(folder: &Path, pod: &PodId) -> Self {
-        // An underscore is in no name, so no two pods share a folder.
-        let name = format!("{}_{}", pod.workload.namespace(), pod.name());
-        Self { path: folder.join(name) }
-    }
-
-    /// A folder that is known by its path.
-    pub(super) fn at(path: PathBuf) -> Self {
-        Self { path }
-    }
-
-    /// Every pod's folder in `folder`.
-    pub(super) fn all_in(folder: &Path) -> Attempt<Vec<(PodId, Self)>> {
-        let reading = || format!("read the folder of pods {}", folder.display());
-        let mut found = Vec::new();
-        for entry in fs::read_dir(folder).map_err(attempt(reading()))? {
-            let entry = entry.map_err(attempt(reading()))?;
-            let name = entry.file_name();
-            if let Some(pod) = name.to_str().and_then(pod_of_folder_name) {
-                found.push((pod, Self { path: entry.path() }));
-            }
-        }
-        found.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(found)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(super) fn home(&self) -> PathBuf {
-        self.path.join("home")
-    }
-
-    pub(super) fn volumes(&self) -> PathBuf {
-        self.path.join("volumes")
-    }
-
-    /// The folder's own name, which no other pod's folder has.
-    pub(super) fn name(&self) -> &std::ffi::OsStr {
-        self.path.file_name().unwrap_or_default()
-    }
-
-    pub(super) fn log(&self) -> PathBuf {
-        self.path.join("log")
-    }
-
     pub(super) fn control(&self) -> PathBuf {
-        self.path.join("control")
+        self.path().join("control")
     }
 
     /// A short name: the whole path has to fit `sun_path`.
     pub(super) fn results_socket(&self) -> PathBuf {
-        self.path.join("results")
+        self.path().join("results")
     }
 
     pub(super) fn shim_log(&self) -> PathBuf {
-        self.path.join("shim.log")
-    }
-
-    /// Makes the folder with all that a start needs.
-    pub(super) fn create(&self) -> Attempt<()> {
-        for path in [self.home(), self.log()] {
-            let making = format!("make the folder {}", path.display());
-            private_folder(&path).map_err(attempt(making))?;
-        }
-        Ok(())
+        self.path().join("shim.log")
     }
 
     /// The file of the pod's lock, open and not locked.
     pub(super) fn open_lock(&self) -> Attempt<File> {
-        let path = self.path.join("lock");
+        let path = self.path().join("lock");
         let opening = format!("open the lock {}", path.display());
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true).mode(0o600);
@@ -152,16 +84,16 @@ impl PodFolder {
     }
 
     pub(super) fn state(&self) -> Option<StateFile> {
-        read(&self.path.join("state.json"))
+        read(&self.path().join("state.json"))
     }
 
     /// Whether there is a state that can't be read: the disk is at fault, not the pod.
     pub(super) fn state_is_unreadable(&self) -> bool {
-        self.path.join("state.json").exists() && self.state().is_none()
+        self.path().join("state.json").exists() && self.state().is_none()
     }
 
     pub(super) fn write_state(&self, state: &StateFile) -> Attempt<()> {
-        let path = self.path.join("state.json");
+        let path = self.path().join("state.json");
         let writing = format!("write {}", path.display());
         let text = serde_json::to_vec(state).map_err(attempt(writing.clone()))?;
         replace(&path, &text).map_err(attempt(writing))
@@ -169,111 +101,48 @@ impl PodFolder {
 
     /// How `instance` ended, if that is known.
     pub(super) fn exit_of(&self, instance: InstanceId) -> Option<i32> {
-        let exit: ExitFile = read(&self.path.join("exit.json"))?;
+        let exit: ExitFile = read(&self.path().join("exit.json"))?;
         (exit.instance == instance).then_some(exit.code)
     }
 
     /// Takes the room for [`Self::write_exit`] while there is room.
     pub(super) fn reserve_exit(&self) -> Attempt<()> {
-        let path = self.path.join("exit.reserved");
+        let path = self.path().join("exit.reserved");
         let reserving = format!("reserve room in {}", path.display());
         fs::write(&path, [b' '; EXIT_BYTES_RESERVED]).map_err(attempt(reserving))
     }
 
     /// Notes how a start ended, durably.
     pub(super) fn write_exit(&self, exit: ExitFile) -> Attempt<()> {
-        let path = self.path.join("exit.json");
+        let path = self.path().join("exit.json");
         let writing = format!("write {}", path.display());
         let text = serde_json::to_vec(&exit).map_err(attempt(writing.clone()))?;
         self.overwrite_reserved(&text, &path).map_err(attempt(writing))
     }
 
     fn overwrite_reserved(&self, text: &[u8], path: &Path) -> io::Result<()> {
-        let reserved = self.path.join("exit.reserved");
+        let reserved = self.path().join("exit.reserved");
         // Spaces after the JSON are part of it; the blocks are there already.
         let mut file =
             OpenOptions::new().create(true).truncate(false).write(true).open(&reserved)?;
         file.write_all(text)?;
         file.sync_all()?;
         fs::rename(&reserved, path)?;
-        File::open(&self.path)?.sync_all()
+        File::open(self.path())?.sync_all()
     }
 
     /// Forgets the last start; logs and home stay.
     pub(super) fn forget(&self) {
         for name in ["state.json", "exit.json", "exit.reserved"] {
-            let _ = fs::remove_file(self.path.join(name));
+            let _ = fs::remove_file(self.path().join(name));
         }
     }
-
-    /// Moves the folder away, so that nothing finds it any more; the rest may take its time.
-    pub(super) fn move_away(&self, instance: InstanceId) -> Option<PathBuf> {
-        let name = self.path.file_name()?.to_str()?;
-        let away = self.path.with_file_name(format!("{REMOVED}{instance}-{name}"));
-        let _ = fs::remove_dir_all(&away);
-        fs::rename(&self.path, &away).ok().map(|()| away)
-    }
-}
-
-/// Makes a folder that only its owner can enter, with those above it.
-pub(super) fn private_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Folders in `folder` that were moved away and are still there.
-pub(super) fn moved_away_in(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let moved = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(REMOVED)));
-    moved.map(|entry| entry.path()).collect()
-}
-
-fn pod_of_folder_name(name: &str) -> Option<PodId> {
-    let (namespace, name) = name.split_once('_')?;
-    format!("{namespace}/{name}").parse().ok()
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
-}
-
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true).mode(0o600).open(&new)?.write_all(text)?;
-    fs::rename(&new, path)
-}
-
-/// Whether an error came from a full disk.
-pub(super) fn is_disk_full(error: &RuntimeError) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    let system = error.source.downcast_ref::<rustix::io::Errno>().map(|errno| errno.kind());
-    let kind = error.source.downcast_ref::<io::Error>().map(io::Error::kind).or(system);
-    matches!(kind, Some(StorageFull | QuotaExceeded))
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// The folder of a pod, for as long as the first of the two lives.
-    pub(in super::super) fn folder() -> (tempfile::TempDir, PodFolder) {
-        let temporary = tempfile::tempdir().unwrap();
-        let folder = PodFolder::of(temporary.path(), &"default/ocr-0".parse().unwrap());
-        folder.create().unwrap();
-        (temporary, folder)
-    }
-
-    #[test]
-    fn a_folder_is_found_again_as_its_pod_and_others_are_left_alone() {
-        let (temporary, folder) = folder();
-        fs::create_dir(temporary.path().join("lost+found")).unwrap();
-        fs::create_dir(temporary.path().join("a_b")).unwrap();
-        let found = PodFolder::all_in(temporary.path()).unwrap();
-        assert_eq!(found, [("default/ocr-0".parse().unwrap(), folder)]);
-    }
+    use crate::runtime::folder::tests::folder;
 
     #[test]
     fn an_exit_is_of_one_start_only() {
@@ -295,13 +164,5 @@ pub(super) mod tests {
             assert_eq!(folder.state(), None, "`{text}` was accepted");
             assert_eq!(folder.exit_of(InstanceId(0)), None, "`{text}` was accepted");
         }
-    }
-
-    #[test]
-    fn a_folder_moved_away_is_no_pod_and_is_found_for_removal() {
-        let (temporary, folder) = folder();
-        let away = folder.move_away(InstanceId(1)).unwrap();
-        assert!(PodFolder::all_in(temporary.path()).unwrap().is_empty());
-        assert_eq!(moved_away_in(temporary.path()), [away]);
     }
 }

@@ -4,7 +4,7 @@
 use super::files::{ExitFile, StateFile};
 use super::identity::ProcessStat;
 use super::order::{Report, RunOrder, StopOrder, read_line};
-use super::probe::status_of;
+use crate::runtime::probe::status_of;
 
 /// Decodes `bytes` as what `kind` says.
 pub fn decode(kind: u8, bytes: &[u8]) {

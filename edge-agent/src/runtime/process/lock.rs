@@ -115,8 +115,8 @@ fn holds(pid: i32, lock: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::files::tests::folder;
     use super::*;
+    use crate::runtime::folder::tests::folder;
     use std::process::{Command, Stdio};
 
     #[test]

@@ -6,12 +6,10 @@
 //! | `shim/` | the shim itself: a blocking loop, and the step before the pod's program |
 //! | `life` | the agent's side of one start: begin, watch, stop |
 //! | `adopt` | what is left of earlier starts when the agent comes up |
-//! | `probe` | checks by command, HTTP and TCP |
+//! | `probe` | checks by command |
 //! | `files`, `lock`, `identity` | the pod's folder, its lock, who a process is |
 //! | `order` | what agent and shim say to each other |
-//! | `log` | rotated logs and their tail |
 //! | `usage` | CPU and memory of a pod |
-//! | `volumes`, `secrets` | the files that a pod has of ConfigMaps and Secrets |
 //! | `member` | whether a process is one of a pod |
 //!
 //! Pods outlive the agent: a shim is in a session of its own and needs nothing of the agent. A
@@ -25,23 +23,18 @@ mod files;
 #[cfg(fuzzing)]
 pub mod hostile;
 mod identity;
-mod layers;
 mod life;
 mod lock;
-mod log;
 mod member;
 mod order;
 mod probe;
-mod secrets;
 mod shim;
 mod usage;
-mod volumes;
 
-pub use log::tail_log;
-pub use secrets::Secrets;
 pub use shim::shim_if_asked;
 pub use usage::ProcessUsage;
 
+use super::{Secrets, layers, log, pod_series, usage_series, volumes};
 use crate::gpu::GpuProcess;
 use crate::placement::Placement;
 use crate::ports::{
@@ -182,7 +175,9 @@ impl ProcessRuntime {
     pub fn sample(&self) -> BTreeMap<Series, f64> {
         let pods: Vec<PodId> = self.shared.live().keys().cloned().collect();
         let usages = pods.iter().filter_map(|pod| Some((pod, self.usage(pod)?)));
-        usages.flat_map(|(pod, usage)| usage_series(pod, usage)).collect()
+        usages
+            .flat_map(|(pod, usage)| usage_series(pod, usage.cpu_usec, usage.memory_bytes))
+            .collect()
     }
 
     /// Memory of GPUs that each pod uses, as the driver counts it by process. Named as cAdvisor names
@@ -293,21 +288,6 @@ impl ProcessRuntime {
         }
         Ok(())
     }
-}
-
-fn pod_series(pod: &PodId, name: &str) -> Series {
-    Series::new(name).with("namespace", pod.workload.namespace()).with("pod", &pod.name())
-}
-
-fn usage_series(pod: &PodId, usage: ProcessUsage) -> [(Series, f64); 2] {
-    let series = |name| pod_series(pod, name);
-    // Past 2^53 (285 years of CPU time, 9 petabytes) the last digits are lost.
-    #[allow(clippy::cast_precision_loss)]
-    let number = |value: u64| value as f64;
-    [
-        (series("container_cpu_usage_seconds_total"), number(usage.cpu_usec) / 1e6),
-        (series("container_memory_working_set_bytes"), number(usage.memory_bytes)),
-    ]
 }
 
 impl Runtime for ProcessRuntime {

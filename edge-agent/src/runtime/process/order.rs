@@ -9,6 +9,7 @@ use super::identity::ProcessIdentity;
 use super::lock::POD_FOLDER_VARIABLE;
 use crate::placement::{MainShare, Placement};
 use crate::ports::{InstanceId, StartRequest};
+pub(super) use crate::runtime::StartFailure;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shared::model::{PodId, Revision, UnixMs};
@@ -65,26 +66,11 @@ pub(super) enum Report {
     Failed(StartFailure),
 }
 
-/// Why nothing was started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StartFailure {
-    /// A word for programs.
-    pub(super) reason: String,
-    /// A sentence for people.
-    pub(super) message: String,
-}
-
 /// An order to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StopOrder {
     pub(super) instance: InstanceId,
     pub(super) grace_ms: u64,
-}
-
-impl StartFailure {
-    pub(super) fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into() }
-    }
 }
 
 impl RunOrder {

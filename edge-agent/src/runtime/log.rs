@@ -3,7 +3,8 @@
 //! `0.log` is being written; `1.log` is the one before, and so on. No file grows beyond its limit. A
 //! disk that takes nothing loses lines, counted, and never holds up the pod.
 
-use super::files::PodFolder;
+use super::cri::log as container_log;
+use super::folder::PodFolder;
 use shared::model::PodId;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 const FILE_BYTES_MIN: u64 = 4 * 1024;
 
 /// The most files that are read or kept; more would make a rotation slow.
-const FILES_MAX: u32 = 100;
+pub(super) const FILES_MAX: u32 = 100;
 
 /// Writes a pod's output.
 #[derive(Debug)]
@@ -144,7 +145,9 @@ pub fn tail_log(
         return Err(format!("this node has no log of {pod}"));
     }
     let lines = usize::try_from(lines).unwrap_or(usize::MAX);
-    read_tail(&folder.log(), lines, bytes_max)
+    let read =
+        if container_log::is_here(&folder.log()) { container_log::read_tail } else { read_tail };
+    read(&folder.log(), lines, bytes_max)
         .map_err(|error| format!("the log of {pod} can't be read: {error}"))
 }
 
@@ -175,7 +178,7 @@ fn read_tail(folder: &Path, lines: usize, bytes_max: usize) -> io::Result<Vec<u8
     Ok(last_lines(&tail, lines, bytes_max).to_vec())
 }
 
-fn read_end(mut file: File, bytes_max: usize) -> io::Result<Vec<u8>> {
+pub(super) fn read_end(mut file: File, bytes_max: usize) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     let bytes_max = u64::try_from(bytes_max).unwrap_or(u64::MAX);
     file.seek(SeekFrom::Start(length.saturating_sub(bytes_max)))?;
@@ -193,7 +196,7 @@ fn line_starts(text: &[u8]) -> impl Iterator<Item = usize> {
     )
 }
 
-fn last_lines(text: &[u8], lines: usize, bytes_max: usize) -> &[u8] {
+pub(super) fn last_lines(text: &[u8], lines: usize, bytes_max: usize) -> &[u8] {
     if lines == 0 {
         return &[];
     }

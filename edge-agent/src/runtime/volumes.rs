@@ -1,8 +1,8 @@
 //! The files that a pod has of ConfigMaps, Secrets and models.
 //!
 //! A volume is a folder laid out as kubelet lays it out: the files are links into `..data`, which is a link to
-//! the folder of one version, so that a change is one rename for all files together. Where the pod finds it is a
-//! link below its home. ConfigMaps lie in the pod's folder; Secrets where [`super::secrets`] says, and are
+//! the folder of one version, so that a change is one rename for all files together. Where a process finds it is a
+//! link below its home; a container has it mounted. ConfigMaps lie in the pod's folder; Secrets where [`super::secrets`] says, and are
 //! opened here, for as long as their files are being written. A model is one file, and lies where the node keeps
 //! it.
 //!
@@ -13,9 +13,9 @@
 //! <pod>/volumes/settings/..4f2a…/ocr.toml
 //! ```
 
-use super::files::{PodFolder, private_folder};
+use super::StartFailure;
+use super::folder::{PodFolder, private_folder};
 use super::layers::{Attempt, attempt};
-use super::order::StartFailure;
 use super::secrets::Secrets;
 use crate::ports::{VolumeContent, VolumeSource};
 use shared::in_words;
@@ -95,8 +95,24 @@ fn place(
     volume: &VolumeContent,
     secrets: Option<&Secrets>,
 ) -> Result<(), StartFailure> {
+    // Where the mounts are listed.
+    make_volumes_folder(folder)?;
+    let path = write(folder, volume, secrets)?;
+    volume.mounts.iter().try_for_each(|mount| link(folder, mount, &path))
+}
+
+/// Writes what is in a volume, where it is other than what lies there: the folder of its files, or the file of
+/// a model. Nothing shows it to the pod yet.
+///
+/// # Errors
+/// Why the pod can't have it.
+pub(super) fn write(
+    folder: &PodFolder,
+    volume: &VolumeContent,
+    secrets: Option<&Secrets>,
+) -> Result<PathBuf, StartFailure> {
     if let VolumeSource::Model(file) = &volume.source {
-        return show_model(folder, volume, file);
+        return present(file);
     }
     make_volumes_folder(folder)?;
     let path = match (volume.is_secret, secrets) {
@@ -111,7 +127,7 @@ fn place(
     if !is_in_force(&path, &version) {
         write_content(&path, &version, volume, secrets)?;
     }
-    volume.mounts.iter().try_for_each(|mount| link(folder, mount, &path))
+    Ok(path)
 }
 
 fn make_volumes_folder(folder: &PodFolder) -> Result<(), StartFailure> {
@@ -120,14 +136,12 @@ fn make_volumes_folder(folder: &PodFolder) -> Result<(), StartFailure> {
         .map_err(|error| failure(&error))
 }
 
-fn show_model(folder: &PodFolder, volume: &VolumeContent, file: &Path) -> Result<(), StartFailure> {
-    // Where the mounts are listed.
-    make_volumes_folder(folder)?;
-    if !file.is_file() {
-        let message = format!("{} was there, and is gone", file.display());
-        return Err(StartFailure::new("ModelMissing", message));
+fn present(model: &Path) -> Result<PathBuf, StartFailure> {
+    if model.is_file() {
+        return Ok(model.to_owned());
     }
-    volume.mounts.iter().try_for_each(|mount| link(folder, mount, file))
+    let message = format!("{} was there, and is gone", model.display());
+    Err(StartFailure::new("ModelMissing", message))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -272,13 +286,13 @@ fn link(folder: &PodFolder, mount: &str, volume: &Path) -> Result<(), StartFailu
 }
 
 fn failure(error: &crate::ports::RuntimeError) -> StartFailure {
-    let reason = if super::files::is_disk_full(error) { "DiskFull" } else { "VolumeFailed" };
+    let reason = if super::folder::is_disk_full(error) { "DiskFull" } else { "VolumeFailed" };
     StartFailure::new(reason, in_words(error))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::files::tests::folder;
+    use super::super::folder::tests::folder;
     use super::*;
     use serde_bytes::ByteBuf;
     use shared::model::{ConfigItem, ObjectKind, ObjectName, SecretBytes};

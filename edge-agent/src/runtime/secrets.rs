@@ -5,8 +5,8 @@
 //! an agent would keep the one of the agent that started it. A machine that swaps may write them to its swap:
 //! that is for the machine to encrypt.
 
-use super::files::PodFolder;
-use super::order::StartFailure;
+use super::StartFailure;
+use super::folder::PodFolder;
 use rustix::fs::statfs;
 use rustix::process::geteuid;
 use shared::model::{NodeId, ObjectName, SecretData, SecretItem};

@@ -1,0 +1,313 @@
+//! One start of a pod: its sandbox and container are made, watched, stopped.
+//!
+//! Nothing is said to have ended because the runtime is silent: it is asked until it answers.
+
+use super::api;
+use super::calls::{ContainerCondition, UNKNOWN_EXIT_CODE, until_answered};
+use super::client::{CallError, CriClient, ORDER_LIMIT};
+use super::note::{Pairs, StartNote};
+use super::order::{OrderOf, door_folder};
+use super::{Shared, blocking};
+use crate::ports::{InstanceId, RuntimeEvent, StartRequest};
+use crate::runtime::folder::{PodFolder, is_disk_full, private_folder};
+use crate::runtime::layers::{Attempt, attempt};
+use crate::runtime::{StartFailure, volumes};
+use shared::in_words;
+use shared::model::{PodId, UnixMs};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+/// How long a start waits for a runtime that does not answer.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A container is looked at this often although no listing says that it has changed.
+const LOOK_ANYWAY: Duration = Duration::from_secs(60);
+
+/// Until a name that is taken is asked for again.
+const NAME_PAUSE: Duration = Duration::from_millis(100);
+
+/// Between two orders that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Beyond the grace, until an order to stop is given again.
+const STOP_MARGIN: Duration = Duration::from_secs(30);
+
+/// How often the end of a sandbox is ordered although it is refused.
+const ENDS_REFUSED_MAX: u32 = 5;
+
+/// One start.
+pub(super) struct Life {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pod: PodId,
+    pub(super) instance: InstanceId,
+    /// The container's id, from when it has one.
+    pub(super) container: Arc<OnceLock<String>>,
+    /// Milliseconds of grace, once it shall stop.
+    pub(super) orders: watch::Receiver<Option<u64>>,
+}
+
+/// A container that was started.
+struct Begun {
+    sandbox: String,
+    container: String,
+    started_at: UnixMs,
+}
+
+impl Life {
+    /// Begins it and stays until it has ended. `told` is what the pod is told of its door.
+    pub(super) async fn started(mut self, request: StartRequest, told: Option<Pairs>) {
+        let (pod, instance) = (self.pod.clone(), self.instance);
+        match self.begin(&request, told).await {
+            Ok(Begun { sandbox, container, started_at }) => {
+                self.shared.tell(RuntimeEvent::Started { pod, instance, started_at });
+                self.keep(&sandbox, &container).await;
+            }
+            Err(failure) => {
+                self.shared.live().remove(&pod);
+                self.shared.tell_failure(pod, instance, failure);
+            }
+        }
+    }
+
+    /// Stays with a start that was found running until it has ended.
+    pub(super) async fn adopted(mut self, sandbox: String, container: String) {
+        self.keep(&sandbox, &container).await;
+    }
+
+    async fn begin(
+        &self,
+        request: &StartRequest,
+        told: Option<Pairs>,
+    ) -> Result<Begun, StartFailure> {
+        self.clear().await?;
+        let image = self.image(request.container.image.as_deref()).await?;
+        let volumes = self.prepare(request).await?;
+        let folder = &self.shared.folder(&self.pod);
+        let Shared { options, agent, .. } = self.shared.as_ref();
+        let order = OrderOf { options, agent, request, folder };
+        let (sandbox, handler) = (order.sandbox(), order.runtime_handler());
+        let container = order.container(image, &volumes, told)?;
+        match self.create(sandbox, handler, container).await {
+            Ok(begun) => Ok(begun),
+            Err(error) => {
+                self.end("the sandbox of a start that failed", |client, labels| async move {
+                    client.remove_sandboxes(labels).await
+                })
+                .await;
+                Err(failure_of(&error))
+            }
+        }
+    }
+
+    /// Removes what earlier starts of the pod left: whatever of them was to be adopted has been.
+    async fn clear(&self) -> Result<(), StartFailure> {
+        let labels = self.shared.agent.labels_of_pod(&self.pod);
+        let clear = || self.shared.client.remove_sandboxes(labels.clone());
+        until_answered(Some(START_PATIENCE), clear).await.map_err(|error| failure_of(&error))
+    }
+
+    /// The id of the image, which has to be here.
+    async fn image(&self, image: Option<&str>) -> Result<String, StartFailure> {
+        let image = image.filter(|image| !image.is_empty()).ok_or_else(|| {
+            StartFailure::new("NoImage", "the CRI runtime needs `image`, and there is none")
+        })?;
+        let found = until_answered(Some(START_PATIENCE), || self.shared.client.image(image)).await;
+        found.map_err(|error| failure_of(&error))?.ok_or_else(|| {
+            let message = format!(
+                "the image {image} is not on this node, and this version pulls none: import it into the runtime"
+            );
+            StartFailure::new("ImageMissing", message)
+        })
+    }
+
+    /// Makes the pod's folder, notes the start there and lays its volumes down; where they lie.
+    async fn prepare(&self, request: &StartRequest) -> Result<Vec<PathBuf>, StartFailure> {
+        let (shared, request) = (Arc::clone(&self.shared), request.clone());
+        let work = move || {
+            let folder = shared.folder(&request.pod);
+            make_folder(&folder).and_then(|()| StartNote::of(&request).write(&folder)).map_err(
+                |error| {
+                    let reason = if is_disk_full(&error) { "DiskFull" } else { "FolderFailed" };
+                    StartFailure::new(reason, in_words(&error))
+                },
+            )?;
+            let _turn = shared.writing();
+            let secrets = shared.secrets.get();
+            volumes::remove(&folder, secrets);
+            let written = request.volumes.iter().map(|v| volumes::write(&folder, v, secrets));
+            written.collect()
+        };
+        let ended = || StartFailure::new("VolumeFailed", "the agent ends");
+        blocking(work).await.unwrap_or_else(|| Err(ended()))
+    }
+
+    async fn create(
+        &self,
+        config: api::PodSandboxConfig,
+        runtime_handler: String,
+        container: api::ContainerConfig,
+    ) -> Result<Begun, CallError> {
+        let client = &self.shared.client;
+        let order = api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
+        let sandbox = self.run_sandbox(&order).await?;
+        let order = api::CreateContainerRequest {
+            pod_sandbox_id: sandbox.clone(),
+            config: Some(container),
+            sandbox_config: Some(config),
+        };
+        let api::CreateContainerResponse { container_id: container } =
+            client.call("CreateContainer", &order, ORDER_LIMIT).await?;
+        // Known before it runs: it may come to its door at once.
+        let _ = self.container.set(container.clone());
+        let order = api::StartContainerRequest { container_id: container.clone() };
+        let _: api::Nothing = client.call("StartContainer", &order, ORDER_LIMIT).await?;
+        let condition = until_answered(None, || client.condition(&container)).await?;
+        let started_at = match condition {
+            ContainerCondition::Runs { started_at_ms } => UnixMs(started_at_ms),
+            // It has ended already; that is told next.
+            _ => now(),
+        };
+        Ok(Begun { sandbox, container, started_at })
+    }
+
+    /// Makes the sandbox. The runtime holds its name for a moment longer than it lists an earlier one that is being
+    /// removed, and from earlier on than it lists one whose start was given up.
+    async fn run_sandbox(&self, order: &api::RunPodSandboxRequest) -> Result<String, CallError> {
+        let (client, begin) = (&self.shared.client, Instant::now());
+        loop {
+            match client.call("RunPodSandbox", order, ORDER_LIMIT).await {
+                Ok(api::RunPodSandboxResponse { pod_sandbox_id }) => return Ok(pod_sandbox_id),
+                Err(error) if error.is_name_taken() && begin.elapsed() < START_PATIENCE => {
+                    sleep(NAME_PAUSE).await;
+                    let labels = self.shared.agent.labels_of_pod(&self.pod);
+                    client.remove_sandboxes(labels).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Stays until nothing of it runs, then says so.
+    async fn keep(&mut self, sandbox: &str, container: &str) {
+        let code = self.end_of(container).await;
+        let sandbox = sandbox.to_owned();
+        self.end("the sandbox of a pod that has ended", |client, _| {
+            let sandbox = sandbox.clone();
+            async move { client.stop_sandbox(&sandbox).await }
+        })
+        .await;
+        self.shared.live().remove(&self.pod);
+        let (pod, instance) = (self.pod.clone(), self.instance);
+        self.shared.tell(RuntimeEvent::Exited { pod, instance, code });
+    }
+
+    /// The code with which the container ended, when it has.
+    async fn end_of(&mut self, container: &str) -> i32 {
+        let client = self.shared.client.clone();
+        let mut listings = self.shared.listing.subscribe();
+        let mut kill_at: Option<Instant> = None;
+        loop {
+            listings.mark_unchanged();
+            match client.condition(container).await {
+                Ok(ContainerCondition::Runs { .. }) => {}
+                Ok(ContainerCondition::Ended { code, reason }) => {
+                    info!(pod = %self.pod, instance = %self.instance, code, reason, "it has ended");
+                    return code;
+                }
+                Ok(ContainerCondition::Lost) => {
+                    warn!(pod = %self.pod, instance = %self.instance, "its end was not seen");
+                    return UNKNOWN_EXIT_CODE;
+                }
+                Err(error) => {
+                    warn!(pod = %self.pod, error = in_words(&error), "the pod can't be looked at");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            }
+            tokio::select! {
+                Some(grace_ms) = ordered(&mut self.orders) => {
+                    kill_at = Instant::now().checked_add(Duration::from_millis(grace_ms));
+                }
+                () = stop(&client, container, kill_at), if kill_at.is_some() => {}
+                _ = listings.changed(), if kill_at.is_none() => {}
+                () = sleep(LOOK_ANYWAY), if kill_at.is_none() => {}
+            }
+        }
+    }
+
+    /// Sees to it that `what` has ended: while the runtime is silent it is asked again, while it refuses not for
+    /// ever.
+    async fn end<C>(&self, what: &str, mut order: impl FnMut(CriClient, Pairs) -> C)
+    where
+        C: Future<Output = Result<(), CallError>>,
+    {
+        for _ in 0..ENDS_REFUSED_MAX {
+            let labels = self.shared.agent.labels_of_pod(&self.pod);
+            let ended = || order(self.shared.client.clone(), labels.clone());
+            let Err(error) = until_answered(None, ended).await else { return };
+            let error = in_words(&error);
+            warn!(pod = %self.pod, instance = %self.instance, error, "{what} does not end");
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Stops a container: SIGTERM, and SIGKILL at `kill_at`. Returns when it has ended, or after a pause.
+async fn stop(client: &CriClient, container: &str, kill_at: Option<Instant>) {
+    let left = kill_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+    // Whole seconds; 0 is SIGKILL at once.
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    let order = api::StopContainerRequest {
+        container_id: container.to_owned(),
+        timeout: i64::try_from(seconds).unwrap_or(i64::MAX),
+    };
+    let limit = left.saturating_add(STOP_MARGIN);
+    let answer: Result<api::Nothing, _> = client.call("StopContainer", &order, limit).await;
+    if let Err(error) = answer {
+        warn!(container, error = in_words(&error), "the container was not stopped");
+        sleep(PAUSE).await;
+    }
+}
+
+fn now() -> UnixMs {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn make_folder(folder: &PodFolder) -> Attempt<()> {
+    for path in [folder.log(), door_folder(folder)] {
+        let making = format!("make the folder {}", path.display());
+        private_folder(&path).map_err(attempt(making))?;
+    }
+    Ok(())
+}
+
+/// The next order to stop; never ready again when there can be none.
+async fn ordered(orders: &mut watch::Receiver<Option<u64>>) -> Option<u64> {
+    if orders.changed().await.is_err() {
+        // The runtime is gone, and with it soon this task.
+        std::future::pending::<()>().await;
+    }
+    *orders.borrow_and_update()
+}
+
+fn failure_of(error: &CallError) -> StartFailure {
+    let message = in_words(error);
+    let reason = match error {
+        _ if error.may_pass() => "RuntimeUnavailable",
+        CallError::Refused { call: "StartContainer", message, .. }
+            if message.contains("executable file not found")
+                || message.contains("no such file or directory") =>
+        {
+            "ProgramNotFound"
+        }
+        CallError::Refused { call: "RunPodSandbox", .. } => "SandboxFailed",
+        _ => "ContainerFailed",
+    };
+    StartFailure::new(reason, message)
+}

@@ -1,0 +1,438 @@
+//! Pods as containers, by the Container Runtime Interface v1: containerd 1.6 or later, CRI-O.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `api`, `client` | what is said (generated from `proto/cri.proto`), and how: unary gRPC over a Unix socket |
+//! | `calls` | the calls that the rest have in common |
+//! | `order` | how a start becomes a sandbox and a container (pure) |
+//! | `note` | labels, annotations and the small file by which a start is known again |
+//! | `life` | one start: begin, watch, stop |
+//! | `found` | what is left of earlier starts when the agent comes up |
+//! | `watcher` | one look at all containers: ends, logs, usage |
+//! | `log` | the format of containers' logs, their rotation and tail |
+//!
+//! A pod is one sandbox with one container, on the node's network. Its uid is the pod's and not the start's, so
+//! that the runtime itself refuses a second copy. Pods outlive the agent, which adopts them by their labels, and
+//! outlive a kill of the runtime, which adopts its own.
+//!
+//! Refuses to pull: the image has to be on the node. Refuses to share the runtime with a kubelet, which removes
+//! pods that it does not know.
+
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    unused_qualifications,
+    reason = "generated"
+)]
+mod api;
+mod calls;
+mod client;
+mod found;
+mod life;
+pub(in crate::runtime) mod log;
+mod note;
+mod order;
+mod watcher;
+
+use super::folder::{PodFolder, moved_away_in, private_folder};
+use super::layers::attempt;
+use super::{Secrets, StartFailure, probe, volumes};
+use crate::gpu::GpuProcess;
+use crate::ports::{
+    InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
+    StartRequest, VolumeContent,
+};
+use crate::results::{Door, Doors};
+use calls::{ContainerCondition, UNKNOWN_EXIT_CODE, until_answered};
+use client::{CallError, CriClient};
+use found::Found;
+use life::Life;
+use note::{AgentName, Pairs, StartNote};
+use order::{DOOR_SOCKET, door_folder};
+use shared::in_words;
+use shared::model::{ExecAction, PodId};
+use shared::telemetry::Series;
+use std::collections::BTreeMap;
+use std::fs;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+use watcher::{Listing, Usage, gpu_memory, is_in};
+
+/// Where containerd listens.
+pub const DEFAULT_SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// The cgroup below which those of pods lie.
+pub const DEFAULT_CGROUP_PARENT: &str = "/hinterland";
+
+/// Beyond the limit of a check by command, for the runtime to say that it was too slow.
+const EXEC_MARGIN: Duration = Duration::from_secs(2);
+
+/// How the runtime is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CriOptions {
+    /// The Unix socket of the container runtime.
+    pub socket: PathBuf,
+    /// The folder of all pods; made when it is not there.
+    pub folder: PathBuf,
+    /// The size at which a pod's log is rotated, in bytes.
+    pub log_max_bytes: u64,
+    /// Log files kept of each pod, the one being written included.
+    pub log_max_files: u32,
+    /// The cgroup below which those of pods lie; `NAME.slice` where the runtime leaves cgroups to systemd.
+    pub cgroup_parent: String,
+    /// Whether GPUs are handed over as CDI devices `nvidia.com/gpu=UUID`.
+    pub cdi: bool,
+    /// The runtime handler of pods that have GPUs, as in `nvidia`.
+    pub gpu_runtime_handler: Option<String>,
+}
+
+impl CriOptions {
+    /// The usual ones.
+    #[must_use]
+    pub fn new(socket: PathBuf, folder: PathBuf) -> Self {
+        Self {
+            socket,
+            folder,
+            log_max_bytes: 10 << 20,
+            log_max_files: 5,
+            cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
+            cdi: false,
+            gpu_runtime_handler: None,
+        }
+    }
+}
+
+/// Runs pods as containers. Made and used within a tokio runtime.
+#[derive(Debug)]
+pub struct CriRuntime {
+    shared: Arc<Shared>,
+}
+
+/// What the tasks of all pods have in common.
+#[derive(Debug)]
+struct Shared {
+    options: CriOptions,
+    agent: AgentName,
+    client: CriClient,
+    events: mpsc::UnboundedSender<RuntimeEvent>,
+    live: Mutex<BTreeMap<PodId, Live>>,
+    /// Changes when the runtime lists containers otherwise than before.
+    listing: watch::Sender<Listing>,
+    usage: Usage,
+    /// Where pods hand in their results.
+    doors: OnceLock<Doors>,
+    /// What opens Secrets; without, a pod that has one is not started.
+    secrets: OnceLock<Secrets>,
+    /// Held by whoever writes files of volumes: what was ordered first is not written last.
+    writing: Mutex<()>,
+    tasks: Handle,
+}
+
+/// A start that has begun and not ended.
+#[derive(Debug)]
+struct Live {
+    instance: InstanceId,
+    container: Arc<OnceLock<String>>,
+    /// Milliseconds of grace, once it shall stop.
+    stop: watch::Sender<Option<u64>>,
+    /// Open for as long as any of it runs.
+    door: Option<Door>,
+    /// What its volumes are to hold, until that is being written.
+    volumes: Option<Vec<VolumeContent>>,
+}
+
+impl CriRuntime {
+    /// A runtime for the pods in a folder. Asks nothing of the container runtime yet.
+    ///
+    /// # Errors
+    /// When the folder can't be made or this is not within a tokio runtime.
+    pub fn new(
+        mut options: CriOptions,
+        events: mpsc::UnboundedSender<RuntimeEvent>,
+    ) -> Result<Self, RuntimeError> {
+        let tasks = Handle::try_current().map_err(attempt("find the runtime of tasks"))?;
+        let making = format!("make the folder of pods {}", options.folder.display());
+        private_folder(&options.folder).map_err(attempt(making.clone()))?;
+        // The container runtime stands elsewhere.
+        options.folder = fs::canonicalize(&options.folder).map_err(attempt(making))?;
+        for left in moved_away_in(&options.folder) {
+            tasks.spawn_blocking(move || fs::remove_dir_all(left));
+        }
+        let shared = Arc::new(Shared {
+            agent: AgentName::of(&options.folder),
+            client: CriClient::new(&options.socket),
+            options,
+            events,
+            live: Mutex::default(),
+            listing: watch::channel(Listing::default()).0,
+            usage: Usage::default(),
+            doors: OnceLock::new(),
+            secrets: OnceLock::new(),
+            writing: Mutex::default(),
+            tasks,
+        });
+        drop(shared.tasks.spawn(watcher::look(Arc::downgrade(&shared))));
+        Ok(Self { shared })
+    }
+
+    /// From now on a pod that starts, or is found running, has a door for its results. To be called
+    /// before anything is started or adopted.
+    #[must_use]
+    pub fn with_doors(self, doors: Doors) -> Self {
+        let _ = self.shared.doors.set(doors);
+        self
+    }
+
+    /// From now on pods may have Secrets: those that were sealed to this node. To be called before anything
+    /// is started or adopted.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Secrets) -> Self {
+        let _ = self.shared.secrets.set(secrets);
+        self
+    }
+
+    /// CPU time and memory of every pod that runs, named as cAdvisor names them; as of the last time that
+    /// this was asked.
+    #[must_use]
+    pub fn sample(&self) -> BTreeMap<Series, f64> {
+        self.shared.sample()
+    }
+
+    /// Memory of GPUs that each pod uses, as the driver counts it by process.
+    #[must_use]
+    pub fn gpu_memory(&self, processes: &[GpuProcess]) -> BTreeMap<Series, f64> {
+        gpu_memory(&self.shared, processes)
+    }
+
+    fn life(&self, pod: &PodId, instance: InstanceId) -> (Life, Live) {
+        let (stop, orders) = watch::channel(None);
+        let container = Arc::new(OnceLock::new());
+        let shared = Arc::clone(&self.shared);
+        let door = self.open_door(pod, instance, &container);
+        let live = Live { instance, container: Arc::clone(&container), stop, door, volumes: None };
+        (Life { shared, pod: pod.clone(), instance, container, orders }, live)
+    }
+
+    fn open_door(
+        &self,
+        pod: &PodId,
+        instance: InstanceId,
+        container: &Arc<OnceLock<String>>,
+    ) -> Option<Door> {
+        let socket = door_folder(&self.shared.folder(pod)).join(DOOR_SOCKET);
+        let container = Arc::clone(container);
+        let is_member = move |pid| container.get().is_some_and(|container| is_in(pid, container));
+        Some(self.shared.doors.get()?.open(pod, instance, &socket, Box::new(is_member)))
+    }
+
+    fn adopt(&self, found: Found) -> Observation {
+        let Found { note, state, sandbox, container } = found;
+        if let ObservedState::Running { .. } = state {
+            let (life, live) = self.life(&note.pod, note.instance);
+            let _ = live.container.set(container.clone());
+            self.shared.live().insert(note.pod.clone(), live);
+            drop(self.shared.tasks.spawn(life.adopted(sandbox, container)));
+        }
+        note.observed(state)
+    }
+
+    /// Its sandboxes are removed when the container runtime answers.
+    fn remove(&self, pod: PodId, instance: InstanceId) {
+        let shared = Arc::clone(&self.shared);
+        drop(self.shared.tasks.spawn(async move {
+            let labels = shared.agent.labels_of_start(&pod, instance);
+            let remove = || shared.client.remove_sandboxes(labels.clone());
+            if let Err(error) = until_answered(None, remove).await {
+                let error = in_words(&error);
+                warn!(%pod, %instance, error, "its sandbox is left; the next start removes it");
+            }
+        }));
+    }
+}
+
+impl Runtime for CriRuntime {
+    fn observe(&mut self) -> Result<Vec<Observation>, RuntimeError> {
+        let folders = PodFolder::all_in(&self.shared.options.folder)?;
+        if let Some(secrets) = self.shared.secrets.get() {
+            let known: Vec<_> = folders.iter().map(|(_, folder)| folder.clone()).collect();
+            secrets.forget_others(&known);
+        }
+        let found = found::find(&self.shared.options.socket, &self.shared.agent)?;
+        let new = found.into_iter().filter(|f| !self.shared.live().contains_key(&f.note.pod));
+        let mut seen: Vec<Observation> =
+            new.collect::<Vec<_>>().into_iter().map(|found| self.adopt(found)).collect();
+        for (pod, folder) in folders {
+            let is_known = self.shared.live().contains_key(&pod)
+                || seen.iter().any(|observation| observation.pod == pod);
+            // Begun once, and the container runtime has lost it.
+            let lost = StartNote::read(&folder).filter(|note| !is_known && note.pod == pod);
+            seen.extend(lost.map(|note| note.observed(ObservedState::Lost)));
+        }
+        Ok(seen)
+    }
+
+    fn start(&mut self, request: StartRequest) {
+        let (pod, instance) = (request.pod.clone(), request.instance);
+        if self.shared.live().contains_key(&pod) {
+            let message = "an earlier start of this pod has not ended yet";
+            let failure = StartFailure::new("StillRunning", message);
+            return self.shared.tell_failure(pod, instance, failure);
+        }
+        let (life, live) = self.life(&pod, instance);
+        let told = live.door.as_ref().map(|door| door.environment().into_iter().collect::<Pairs>());
+        self.shared.live().insert(pod, live);
+        drop(self.shared.tasks.spawn(life.started(request, told)));
+    }
+
+    fn stop(&mut self, pod: &PodId, instance: InstanceId, grace_ms: u64) {
+        if let Some(live) = self.shared.live().get(pod)
+            && live.instance == instance
+        {
+            live.stop.send_replace(Some(grace_ms));
+            return;
+        }
+        let (shared, pod) = (Arc::clone(&self.shared), pod.clone());
+        drop(self.shared.tasks.spawn(async move {
+            let code = until_answered(None, || shared.end_of_other(&pod, instance)).await;
+            let code = code.unwrap_or(UNKNOWN_EXIT_CODE);
+            shared.tell(RuntimeEvent::Exited { pod, instance, code });
+        }));
+    }
+
+    fn forget(&mut self, pod: &PodId, instance: InstanceId, keep_logs: bool) {
+        if self.shared.live().contains_key(pod) {
+            warn!(%pod, %instance, "the pod runs; its files are kept");
+            return;
+        }
+        self.remove(pod.clone(), instance);
+        let folder = self.shared.folder(pod);
+        self.shared.secrets.get().into_iter().for_each(|secrets| secrets.forget(&folder));
+        if keep_logs {
+            StartNote::forget(&folder, instance);
+        } else if let Some(away) = folder.move_away(instance) {
+            self.shared.tasks.spawn_blocking(move || fs::remove_dir_all(away));
+        }
+    }
+
+    fn attach(&mut self, pod: &PodId, instance: InstanceId, volumes: Vec<VolumeContent>) {
+        match self.shared.live().get_mut(pod).filter(|live| live.instance == instance) {
+            Some(live) => live.volumes = Some(volumes),
+            None => return,
+        }
+        let (shared, pod) = (Arc::clone(&self.shared), pod.clone());
+        self.shared.tasks.spawn_blocking(move || shared.renew_volumes(pod, instance));
+    }
+
+    fn probe(&mut self, request: ProbeRequest) {
+        let container = self.shared.live().get(&request.pod).map(|live| live.container.clone());
+        let container = container.and_then(|id| id.get().cloned());
+        let shared = Arc::clone(&self.shared);
+        drop(self.shared.tasks.spawn(async move {
+            let ProbeRequest { pod, instance, kind, probe } = request;
+            let (client, limit) = (&shared.client, probe::limit_of(&probe));
+            let result =
+                probe::run(&probe, |exec| check_by_command(client, container, exec, limit)).await;
+            shared.tell(RuntimeEvent::Probed { pod, instance, kind, result });
+        }));
+    }
+}
+
+/// Runs a command in the pod's container.
+async fn check_by_command(
+    client: &CriClient,
+    container: Option<String>,
+    exec: &ExecAction,
+    limit: Duration,
+) -> Result<(), String> {
+    let program = exec.command.first().ok_or("exec.command is empty")?;
+    let container_id = container.ok_or("the pod does not run")?;
+    let timeout = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+    let order = api::ExecSyncRequest { container_id, cmd: exec.command.clone(), timeout };
+    let answer = client.call("ExecSync", &order, limit + EXEC_MARGIN).await;
+    let api::ExecSyncResponse { exit_code, .. } = answer.map_err(|error| in_words(&error))?;
+    match exit_code {
+        0 => Ok(()),
+        code => Err(format!("`{program}` ended with exit status: {code}")),
+    }
+}
+
+impl Shared {
+    fn live(&self) -> MutexGuard<'_, BTreeMap<PodId, Live>> {
+        // Nothing is left half done by a panic: entries are put and taken whole.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to write files of volumes.
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pods that have a container, and which.
+    fn running(&self) -> Vec<(PodId, InstanceId, String)> {
+        let live = self.live();
+        let running = live.iter().filter_map(|(pod, live)| {
+            Some((pod.clone(), live.instance, live.container.get()?.clone()))
+        });
+        running.collect()
+    }
+
+    /// Ends what is left of a start that is not watched; the code with which it ended.
+    async fn end_of_other(&self, pod: &PodId, instance: InstanceId) -> Result<i32, CallError> {
+        let labels = self.agent.labels_of_start(pod, instance);
+        let mut code = UNKNOWN_EXIT_CODE;
+        for container in self.client.containers(labels.clone()).await? {
+            self.client.stop_sandbox(&container.pod_sandbox_id).await?;
+            let condition = self.client.condition(&container.id).await?;
+            if let ContainerCondition::Ended { code: seen, .. } = condition {
+                code = seen;
+            }
+        }
+        for sandbox in self.client.sandboxes(labels).await? {
+            self.client.stop_sandbox(&sandbox.id).await?;
+        }
+        Ok(code)
+    }
+
+    /// Writes what was ordered last. What the pod has mounted shows it.
+    fn renew_volumes(&self, pod: PodId, instance: InstanceId) {
+        let _turn = self.writing();
+        let ordered = |live: &mut Live| live.volumes.take_if(|_| live.instance == instance);
+        let Some(contents) = self.live().get_mut(&pod).and_then(ordered) else { return };
+        let (folder, secrets) = (self.folder(&pod), self.secrets.get());
+        let mut written = contents.iter().map(|volume| volumes::write(&folder, volume, secrets));
+        if let Some(failure) = written.find_map(Result::err) {
+            let message = format!("{}: {}", failure.reason, failure.message);
+            self.tell(RuntimeEvent::NotAttached { pod, instance, message });
+        }
+    }
+
+    fn folder(&self, pod: &PodId) -> PodFolder {
+        PodFolder::of(&self.options.folder, pod)
+    }
+
+    /// The agent that no longer listens is about to end.
+    fn tell(&self, event: RuntimeEvent) {
+        let _ = self.events.send(event);
+    }
+
+    fn tell_failure(&self, pod: PodId, instance: InstanceId, failure: StartFailure) {
+        let StartFailure { reason, message } = failure;
+        self.tell(RuntimeEvent::StartFailed { pod, instance, reason, message });
+    }
+}
+
+/// Work that may take its time; `None` when the runtime is being shut down.
+fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Option<T>> {
+    let task = tokio::task::spawn_blocking(work);
+    async { task.await.ok() }
+}

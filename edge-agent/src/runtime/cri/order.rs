@@ -1,0 +1,329 @@
+//! How a start becomes a sandbox and a container, in the words of CRI. Pure.
+//!
+//! A pod has the node's network, as a process has; its processes, mounts and IPC are its own. It gains no
+//! privileges and is under the runtime's default seccomp profile. It finds its volumes read-only.
+
+use super::CriOptions;
+use super::api;
+use super::log::LOG_NAME;
+use super::note::{AgentName, Pairs, StartNote};
+use crate::ports::StartRequest;
+use crate::runtime::StartFailure;
+use crate::runtime::folder::PodFolder;
+use std::path::{Path, PathBuf};
+
+/// Where a pod finds the folder of its door.
+const DOOR_FOLDER: &str = "/run/hinterland";
+
+/// The name of its socket there.
+pub(super) const DOOR_SOCKET: &str = "results";
+
+/// The period over which a limit of CPU time holds, in microseconds: the kernel's default.
+const CPU_PERIOD_USEC: i64 = 100_000;
+
+/// The least that the kernel takes: shares of CPU time, microseconds of a quota.
+const CPU_SHARES_MIN: i64 = 2;
+const CPU_QUOTA_USEC_MIN: i64 = 1_000;
+
+/// What a container must not see and must not change, as containerd and kubelet have it.
+const MASKED_PATHS: [&str; 10] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+const READONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Makes the sandbox and the container of one start.
+pub(super) struct OrderOf<'a> {
+    pub(super) options: &'a CriOptions,
+    pub(super) agent: &'a AgentName,
+    pub(super) request: &'a StartRequest,
+    pub(super) folder: &'a PodFolder,
+}
+
+impl OrderOf<'_> {
+    /// The handler of the runtime that runs it; empty for its default.
+    pub(super) fn runtime_handler(&self) -> String {
+        let handler = self.options.gpu_runtime_handler.clone().unwrap_or_default();
+        if self.request.gpus.is_empty() { String::new() } else { handler }
+    }
+
+    /// The sandbox.
+    pub(super) fn sandbox(&self) -> api::PodSandboxConfig {
+        let pod = &self.request.pod;
+        api::PodSandboxConfig {
+            metadata: Some(api::PodSandboxMetadata {
+                name: pod.name(),
+                uid: self.agent.uid_of(pod),
+                namespace: pod.workload.namespace().to_owned(),
+                // Always the same: the runtime takes the name once at a time.
+                attempt: 0,
+            }),
+            hostname: String::new(),
+            log_directory: text(&self.folder.log()),
+            labels: self.agent.labels_of_start(pod, self.request.instance),
+            annotations: StartNote::of(self.request).annotations(),
+            linux: Some(api::LinuxPodSandboxConfig {
+                cgroup_parent: self.options.cgroup_parent.clone(),
+                security_context: Some(api::LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    seccomp: Some(seccomp()),
+                }),
+            }),
+        }
+    }
+
+    /// The container, of an image by its id. `volumes` says where each of the request's volumes lies, `told` what
+    /// the pod is told of its door, if it has one.
+    pub(super) fn container(
+        &self,
+        image: String,
+        volumes: &[PathBuf],
+        told: Option<Pairs>,
+    ) -> Result<api::ContainerConfig, StartFailure> {
+        let (pod, container) = (&self.request.pod, &self.request.container);
+        let has_door = told.is_some();
+        let environment = self.environment(told.unwrap_or_default());
+        refuse_zero_bytes(container.command.iter().chain(&container.args), &environment)?;
+        let envs = environment.into_iter();
+        Ok(api::ContainerConfig {
+            metadata: Some(api::ContainerMetadata { name: container.name.clone(), attempt: 0 }),
+            image: Some(api::ImageSpec { image }),
+            command: container.command.clone(),
+            args: container.args.clone(),
+            working_dir: container.working_dir.clone().unwrap_or_default(),
+            envs: envs
+                .map(|(key, value)| api::KeyValue { key, value: value.into_bytes() })
+                .collect(),
+            mounts: self.mounts(volumes, has_door),
+            labels: self.agent.labels_of_start(pod, self.request.instance),
+            annotations: StartNote::of(self.request).annotations(),
+            log_path: LOG_NAME.to_owned(),
+            linux: Some(api::LinuxContainerConfig {
+                resources: Some(self.resources()),
+                security_context: Some(api::LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    no_new_privs: true,
+                    masked_paths: MASKED_PATHS.map(str::to_owned).to_vec(),
+                    readonly_paths: READONLY_PATHS.map(str::to_owned).to_vec(),
+                    seccomp: Some(seccomp()),
+                }),
+            }),
+            cdi_devices: self.cdi_devices(),
+        })
+    }
+
+    fn environment(&self, told: Pairs) -> Pairs {
+        let request = self.request;
+        let own = request.container.env.iter().map(|var| (var.name.clone(), var.value.clone()));
+        // What NVIDIA's runtime shows a container is what it names here; with CDI it has nothing to show.
+        let shown = if request.gpus.is_empty() || self.options.cdi {
+            "void".to_owned()
+        } else {
+            request.gpus.join(",")
+        };
+        // Last, so that a template can't take GPUs that it was not given, nor point at another's door.
+        let set_by_node = [
+            ("NVIDIA_VISIBLE_DEVICES".to_owned(), shown),
+            ("CUDA_VISIBLE_DEVICES".to_owned(), request.gpus.join(",")),
+            ("HINTERLAND_POD_NAME".to_owned(), request.pod.name()),
+            ("HINTERLAND_POD_NAMESPACE".to_owned(), request.pod.workload.namespace().to_owned()),
+        ];
+        let share = request.gpu_memory_bytes;
+        let share =
+            share.map(|bytes| ("HINTERLAND_GPU_MEMORY_BYTES".to_owned(), bytes.to_string()));
+        let told = told.into_iter().map(|(name, value)| match name.as_str() {
+            // Where the pod finds it, not where it lies.
+            "HINTERLAND_RESULTS_SOCKET" => (name, format!("{DOOR_FOLDER}/{DOOR_SOCKET}")),
+            _ => (name, value),
+        });
+        own.chain(set_by_node).chain(share).chain(told).collect()
+    }
+
+    fn mounts(&self, volumes: &[PathBuf], has_door: bool) -> Vec<api::Mount> {
+        let mount = |container_path: String, host_path: &Path| api::Mount {
+            container_path,
+            host_path: text(host_path),
+            readonly: true,
+        };
+        let of_volumes = self.request.volumes.iter().zip(volumes).flat_map(|(volume, path)| {
+            volume.mounts.iter().map(move |at| mount(format!("/{at}"), path))
+        });
+        let mut mounts: Vec<_> = of_volumes.collect();
+        if has_door {
+            // Its folder, not the socket itself, which is another when the agent comes back.
+            mounts.push(mount(DOOR_FOLDER.to_owned(), &door_folder(self.folder)));
+        }
+        // What lies within another comes after it.
+        mounts.sort_by(|a, b| a.container_path.cmp(&b.container_path));
+        mounts
+    }
+
+    fn resources(&self) -> api::LinuxContainerResources {
+        let limits = &self.request.container.resources.limits;
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let shares = number(self.request.taken.cpu_millicores).saturating_mul(1024) / 1000;
+        let quota = |millicores: u64| {
+            (number(millicores).saturating_mul(CPU_PERIOD_USEC) / 1000).max(CPU_QUOTA_USEC_MIN)
+        };
+        let quota = limits.cpu.map_or(0, |cpu| quota(cpu.millicores));
+        api::LinuxContainerResources {
+            cpu_period: CPU_PERIOD_USEC,
+            cpu_quota: quota,
+            cpu_shares: shares.max(CPU_SHARES_MIN),
+            memory_limit_in_bytes: limits.memory.map_or(0, |memory| number(memory.bytes)),
+        }
+    }
+
+    fn cdi_devices(&self) -> Vec<api::CdiDevice> {
+        let named = |uuid: &String| api::CdiDevice { name: format!("nvidia.com/gpu={uuid}") };
+        let gpus = self.request.gpus.iter().filter(|_| self.options.cdi);
+        gpus.map(named).collect()
+    }
+}
+
+/// The folder of a pod's door, on the node.
+pub(super) fn door_folder(folder: &PodFolder) -> PathBuf {
+    folder.path().join("door")
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn namespaces() -> api::NamespaceOption {
+    api::NamespaceOption {
+        network: api::NamespaceMode::Node.into(),
+        pid: api::NamespaceMode::Container.into(),
+        ipc: api::NamespaceMode::Pod.into(),
+    }
+}
+
+fn seccomp() -> api::SecurityProfile {
+    let profile_type = api::security_profile::ProfileType::RuntimeDefault.into();
+    api::SecurityProfile { profile_type, localhost_ref: String::new() }
+}
+
+fn refuse_zero_bytes<'a>(
+    mut words: impl Iterator<Item = &'a String>,
+    environment: &Pairs,
+) -> Result<(), StartFailure> {
+    let refused = |what: &str| Err(StartFailure::new("InvalidCommand", what));
+    if words.any(|word| word.contains('\0')) {
+        return refused("a word of the command holds a zero byte");
+    }
+    let is_odd = |(name, value): (&String, &String)| {
+        name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+    };
+    if environment.iter().any(is_odd) {
+        return refused("a variable of the environment can't be set");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::MainShare;
+    use crate::ports::{InstanceId, VolumeContent};
+    use shared::model::{Container, EnvVar, Revision};
+
+    fn request() -> StartRequest {
+        let variable = |name: &str, value: &str| EnvVar {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            value_from: None,
+        };
+        let env = vec![variable("NVIDIA_VISIBLE_DEVICES", "all"), variable("MODE", "fast")];
+        let volume = |name: &str, mount: &str| VolumeContent {
+            name: name.to_owned(),
+            mounts: vec![mount.to_owned()],
+            ..VolumeContent::default()
+        };
+        StartRequest {
+            pod: "default/ocr-0".parse().unwrap(),
+            instance: InstanceId(7),
+            revision: Revision(9),
+            container: Container { name: "main".to_owned(), env, ..Container::default() },
+            gpus: vec!["GPU-1".to_owned()],
+            gpu_memory_bytes: None,
+            taken: MainShare { cpu_millicores: 500, memory_bytes: 1 << 20 },
+            grace_seconds: 30,
+            parameters_id: 0,
+            volumes: vec![volume("b", "etc/ocr/more"), volume("a", "etc/ocr")],
+        }
+    }
+
+    fn with<T>(options: &CriOptions, act: impl FnOnce(&OrderOf<'_>) -> T) -> T {
+        let (request, agent) = (request(), AgentName::of(&options.folder));
+        let folder = &PodFolder::of(&options.folder, &request.pod);
+        act(&OrderOf { options, agent: &agent, request: &request, folder })
+    }
+
+    fn options() -> CriOptions {
+        CriOptions::new("/run/cri.sock".into(), "/pods".into())
+    }
+
+    fn value(container: &api::ContainerConfig, name: &str) -> String {
+        let found = container.envs.iter().find(|variable| variable.key == name).unwrap();
+        String::from_utf8(found.value.clone()).unwrap()
+    }
+
+    fn container(options: &CriOptions) -> api::ContainerConfig {
+        let volumes = ["/pods/b".into(), "/pods/a".into()];
+        with(options, |order| order.container("sha256:1".to_owned(), &volumes, None)).unwrap()
+    }
+
+    #[test]
+    fn a_template_can_t_take_gpus_that_it_was_not_given() {
+        let container = container(&options());
+        assert_eq!(value(&container, "NVIDIA_VISIBLE_DEVICES"), "GPU-1");
+        assert_eq!(value(&container, "CUDA_VISIBLE_DEVICES"), "GPU-1");
+        assert_eq!(value(&container, "MODE"), "fast");
+        assert!(container.cdi_devices.is_empty());
+    }
+
+    #[test]
+    fn with_cdi_the_devices_are_named_and_the_environment_shows_none() {
+        let options = CriOptions { cdi: true, ..options() };
+        let container = container(&options);
+        assert_eq!(container.cdi_devices[0].name, "nvidia.com/gpu=GPU-1");
+        assert_eq!(value(&container, "NVIDIA_VISIBLE_DEVICES"), "void");
+    }
+
+    #[test]
+    fn volumes_are_mounted_read_only_the_outer_one_first() {
+        let container = container(&options());
+        let mounts: Vec<_> = container
+            .mounts
+            .iter()
+            .map(|mount| (mount.container_path.as_str(), mount.host_path.as_str(), mount.readonly))
+            .collect();
+        let expected = [("/etc/ocr", "/pods/a", true), ("/etc/ocr/more", "/pods/b", true)];
+        assert_eq!(mounts, expected);
+    }
+
+    #[test]
+    fn a_request_is_a_share_and_a_container_without_limits_has_no_quota() {
+        let resources = container(&options()).linux.unwrap().resources.unwrap();
+        assert_eq!((resources.cpu_shares, resources.cpu_quota), (512, 0));
+        assert_eq!(resources.memory_limit_in_bytes, 0);
+    }
+
+    #[test]
+    fn every_start_of_a_pod_has_the_same_name_and_a_cgroup() {
+        let sandbox = with(&options(), |order| order.sandbox());
+        let metadata = sandbox.metadata.unwrap();
+        assert_eq!((metadata.name.as_str(), metadata.attempt), ("ocr-0", 0));
+        assert_eq!(sandbox.linux.unwrap().cgroup_parent, "/hinterland");
+        assert_eq!(sandbox.log_directory, "/pods/default_ocr-0/log");
+    }
+}

@@ -1,0 +1,28 @@
+//! Pods under the CRI runtime, on a real containerd of each test's own. Needs root, as containerd does.
+//!
+//! | file | what it tests |
+//! |---|---|
+//! | `scene.rs` | nothing: a node with its containerd, and an agent as far as pods are concerned |
+//! | `life.rs` | how a pod starts, what it has, how it ends, its probes and its log |
+//! | `adoption.rs` | what is left of it when its agent, containerd or the power went away |
+//! | `churn.rs` | what is left of pods after many kills of all of it |
+//! | `node.rs` | a whole node, with hub and agent as processes |
+//! | `volumes.rs` | the files that it has of ConfigMaps, Secrets and models |
+//!
+//! Every test ends with [`scene::Node::assert_clean`]: no sandbox, process, mount or cgroup of a pod is left.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests"
+)]
+
+mod adoption;
+mod churn;
+mod life;
+mod node;
+mod scene;
+mod volumes;
