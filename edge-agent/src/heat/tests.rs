@@ -1,3 +1,5 @@
+//! Pods rest and come back, one look after the other.
+
 use super::*;
 use shared::model::{GpuHealth, MigInstance, MigRole};
 

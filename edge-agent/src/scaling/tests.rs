@@ -1,3 +1,5 @@
+//! Samples go in, and the number of pods comes out.
+
 use super::*;
 use proptest::prelude::*;
 use shared::model::{Autoscaling, PodTemplate, Revision, ScalingMetric};
