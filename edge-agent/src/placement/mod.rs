@@ -2,7 +2,9 @@
 //!
 //! Pure and deterministic: the same node and demands give the same decisions, in whatever order the
 //! demands come. What runs stays where it is unless that has become impossible, or a pod of higher
-//! priority needs the room; then as few as possible go, of the lowest priority first.
+//! priority needs the room; then as few as possible go, of the lowest priority first. What waits keeps the
+//! place that it was given last: deciding again while nothing has changed but that pods were started gives
+//! the same places, so that no pod is started and stopped in turn.
 //!
 //! Never sold twice: CPU and memory (by request), the memory of a shared GPU, a whole GPU, and a MIG
 //! instance. A GPU in MIG mode goes to pods by its instances alone.
@@ -35,6 +37,24 @@ pub struct PodDemand {
     pub tolerations: Vec<Toleration>,
     /// What it runs on now.
     pub held: Option<Placement>,
+    /// Where it was placed last, if it does not run there yet.
+    pub planned: Option<Placement>,
+}
+
+impl PodDemand {
+    /// Where it is left if that is possible.
+    fn place_so_far(&self) -> Option<&Placement> {
+        self.held.as_ref().or(self.planned.as_ref())
+    }
+
+    /// Of equal priorities: what runs, then what has a place, then what has none.
+    fn claim(&self) -> u8 {
+        match (&self.held, &self.planned) {
+            (Some(_), _) => 0,
+            (None, Some(_)) => 1,
+            (None, None) => 2,
+        }
+    }
 }
 
 /// What a pod is given besides CPU and memory.
@@ -95,12 +115,12 @@ pub enum Decision {
 /// Decides for all pods of a node at once.
 #[must_use]
 pub fn place(node: &NodeResources, demands: &[PodDemand]) -> BTreeMap<PodId, Decision> {
-    // Higher priority first; of equal ones those that run, then by name.
+    // Higher priority first; of equal ones those that have a place, then by name.
     let mut ranked: Vec<&PodDemand> = demands.iter().collect();
     ranked.sort_by(|a, b| {
         let by_priority = b.priority.cmp(&a.priority);
-        let by_held = || a.held.is_none().cmp(&b.held.is_none());
-        by_priority.then_with(by_held).then_with(|| a.pod.cmp(&b.pod))
+        let by_claim = || a.claim().cmp(&b.claim());
+        by_priority.then_with(by_claim).then_with(|| a.pod.cmp(&b.pod))
     });
     let mut usage = Usage::of(node, &ranked);
     let mut waiting: BTreeSet<usize> = BTreeSet::new();
@@ -126,7 +146,8 @@ pub fn place(node: &NodeResources, demands: &[PodDemand]) -> BTreeMap<PodId, Dec
     let (mut decisions, mut explainer) = (BTreeMap::new(), Explainer::new(&usage));
     for pod in unplaced {
         let Some(demand) = ranked.get(pod) else { continue };
-        let decision = explainer.unplaced(pod, demand, preempted.contains(&pod));
+        let decision =
+            explainer.unplaced(pod, demand, demand.held.is_some() && preempted.contains(&pod));
         decisions.insert(demand.pod.clone(), decision);
     }
     for (pod, placement) in usage.into_placements() {

@@ -194,31 +194,31 @@ impl<'a> Usage<'a> {
         self.gpus.get_mut(*self.by_uuid.get(uuid)?)
     }
 
-    /// Leaves the pod where it runs, if that is still possible.
+    /// Leaves the pod where it runs or was to run, if that is still possible.
     pub(super) fn keep(&mut self, pod: usize) -> bool {
         let Some(demand) = self.demand(pod) else { return false };
-        let Some(held) = &demand.held else { return false };
-        let possible = self.main_lack(demand).is_none() && self.held_fits(demand, held);
+        let Some(place) = demand.place_so_far() else { return false };
+        let possible = self.main_lack(demand).is_none() && self.place_fits(demand, place);
         if possible {
-            self.put(pod, held.clone());
+            self.put(pod, place.clone());
         }
         possible
     }
 
-    fn held_fits(&self, demand: &PodDemand, held: &Placement) -> bool {
+    fn place_fits(&self, demand: &PodDemand, place: &Placement) -> bool {
         let devices: Option<Vec<usize>> =
-            held.gpus.iter().map(|uuid| self.by_uuid.get(uuid.as_str()).copied()).collect();
+            place.gpus.iter().map(|uuid| self.by_uuid.get(uuid.as_str()).copied()).collect();
         let Some(devices) = devices else { return false };
         let usable = devices.iter().all(|device| self.gpu_lack(*device, demand).is_none());
         usable
             && match demand.resources.gpu {
-                GpuRequest::None => held.gpus.is_empty(),
+                GpuRequest::None => place.gpus.is_empty(),
                 GpuRequest::Whole(count) => {
-                    u32::try_from(held.gpus.len()) == Ok(count) && held.gpu_memory_bytes.is_none()
+                    u32::try_from(place.gpus.len()) == Ok(count) && place.gpu_memory_bytes.is_none()
                 }
-                GpuRequest::Mig(_) => held.gpus.len() == 1 && held.gpu_memory_bytes.is_none(),
+                GpuRequest::Mig(_) => place.gpus.len() == 1 && place.gpu_memory_bytes.is_none(),
                 GpuRequest::SharedMemory(memory) => {
-                    held.gpus.len() == 1 && held.gpu_memory_bytes == Some(memory.bytes)
+                    place.gpus.len() == 1 && place.gpu_memory_bytes == Some(memory.bytes)
                 }
             }
     }

@@ -2,6 +2,7 @@
 
 mod bars;
 mod mig;
+mod plan;
 
 use super::*;
 use proptest::prelude::*;
@@ -63,6 +64,7 @@ fn pod(name: &str, priority: i32, cpu: u64, gpu: GpuRequest) -> PodDemand {
         },
         tolerations: vec![],
         held: None,
+        planned: None,
     }
 }
 

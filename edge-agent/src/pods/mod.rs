@@ -24,7 +24,7 @@ mod wanted;
 pub use attached::NodeObjects;
 pub use record::{PodAction, PodRecord};
 
-use crate::placement::{Decision, MainShare, NodeResources, PodDemand, place};
+use crate::placement::{Decision, MainShare, NodeResources, Placement, PodDemand, place};
 use crate::ports::{InstanceId, RuntimeEvent};
 use pod::Pod;
 use shared::model::{MonotonicMs, Now, PodId, PodStatus, Workload, WorkloadKey};
@@ -39,6 +39,8 @@ pub struct Pods {
     pods: BTreeMap<PodId, Pod>,
     node: Option<NodeResources>,
     held: bool,
+    /// Where pods were placed last, whether they run there yet or not.
+    plan: BTreeMap<PodId, Placement>,
     /// ConfigMaps and Secrets of the desired state.
     objects: NodeObjects,
     /// Whether the driver lists GPUs.
@@ -61,6 +63,7 @@ impl Pods {
             pods: BTreeMap::new(),
             node: None,
             held: false,
+            plan: BTreeMap::new(),
             objects: NodeObjects::default(),
             gpus_listed: false,
             assigned: false,
@@ -165,10 +168,19 @@ impl Pods {
         self.note_changes();
     }
 
-    fn decide(&self) -> BTreeMap<PodId, Decision> {
+    fn decide(&mut self) -> BTreeMap<PodId, Decision> {
         let Some(node) = &self.node else { return BTreeMap::new() };
-        let demands: Vec<PodDemand> = self.pods.values().filter_map(Pod::demand).collect();
-        place(node, &demands)
+        let demands = self.pods.values().filter_map(Pod::demand);
+        let planned = |demand: &PodDemand| self.plan.get(&demand.pod).cloned();
+        let demands: Vec<PodDemand> =
+            demands.map(|demand| PodDemand { planned: planned(&demand), ..demand }).collect();
+        let decisions = place(node, &demands);
+        let placed = decisions.iter().filter_map(|(pod, decision)| match decision {
+            Decision::Placed(placement) => Some((pod.clone(), placement.clone())),
+            Decision::Unplaced { .. } => None,
+        });
+        self.plan = placed.collect();
+        decisions
     }
 
     fn start_if_possible(

@@ -222,6 +222,7 @@ impl Pod {
             resources: wanted.template.resources(),
             tolerations: wanted.tolerations.clone(),
             held: self.live.as_ref().map(|live| live.placement.clone()),
+            planned: None,
         })
     }
 

@@ -97,6 +97,7 @@ fn pod(workload: u32, ordinal: u32, priority: i32, gpu: GpuRequest) -> anyhow::R
         },
         tolerations: vec![],
         held: None,
+        planned: None,
     })
 }
 

@@ -85,7 +85,12 @@ pub(super) struct Outcome {
     pub(super) answered: Vec<CallResponse>,
     /// Answers to posts.
     pub(super) posts: Vec<(u64, PostOutcome)>,
+    /// It was not at rest after [`EVENTS_AT_ONCE_MAX`], and was left there.
+    pub(super) endless: bool,
 }
+
+/// What its machine answers, and what follows from that, at one moment: a few hundred starts and stops at most.
+const EVENTS_AT_ONCE_MAX: usize = 20_000;
 
 struct Ports<'a> {
     disk: &'a mut Disk,
@@ -259,7 +264,7 @@ impl SimAgent {
         let mut outcome = Outcome::default();
         self.machine.set_wall(now.wall);
         let mut queue: VecDeque<Event> = self.untold_wire().into_iter().chain(events).collect();
-        loop {
+        for _ in 0..EVENTS_AT_ONCE_MAX {
             let Some(core) = self.core.as_mut() else { return outcome };
             while let Some(effect) = core.poll_effect() {
                 if dies(&effect) {
@@ -287,6 +292,8 @@ impl SimAgent {
                 None => return outcome,
             }
         }
+        outcome.endless = true;
+        outcome
     }
 
     /// The status, while the process runs.

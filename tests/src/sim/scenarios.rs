@@ -149,6 +149,10 @@ pub const SEEDS_THAT_FAILED: &[(u64, &str)] = &[
     (28344, "a watermark of the greeting's start was taken for one of the agent's next start"),
     (28492, "the same as 28344"),
     (28703, "the same as 28344"),
+    (
+        91_557,
+        "a pod was started and preempted in turn, for ever at one moment: what waited was placed anew each time",
+    ),
 ];
 
 /// Whoever has stolen the hub's key for sessions and not the one for signatures can hear, and ask, and claim

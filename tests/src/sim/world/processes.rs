@@ -108,6 +108,9 @@ impl World {
         }
         self.account_for_commits(index);
         self.check_answers(outcome.posts);
+        if outcome.endless {
+            self.complain(Err(format!("agent {index} is busy for ever at one moment")));
+        }
         if outcome.crashed {
             self.agent_died(index, "between two effects");
         } else {
