@@ -13,9 +13,10 @@ BUILT = $${CARGO_TARGET_DIR:-target}/release
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
-demo: ## Run the main job on this machine; KEEP=1 leaves it running
+demo: ## Run the main job on this machine; KEEP=1 leaves it running, RUNTIME=cri has pods as containers
+	$(if $(filter cri,$(RUNTIME)),tests/install.sh containers)
 	$(RELEASE) --bin hub --bin edge-agent --bin file-classifier --bin demo
-	KEEP=$(KEEP) $(BUILT)/demo
+	KEEP=$(KEEP) RUNTIME=$(RUNTIME) $(BUILT)/demo
 
 test: install-test-needs ## Install what the tests need and run them all
 	$(CARGO) build --workspace --bins --tests

@@ -5,6 +5,7 @@
 
 use crate::core::{RecorderOptions, Reserved};
 use crate::heat::GpuLimits;
+use crate::pressure::EvictionLimits;
 use crate::runtime::cri::{DEFAULT_CGROUP_PARENT, DEFAULT_SOCKET};
 use serde::Deserialize;
 use shared::model::{CpuQuantity, MemoryQuantity};
@@ -42,12 +43,16 @@ pub struct Config {
     pub runtime: RuntimeKind,
     /// The container runtime, for `runtime = "cri"`.
     pub cri: CriConfig,
+    /// Images that are not on the node.
+    pub images: ImagesConfig,
     /// GPUs that are made up, as in `2x8Gi`; for trials only, and said so in status and logs.
     pub simulate_gpus: Option<String>,
     /// NVIDIA's library `libnvidia-ml.so.1`, where it is not where drivers install it.
     pub nvml_library: Option<PathBuf>,
     /// What GPUs may not exceed.
     pub gpu_limits: GpuLimitsConfig,
+    /// When pods leave since the node runs out of something.
+    pub eviction: EvictionConfig,
     /// `text` or `json`.
     pub log_format: LogFormat,
 }
@@ -117,6 +122,42 @@ pub struct CriConfig {
     pub gpu_runtime_handler: Option<String>,
 }
 
+/// Images that are not on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagesConfig {
+    /// Whether the container runtime may be asked to bring them.
+    pub pull: PullPolicy,
+}
+
+/// Whether images are pulled that are not on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PullPolicy {
+    /// Only while the link has no budget of bytes.
+    #[default]
+    Unmetered,
+    /// Whatever the link costs: what is pulled is not counted in its budget.
+    Always,
+    /// They are imported by hand.
+    Never,
+}
+
+/// When pods leave since the node runs out of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvictionConfig {
+    /// Below so much available main memory; 0 for never.
+    pub memory_available: MemoryQuantity,
+}
+
+impl Default for EvictionConfig {
+    /// As the kubelet.
+    fn default() -> Self {
+        Self { memory_available: MemoryQuantity { bytes: 100 << 20 } }
+    }
+}
+
 /// How the agent writes its own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -139,9 +180,11 @@ impl Default for Config {
             pod_logs: PodLogConfig::default(),
             runtime: RuntimeKind::default(),
             cri: CriConfig::default(),
+            images: ImagesConfig::default(),
             simulate_gpus: None,
             nvml_library: None,
             gpu_limits: GpuLimitsConfig::default(),
+            eviction: EvictionConfig::default(),
             log_format: LogFormat::default(),
         }
     }
@@ -288,6 +331,12 @@ impl Config {
     pub fn gpu_limits(&self) -> GpuLimits {
         let GpuLimitsConfig { celsius, watts } = self.gpu_limits;
         GpuLimits { celsius, watts }
+    }
+
+    /// When pods leave.
+    #[must_use]
+    pub fn eviction_limits(&self) -> EvictionLimits {
+        EvictionLimits { memory_available_bytes: self.eviction.memory_available.bytes }
     }
 
     /// How often is sampled, and how many samples make a batch.

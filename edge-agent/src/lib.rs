@@ -13,6 +13,7 @@
 //! | [`config`], [`cli`] | one TOML file, and the commands |
 //! | [`gpu`] | the inventory: NVML, or an explicit simulation |
 //! | [`heat`] | which pods rest while a GPU is too hot (pure) |
+//! | [`pressure`] | which pods leave while memory or disk run out (pure) |
 //! | [`models`] | the models on this node, by their content |
 //! | [`scaling`] | how many pods a workload has, by what they have to do (pure) |
 
@@ -26,6 +27,7 @@ mod owner_socket;
 pub mod placement;
 pub mod pods;
 pub mod ports;
+pub mod pressure;
 pub mod results;
 pub mod runtime;
 pub mod scaling;

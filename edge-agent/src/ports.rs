@@ -51,6 +51,17 @@ pub struct StartRequest {
     pub parameters_id: u64,
     /// The files that it has of ConfigMaps, Secrets and models.
     pub volumes: Vec<VolumeContent>,
+    /// On what terms its images may be pulled.
+    pub pull: PullTerms,
+}
+
+/// On what terms the images of a pod may be pulled.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PullTerms {
+    /// Whether the link has a budget of bytes.
+    pub is_metered: bool,
+    /// Credentials for registries, sealed to this node.
+    pub secrets: Vec<(ObjectName, Arc<SecretItem>)>,
 }
 
 /// The files that a pod has of one ConfigMap or Secret, or its file of a model.
@@ -195,6 +206,17 @@ pub enum RuntimeEvent {
         instance: InstanceId,
         /// When its process started, by the node's clock.
         started_at: UnixMs,
+    },
+    /// The start takes its time, for a reason that people should know; said again every 30 s.
+    Preparing {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// A word for programs, as in `ImagePulling`.
+        reason: String,
+        /// A sentence for people.
+        message: String,
     },
     /// The pod could not be started; nothing of this start runs.
     StartFailed {

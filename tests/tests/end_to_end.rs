@@ -99,6 +99,19 @@ fn the_story_of_the_demo_holds() {
     assert_eq!(reunited.samples_recorded, reunited.samples_received);
 }
 
+#[test]
+fn the_story_of_the_demo_holds_with_containers() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut story = Story::in_containers(folder.path(), "mast-17").unwrap();
+    story.join().unwrap();
+    story.deploy().unwrap();
+    story.lose_everything().unwrap();
+    story.wait_offline(2).unwrap();
+    let reunited = story.reunite().unwrap();
+    assert_eq!(reunited.samples_recorded, reunited.samples_received);
+    story.end().unwrap();
+}
+
 /// What is killed in a round.
 #[derive(Debug, Clone, Copy)]
 enum Kill {

@@ -14,7 +14,7 @@ impl AgentCore {
 
     /// Has samples looked at often enough for those who conclude something from them.
     pub(super) fn watch_samples(&mut self, now: Now) {
-        let is_watched = self.scaling.is_needed() || self.heat.is_needed();
+        let is_watched = self.scaling.is_needed() || self.heat.is_needed() || self.evicts;
         self.recorder.watch(is_watched, now.monotonic);
     }
 

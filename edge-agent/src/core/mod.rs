@@ -16,6 +16,7 @@
 //! | what pods say of themselves in samples | `series.rs` |
 //! | how many pods a workload has, by what they have to do | `scaling.rs` |
 //! | which pods rest while a GPU is too hot | `heat.rs` |
+//! | which pods leave while memory or disk run out | `pressure.rs` |
 //! | results of pods to the outbox | `results.rs` |
 //! | the store that can't be written | `storage.rs` |
 //! | what `status` shows | `status.rs` |
@@ -33,6 +34,7 @@ mod heat;
 mod ladder;
 mod link_budget;
 mod pod_effects;
+mod pressure;
 mod recorder;
 mod restore;
 mod results;
@@ -52,6 +54,7 @@ pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 use crate::heat::Heat;
 use crate::models::NodeModels;
 use crate::pods::Pods;
+use crate::pressure::Pressure;
 use crate::scaling::Scaling;
 use attempts::Attempts;
 use clocks::Clocks;
@@ -92,6 +95,9 @@ pub struct AgentCore {
     pods: Pods,
     scaling: Scaling,
     heat: Heat,
+    pressure: Pressure,
+    /// Whether pods leave for it.
+    evicts: bool,
     /// What was last told in an event, by pod.
     told: BTreeMap<shared::model::PodId, Told>,
     capacity: NodeCapacity,
@@ -141,6 +147,7 @@ impl AgentCore {
                 self.watch_disk(&sample, now);
                 self.scale(&sample, now);
                 self.watch_heat(&sample, now);
+                self.watch_pressure(&sample, now);
                 if self.recorder.keeps_sample {
                     self.record_sample(self.with_pods(sample), now);
                 }

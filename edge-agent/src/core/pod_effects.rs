@@ -33,6 +33,7 @@ impl AgentCore {
             gpus: self.capacity.gpus.devices.clone(),
             gpu_taints: BTreeMap::new(),
             bars: self.heat.bars(&self.capacity.gpus.devices),
+            evicted: self.pressure.evicted(),
         };
         self.pods.provide(resources, self.gpus_known, now);
     }
@@ -69,7 +70,8 @@ impl AgentCore {
                 writes.delete(Tree::Pods, pod.to_string());
                 self.persist(writes, After::Nothing);
             }
-            PodAction::Start(request) => {
+            PodAction::Start(mut request) => {
+                request.pull.is_metered = self.budget.limits().bytes_per_day.is_some();
                 info!(node = %self.node, pod = %request.pod, instance = %request.instance, "starting");
                 self.effects.push_back(Effect::Start(request));
             }
@@ -191,13 +193,14 @@ fn has_failed(status: &PodStatus) -> bool {
 
 /// What of the node somebody must act on: it goes before everything else, and from bytes that are kept
 /// for it.
-const ALARMS: [&str; 8] = [
+const ALARMS: [&str; 9] = [
     "BudgetExhausted",
     "DesiredStateDamaged",
     "GpuLost",
     "GpuUnhealthy",
     "LedgerDamaged",
     "NodeHasDiskPressure",
+    "NodeHasMemoryPressure",
     "StoreDamaged",
     "StoreQuarantined",
 ];

@@ -13,6 +13,7 @@ use crate::heat::Heat;
 use crate::models::NodeModels;
 use crate::pods::{PodRecord, Pods};
 use crate::ports::Observation;
+use crate::pressure::Pressure;
 use crate::scaling::Scaling;
 use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX};
 use shared::model::{GpuInventory, NodeCapacity, NodeId, Now};
@@ -177,6 +178,8 @@ impl AgentCore {
             pods,
             scaling: Scaling::default(),
             heat: Heat::default(),
+            pressure: Pressure::default(),
+            evicts: false,
             models: Arc::new(restored.models),
             told: BTreeMap::new(),
             gpus_known: options.capacity.gpus.is_some(),

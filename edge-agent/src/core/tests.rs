@@ -4,6 +4,7 @@ mod alarms;
 mod budget;
 mod greetings;
 mod heat;
+mod pressure;
 mod results;
 mod scaling;
 mod telemetry;

@@ -117,6 +117,11 @@ impl AgentCore {
             let refused = ConditionStatus::False;
             conditions.push(condition("WorkloadReadable", refused, "NotReadable", &message));
         }
+        if self.pressure.of_memory() {
+            let message = "pods leave, those first that use more than they asked for";
+            let holds = ConditionStatus::True;
+            conditions.push(condition("MemoryPressure", holds, "NodeHasMemoryPressure", message));
+        }
         if self.budget_exhausted {
             conditions.push(condition(
                 "LinkBudgetAvailable",

@@ -116,7 +116,8 @@ pub enum Decision {
 #[must_use]
 pub fn place(node: &NodeResources, demands: &[PodDemand]) -> BTreeMap<PodId, Decision> {
     // Higher priority first; of equal ones those that have a place, then by name.
-    let mut ranked: Vec<&PodDemand> = demands.iter().collect();
+    let is_out = |demand: &&PodDemand| node.evicted.contains_key(&demand.pod);
+    let (out, mut ranked): (Vec<&PodDemand>, Vec<_>) = demands.iter().partition(is_out);
     ranked.sort_by(|a, b| {
         let by_priority = b.priority.cmp(&a.priority);
         let by_claim = || a.claim().cmp(&b.claim());
@@ -154,6 +155,11 @@ pub fn place(node: &NodeResources, demands: &[PodDemand]) -> BTreeMap<PodId, Dec
         let Some(demand) = ranked.get(pod) else { continue };
         decisions.insert(demand.pod.clone(), Decision::Placed(placement));
     }
+    let evicted = out.into_iter().filter_map(|demand| {
+        let (reason, message) = ("Evicted".to_owned(), node.evicted.get(&demand.pod)?.clone());
+        Some((demand.pod.clone(), Decision::Unplaced { reason, message }))
+    });
+    decisions.extend(evicted);
     decisions
 }
 

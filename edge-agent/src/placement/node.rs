@@ -20,6 +20,8 @@ pub struct NodeResources {
     pub gpu_taints: BTreeMap<String, Vec<Taint>>,
     /// What keeps pods from a GPU for a while, by its UUID.
     pub bars: BTreeMap<String, Bar>,
+    /// Pods that get nothing for a while, and why.
+    pub evicted: BTreeMap<PodId, String>,
 }
 
 /// What keeps pods from a GPU for a while: it is too hot, say.

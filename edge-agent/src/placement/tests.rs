@@ -49,6 +49,7 @@ fn node(gpus: Vec<GpuDevice>) -> NodeResources {
         gpus,
         gpu_taints: BTreeMap::new(),
         bars: BTreeMap::new(),
+        evicted: BTreeMap::new(),
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Attachments {
     pub(super) env: Vec<EnvVar>,
     /// The volumes.
     pub(super) volumes: Vec<VolumeContent>,
+    /// Credentials for registries.
+    pub(super) pull_secrets: Vec<(ObjectName, Arc<SecretItem>)>,
     /// What is not there, so that no pod can be started.
     pub(super) lacks: Option<Lack>,
 }
@@ -51,7 +53,10 @@ impl Attachments {
         let mut volumes: Vec<_> = volumes.map(|volume| gathering.volume(volume)).collect();
         let models = workload.template.spec.models.iter();
         volumes.extend(models.filter_map(|model| gathering.model(model)));
-        Self { env, volumes, lacks: gathering.lacks }
+        let secrets = workload.template.spec.image_pull_secrets.iter();
+        let pull_secrets = secrets.filter_map(|secret| gathering.secret(&secret.name, false));
+        let pull_secrets = pull_secrets.collect();
+        Self { env, volumes, pull_secrets, lacks: gathering.lacks }
     }
 }
 
@@ -80,6 +85,17 @@ impl Gathering<'_> {
             self.lack(optional, || format!("the hub has sent no {name}"));
         }
         found
+    }
+
+    fn secret(&mut self, name: &str, optional: bool) -> Option<(ObjectName, Arc<SecretItem>)> {
+        let name = self.name(ObjectKind::Secret, name);
+        match self.objects.secrets.get(&name).cloned() {
+            Some(item) => Some((name, item)),
+            None => {
+                self.lack(optional, || format!("the hub has sent no {name}"));
+                None
+            }
+        }
     }
 
     /// As in Kubernetes: what is said in `env` wins over whole ConfigMaps, and of these a later one. What is
@@ -139,14 +155,9 @@ impl Gathering<'_> {
             return VolumeContent { source, items: from.items.clone(), ..content };
         }
         let Some(from) = &volume.secret else { return content };
-        let name = self.name(ObjectKind::Secret, &from.secret_name);
-        let source = match self.objects.secrets.get(&name) {
-            Some(item) => VolumeSource::Secret(name, Arc::clone(item)),
-            None => {
-                self.lack(from.optional, || format!("the hub has sent no {name}"));
-                VolumeSource::Nothing
-            }
-        };
+        let secret = self.secret(&from.secret_name, from.optional);
+        let source =
+            secret.map_or(VolumeSource::Nothing, |(name, item)| VolumeSource::Secret(name, item));
         VolumeContent { source, items: from.items.clone(), optional: from.optional, ..content }
     }
 

@@ -118,6 +118,7 @@ impl Pods {
     /// The runtime says something.
     pub fn handle_runtime(&mut self, event: RuntimeEvent, now: Now) {
         let (RuntimeEvent::Started { pod, instance, .. }
+        | RuntimeEvent::Preparing { pod, instance, .. }
         | RuntimeEvent::StartFailed { pod, instance, .. }
         | RuntimeEvent::Exited { pod, instance, .. }
         | RuntimeEvent::NotAttached { pod, instance, .. }

@@ -8,7 +8,7 @@ use super::probes::Probes;
 use super::record::{PodAction, PodRecord};
 use super::wanted::Wanted;
 use crate::placement::{Decision, MainShare, Placement, PodDemand};
-use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent, StartRequest};
+use crate::ports::{InstanceId, ProbeRequest, PullTerms, RuntimeEvent, StartRequest};
 use shared::model::{MonotonicMs, PodId, Revision, UnixMs};
 use std::collections::VecDeque;
 
@@ -54,6 +54,8 @@ enum State {
     },
     Starting {
         deadline: MonotonicMs,
+        /// What takes so long: a word and a sentence.
+        doing: (String, String),
     },
     Running {
         since: MonotonicMs,
@@ -387,10 +389,14 @@ impl Pod {
             grace_seconds,
             parameters_id: wanted.parameters_id,
             volumes: wanted.volumes().to_vec(),
+            pull: PullTerms { is_metered: false, secrets: wanted.pull_secrets().to_vec() },
         };
         self.started = Some((wanted.revision, wanted.parameters_id));
         self.live = Some(live);
-        self.state = State::Starting { deadline: now.plus_ms(START_DEADLINE_MS) };
+        self.state = State::Starting {
+            deadline: now.plus_ms(START_DEADLINE_MS),
+            doing: (String::new(), String::new()),
+        };
         actions.extend(self.record(None).map(PodAction::Record));
         actions.push_back(PodAction::Start(request));
     }
@@ -423,6 +429,12 @@ impl Pod {
             RuntimeEvent::StartFailed { reason, message, .. } => {
                 self.failed_to_start(&reason, &message, now, actions);
             }
+            RuntimeEvent::Preparing { reason, message, .. } => {
+                if let State::Starting { deadline, doing } = &mut self.state {
+                    *deadline = now.plus_ms(START_DEADLINE_MS);
+                    *doing = (reason, message);
+                }
+            }
             RuntimeEvent::Exited { code, .. } => self.exited(code, now, actions),
             // Whatever happens next has it tried again.
             RuntimeEvent::NotAttached { .. } => {
@@ -452,7 +464,7 @@ impl Pod {
         let Some(live) = &self.live else { return };
         let (pod, instance) = (self.id.clone(), live.instance);
         match &mut self.state {
-            State::Starting { deadline } if *deadline <= now => {
+            State::Starting { deadline, .. } if *deadline <= now => {
                 let seconds = START_DEADLINE_MS / 1000;
                 let why = format!("the runtime did not start it within {seconds} s");
                 self.stop(Cause::Unhealthy(why), now, actions);
@@ -474,7 +486,7 @@ impl Pod {
 
     pub(super) fn poll_timeout(&self) -> Option<MonotonicMs> {
         match &self.state {
-            State::Starting { deadline } | State::Stopping { deadline, .. } => Some(*deadline),
+            State::Starting { deadline, .. } | State::Stopping { deadline, .. } => Some(*deadline),
             State::BackingOff { until, .. } => Some(*until),
             State::Running { probes, .. } => probes.poll_timeout(),
             _ => None,

@@ -29,6 +29,7 @@ fn workload(name: &str, revision: u64, container: Container) -> Workload {
         termination_grace_period_seconds: 5,
         volumes: vec![],
         models: vec![],
+        image_pull_secrets: vec![],
     };
     Workload {
         key: format!("default/{name}").parse().unwrap(),
@@ -80,6 +81,7 @@ fn node() -> NodeResources {
         gpus: vec![gpu("GPU-a"), gpu("GPU-b")],
         gpu_taints: BTreeMap::new(),
         bars: BTreeMap::new(),
+        evicted: BTreeMap::new(),
     }
 }
 

@@ -2,7 +2,10 @@
 
 use super::attached::{Attachments, Lack, NodeObjects};
 use crate::ports::{VolumeContent, volumes_version};
-use shared::model::{Container, PodTemplate, Revision, Toleration, Workload};
+use shared::model::{
+    Container, ObjectName, PodTemplate, Revision, SecretItem, Toleration, Workload,
+};
+use std::sync::Arc;
 
 /// What should run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +47,11 @@ impl Wanted {
 
     pub(super) fn volumes(&self) -> &[VolumeContent] {
         &self.attached.volumes
+    }
+
+    /// Credentials for registries.
+    pub(super) fn pull_secrets(&self) -> &[(ObjectName, Arc<SecretItem>)] {
+        &self.attached.pull_secrets
     }
 
     /// What is not there, so that it can't be started.

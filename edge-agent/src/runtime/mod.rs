@@ -49,6 +49,14 @@ fn pod_series(pod: &PodId, name: &str) -> Series {
     Series::new(name).with("namespace", pod.workload.namespace()).with("pod", &pod.name())
 }
 
+/// What a pod has written to its own file system.
+fn disk_series(pod: &PodId, bytes: u64) -> (Series, f64) {
+    // Past 2^53 the last digits are lost.
+    #[allow(clippy::cast_precision_loss)]
+    let bytes = bytes as f64;
+    (pod_series(pod, "container_fs_usage_bytes"), bytes)
+}
+
 /// CPU time and memory of a pod.
 fn usage_series(pod: &PodId, cpu_usec: u64, memory_bytes: u64) -> [(Series, f64); 2] {
     let series = |name| pod_series(pod, name);

@@ -198,6 +198,7 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let options = core_options(config, &enrollment, (incarnation, boot), capacity)?;
     let mut core = AgentCore::new(options, restored, clock.now());
     core.limit_gpus(config.gpu_limits(), clock.now());
+    core.evict_at(config.eviction_limits(), clock.now());
     let (answers_sender, answers) = mpsc::unbounded_channel();
     let outside = Outside {
         clock,
@@ -271,6 +272,7 @@ fn cri_options(config: &Config) -> CriOptions {
         cgroup_parent: config.cri.cgroup_parent.clone(),
         cdi: config.cri.cdi,
         gpu_runtime_handler: config.cri.gpu_runtime_handler.clone(),
+        pulls: config.images.pull,
     }
 }
 

@@ -8,19 +8,20 @@ use serde_json::{Map, Value, json};
 use shared::limits::VOLUMES_MAX;
 
 /// Fields of a pod's spec that Hinterland runs.
-const POD_SPEC_FIELDS: [&str; 4] =
-    ["containers", "restartPolicy", "terminationGracePeriodSeconds", "volumes"];
+const POD_SPEC_FIELDS: [&str; 5] =
+    ["containers", "imagePullSecrets", "restartPolicy", "terminationGracePeriodSeconds", "volumes"];
 
 /// Fields of a volume that Hinterland runs.
 const VOLUME_FIELDS: [&str; 3] = ["configMap", "name", "secret"];
 
 /// Fields of a container that Hinterland runs.
-const CONTAINER_FIELDS: [&str; 13] = [
+const CONTAINER_FIELDS: [&str; 14] = [
     "args",
     "command",
     "env",
     "envFrom",
     "image",
+    "imagePullPolicy",
     "livenessProbe",
     "name",
     "ports",
@@ -32,9 +33,10 @@ const CONTAINER_FIELDS: [&str; 13] = [
 ];
 
 /// Lists whose entries have names, by their fields' names, and what names an entry.
-const NAMED_LISTS: [(&str, &[&str]); 6] = [
+const NAMED_LISTS: [(&str, &[&str]); 7] = [
     ("containers", &["name"]),
     ("env", &["name"]),
+    ("imagePullSecrets", &["name"]),
     ("initContainers", &["name"]),
     ("ports", &["containerPort", "protocol"]),
     ("volumeMounts", &["mountPath"]),

@@ -114,7 +114,7 @@ fn equal_content_has_an_equal_revision_however_it_is_written() {
 #[test]
 fn fields_outside_the_subset_are_refused() {
     let typo = changed("livenessProbe", "livenesProbe");
-    assert_snapshot!(typo, @"w/ocr.yaml:13: spec.template.spec.containers[0].livenesProbe: unknown field, expected one of `name`, `image`, `command`, `args`, `workingDir`, `env`, `resources`, `ports`, `startupProbe`, `readinessProbe`, `livenessProbe`, `envFrom`, `volumeMounts`");
+    assert_snapshot!(typo, @"w/ocr.yaml:13: spec.template.spec.containers[0].livenesProbe: unknown field, expected one of `name`, `image`, `command`, `args`, `workingDir`, `env`, `resources`, `ports`, `startupProbe`, `readinessProbe`, `livenessProbe`, `envFrom`, `volumeMounts`, `imagePullPolicy`");
     let volumes =
         changed("      containers:", "      volumes: [{name: v, emptyDir: {}}]\n      containers:");
     assert_snapshot!(volumes, @"w/ocr.yaml:8: spec.template.spec.volumes[0].emptyDir: unknown field, expected one of `name`, `configMap`, `secret`");

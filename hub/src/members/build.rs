@@ -326,6 +326,8 @@ impl Builder<'_> {
         });
         let volumes = &template.spec.volumes;
         set_if(&mut pod, "volumes", !volumes.is_empty(), json!(volumes));
+        let pulls_as = &template.spec.image_pull_secrets;
+        set_if(&mut pod, "imagePullSecrets", !pulls_as.is_empty(), json!(pulls_as));
         set_if(&mut pod, "nodeSelector", !node_selector.is_empty(), json!(node_selector));
         if let Some(affinity) = &self.workload.affinity {
             set(&mut pod, "affinity", json!({ "nodeAffinity": node_affinity(affinity) }));
@@ -337,10 +339,11 @@ impl Builder<'_> {
 
     fn container(&self, said: &Container) -> Value {
         let mut written = container(said, self.workload.mig.as_deref());
-        let Container { env_from, volume_mounts, .. } = said;
+        let Container { env_from, volume_mounts, image_pull_policy: pulls, .. } = said;
         let env = variables(said, &self.share.parameters);
         set_if(&mut written, "env", !env.is_empty(), json!(env));
         set_if(&mut written, "envFrom", !env_from.is_empty(), json!(env_from));
+        set_if(&mut written, "imagePullPolicy", pulls.is_some(), json!(pulls));
         set_if(&mut written, "volumeMounts", !volume_mounts.is_empty(), json!(volume_mounts));
         written
     }

@@ -8,7 +8,7 @@ use crate::manifests::AttachedObject;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
-use shared::model::{ConfigItem, ObjectKind};
+use shared::model::{ConfigItem, DOCKER_CONFIG_KEY, ObjectKind};
 use shared::wire::Digest;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +32,14 @@ impl fmt::Debug for Fingerprint {
 
 /// Of the values of a ConfigMap or a Secret, by key.
 pub(super) type Fingerprints = BTreeMap<String, Fingerprint>;
+
+/// A kubelet takes credentials for registries from Secrets of their own type alone.
+fn data_is_for_pulls(object: &AttachedObject) -> bool {
+    match object {
+        AttachedObject::Secret { data, .. } => data.contains_key(DOCKER_CONFIG_KEY),
+        AttachedObject::ConfigMap(_) => false,
+    }
+}
 
 /// What is to be in a ConfigMap or a Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +82,9 @@ impl Content {
         }
         if let Some(fields) = sent.as_object_mut() {
             fields.insert("data".to_owned(), Value::Object(data));
+            if data_is_for_pulls(&self.object) {
+                fields.insert("type".to_owned(), json!("kubernetes.io/dockerconfigjson"));
+            }
             if !binary.is_empty() {
                 fields.insert("binaryData".to_owned(), Value::Object(binary));
             }

@@ -127,6 +127,9 @@ impl<'de> Deserialize<'de> for SecretBytes {
     }
 }
 
+/// The key of a Secret of the type `kubernetes.io/dockerconfigjson`.
+pub const DOCKER_CONFIG_KEY: &str = ".dockerconfigjson";
+
 /// One mention of a ConfigMap or Secret in a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference<'a> {
@@ -159,7 +162,8 @@ impl PodTemplate {
             let takes = |variable: &EnvVar| variable.value_from.is_some();
             !container.env_from.is_empty() || container.env.iter().any(takes)
         };
-        !self.spec.volumes.is_empty() || self.spec.containers.iter().any(environment)
+        let pulls_as = !self.spec.image_pull_secrets.is_empty();
+        pulls_as || !self.spec.volumes.is_empty() || self.spec.containers.iter().any(environment)
     }
 
     /// Every mention of a ConfigMap or Secret, in the order of the fields.
@@ -182,7 +186,17 @@ impl PodTemplate {
             });
             config.into_iter().chain(secret)
         });
-        volumes.chain(self.environment_references())
+        volumes.chain(self.pull_references()).chain(self.environment_references())
+    }
+
+    fn pull_references(&self) -> impl Iterator<Item = Reference<'_>> {
+        self.spec.image_pull_secrets.iter().enumerate().map(|(index, secret)| Reference {
+            kind: ObjectKind::Secret,
+            name: &secret.name,
+            path: format!("spec.imagePullSecrets[{index}].name"),
+            optional: false,
+            keys: vec![DOCKER_CONFIG_KEY],
+        })
     }
 
     fn environment_references(&self) -> impl Iterator<Item = Reference<'_>> {

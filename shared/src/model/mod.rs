@@ -22,8 +22,8 @@ mod volume_check;
 mod workload;
 
 pub use attached::{
-    ConfigItem, ObjectKind, ObjectName, Reference, SecretBytes, SecretData, SecretItem,
-    check_object_key, check_object_name,
+    ConfigItem, DOCKER_CONFIG_KEY, ObjectKind, ObjectName, Reference, SecretBytes, SecretData,
+    SecretItem, check_object_key, check_object_name,
 };
 pub use event::{BootOffset, NodeEvent};
 pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
@@ -31,9 +31,9 @@ pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
 pub use inference_model::{InvalidDigest, ModelDigest, ModelMount};
 pub use mig::{MigInstance, MigProfile, MigProfileError, MigRole};
 pub use pod::{
-    Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, HttpHeader, PodMetadata, PodSpec,
-    PodTemplate, PortProtocol, Probe, ResourceRequirements, RestartPolicy, TcpSocketAction,
-    UriScheme,
+    Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, HttpHeader, ImagePullPolicy,
+    LocalObjectReference, PodMetadata, PodSpec, PodTemplate, PortProtocol, Probe,
+    ResourceRequirements, RestartPolicy, TcpSocketAction, UriScheme,
 };
 pub use pod_ports::PORT_OFFSET;
 pub use policy::{LinkBudget, NODE_POLICY_KEY, NodePolicy};

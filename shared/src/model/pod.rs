@@ -53,6 +53,29 @@ pub struct PodSpec {
     /// Models that its container finds as files. Not of `core/v1`: a workload says them in `spec.models`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelMount>,
+    /// Secrets of the type `kubernetes.io/dockerconfigjson`, for registries that ask who pulls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+}
+
+/// Something of the same namespace, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LocalObjectReference {
+    /// Its name.
+    pub name: String,
+}
+
+/// When an image is pulled. With `Always` a registry would have to answer before each start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ImagePullPolicy {
+    /// When it is not on the node.
+    #[default]
+    IfNotPresent,
+    /// Never.
+    Never,
+    /// Refused by [`PodTemplate::validate`], which says what to do instead.
+    Always,
 }
 
 fn default_grace_seconds() -> u32 {
@@ -113,6 +136,9 @@ pub struct Container {
     /// Where the pod finds its volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volume_mounts: Vec<VolumeMount>,
+    /// When its image is pulled; `IfNotPresent` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
 }
 
 /// An environment variable: a literal value, or that of a key of a ConfigMap.

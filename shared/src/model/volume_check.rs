@@ -24,6 +24,11 @@ pub(super) fn validate_volumes(spec: &PodSpec, container: &Container) -> Checked
             return Err(invalid(format!("{at}.name"), problem));
         }
     }
+    at_most("spec.imagePullSecrets", spec.image_pull_secrets.len(), VOLUMES_MAX)?;
+    for (index, secret) in spec.image_pull_secrets.iter().enumerate() {
+        let at = format!("spec.imagePullSecrets[{index}].name");
+        check_object_name(&secret.name).map_err(|problem| invalid(at, problem))?;
+    }
     let mounts = validate_mounts(container, &names)?;
     validate_models(&spec.models, mounts)?;
     let mounted = |name: &str| container.volume_mounts.iter().any(|mount| mount.name == name);

@@ -2,7 +2,7 @@
 
 use super::ids::{PodId, Revision, WorkloadKey};
 use super::mig::MigProfile;
-use super::pod::{Container, PodTemplate, Probe};
+use super::pod::{Container, ImagePullPolicy, PodTemplate, Probe};
 use super::quantity::{CpuQuantity, MemoryQuantity};
 use super::resource_list::ResourceList;
 use super::result::ResultRoute;
@@ -219,6 +219,11 @@ fn validate_container(container: &Container) -> Result<(), InvalidWorkload> {
     let at = |field: &str| format!("spec.containers[0].{field}");
     if container.command.is_empty() && container.image.is_none() {
         return Err(invalid(at("command"), "expected a command, an image, or both"));
+    }
+    if container.image_pull_policy == Some(ImagePullPolicy::Always) {
+        let problem = "with `Always` no pod would start while the registry is out of reach: expected \
+                       IfNotPresent or Never, and an image that is named by its digest or has a tag of its own";
+        return Err(invalid(at("imagePullPolicy"), problem));
     }
     let strings = container.command.iter().chain(&container.args);
     if strings.clone().any(|text| text.contains('\0')) {

@@ -136,6 +136,7 @@ const METRICS: &[Metric] = &[
     metric("node_netstat_Tcp_OutSegs", Counter, ONE, "segments"),
     metric("node_netstat_Tcp_RetransSegs", Counter, ONE, "segments"),
     metric("node_filefd_allocated", Gauge, ONE, "files"),
+    metric("container_fs_usage_bytes", Gauge, MIB, "bytes"),
 ];
 
 /// Words of labels that have a number as well. Only appended.

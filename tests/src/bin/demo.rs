@@ -1,7 +1,8 @@
 //! `make demo`: the main job on this machine, told as it goes, with figures.
 //!
 //! Ends by itself with a summary and status 0 only if every step held. Leaves no process and no file
-//! outside its own folder, which it removes. `KEEP=1` leaves everything running and says what to try.
+//! outside its own folder, which it removes. `KEEP=1` leaves everything running and says what to try;
+//! `RUNTIME=cri` has the pod as a container of a containerd that the demo starts (needs root).
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -16,7 +17,8 @@ const OFFLINE_BATCHES: u64 = 3;
 fn main() -> ExitCode {
     let folder = PathBuf::from(std::env::var("DEMO_DIR").unwrap_or_else(|_| ".demo".to_owned()));
     let keep = std::env::var("KEEP").is_ok_and(|keep| keep == "1");
-    match demo(&folder, keep) {
+    let runtime = std::env::var("RUNTIME").unwrap_or_default();
+    match demo(&folder, keep, &runtime) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nFAILED: {error:#}");
@@ -26,7 +28,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn demo(folder: &Path, keep: bool) -> anyhow::Result<()> {
+fn demo(folder: &Path, keep: bool, runtime: &str) -> anyhow::Result<()> {
+    let in_containers = match runtime {
+        "" | "process" => false,
+        "cri" => true,
+        other => anyhow::bail!("RUNTIME is `{other}`: expected process or cri"),
+    };
+    anyhow::ensure!(!(keep && in_containers), "KEEP=1 goes with RUNTIME=process alone");
     let begin = Instant::now();
     if folder.exists() {
         tests::real::process::kill_all_of(&folder.canonicalize()?);
@@ -38,13 +46,17 @@ fn demo(folder: &Path, keep: bool) -> anyhow::Result<()> {
         "Hinterland: inference that outlives the network. Everything is in {}.",
         folder.display()
     );
-    let mut story = Story::new(&folder, "mast-17")?;
+    let mut story = if in_containers {
+        Story::in_containers(&folder, "mast-17")?
+    } else {
+        Story::new(&folder, "mast-17")?
+    };
     let figures = tell(&mut story)?;
     summarise(&figures, begin.elapsed());
     if keep {
         return leave_running(story, &folder);
     }
-    drop(story);
+    story.end()?;
     let left = tests::real::process::processes_of(&folder);
     anyhow::ensure!(left.is_empty(), "processes are left: {left:?}");
     std::fs::remove_dir_all(&folder)?;

@@ -6,7 +6,9 @@
 //! `exited …`; ends when its standard input does.
 
 use edge_agent::placement::MainShare;
-use edge_agent::ports::{InstanceId, ObservedState, Runtime, RuntimeEvent, StartRequest};
+use edge_agent::ports::{
+    InstanceId, ObservedState, PullTerms, Runtime, RuntimeEvent, StartRequest,
+};
 use edge_agent::runtime::process::{ProcessOptions, ProcessRuntime, shim_if_asked};
 use shared::model::{Container, Revision};
 use std::ffi::OsString;
@@ -72,12 +74,14 @@ fn request(instance: u64, script: String) -> anyhow::Result<StartRequest> {
         grace_seconds: 30,
         parameters_id: 0,
         volumes: vec![],
+        pull: PullTerms::default(),
     })
 }
 
 fn words_of(event: &RuntimeEvent) -> String {
     match event {
         RuntimeEvent::Started { .. } => "started".to_owned(),
+        RuntimeEvent::Preparing { reason, .. } => format!("preparing {reason}"),
         RuntimeEvent::StartFailed { reason, message, .. } => format!("failed {reason} {message}"),
         RuntimeEvent::Exited { code, .. } => format!("exited {code}"),
         RuntimeEvent::NotAttached { message, .. } => format!("not attached {message}"),

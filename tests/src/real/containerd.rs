@@ -152,10 +152,12 @@ state = "{state}"
         for mount in self.mounts().iter().rev() {
             let _ = Command::new("umount").arg("--lazy").arg(mount).status();
         }
-        for cgroup in self.cgroups().iter().rev() {
-            let _ = fs::remove_dir(cgroup);
-        }
-        Ok(())
+        // One whose last process is dead and not yet reaped can't be removed.
+        wait_until("its cgroups are gone", PATIENCE, || {
+            let cgroups = self.cgroups();
+            cgroups.iter().rev().for_each(|cgroup| drop(fs::remove_dir(cgroup)));
+            Ok(cgroups.is_empty())
+        })
     }
 
     /// Its shims and all processes of its containers.

@@ -15,6 +15,7 @@
 //! | `proxy.rs` | the judge of bytes: a link whose packets are counted, slowed, cut and lost |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
 //! | `containerd.rs`, `oci.rs` | a containerd, and images for it |
+//! | `registry.rs` | a registry of images |
 //! | `raw_node.rs` | a node without an agent, whose every record is the test's |
 //! | `fleet` | thousands of nodes in one process: real cores and links, pods that are only said to run |
 //! | `prometheus.rs`, `site.rs` | where samples and results go: a Prometheus, a webhook's receiver, a broker |
@@ -38,6 +39,7 @@ pub mod prometheus;
 pub mod proxy;
 pub mod raw_node;
 pub mod recording;
+pub mod registry;
 pub mod replicas;
 pub mod search;
 pub mod site;

@@ -38,6 +38,33 @@ pub(super) fn import_images(containerd: &Containerd) -> anyhow::Result<()> {
     })
 }
 
+/// Builds an image of a program of this workspace with the libraries that it is linked to, and hands it to
+/// containerd as `name`.
+///
+/// # Errors
+/// When any of it fails.
+pub fn import_program(containerd: &Containerd, name: &str, program: &Path) -> anyhow::Result<()> {
+    let root = containerd.at("program");
+    fs::create_dir_all(root.join("bin"))?;
+    let file_name = program.file_name().context("a program has a name")?;
+    fs::copy(program, root.join("bin").join(file_name))?;
+    let output = Command::new("ldd").arg(program).output().context("no ldd")?;
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for library in libraries {
+        let place = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(place.parent().context("a library lies in a folder")?)?;
+        fs::copy(library, place)?;
+    }
+    let command = format!("/bin/{}", file_name.to_string_lossy());
+    let tar = layout(&containerd.at("program-layout"), name, &[&command], &tar(&root)?)?;
+    containerd.ctr(&["images", "import", &tar.display().to_string()])?;
+    wait_until("CRI knows the program's image", PATIENCE, || {
+        let listed = containerd.ctr(&["images", "list"])?;
+        Ok(listed.lines().any(|line| line.starts_with(name) && line.contains("=managed")))
+    })
+}
+
 /// The one layer of both.
 fn layer(folder: &Path) -> anyhow::Result<Vec<u8>> {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());

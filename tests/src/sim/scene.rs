@@ -196,6 +196,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
                 termination_grace_period_seconds: 5,
                 volumes: vec![],
                 models: vec![],
+                image_pull_secrets: vec![],
             },
         },
         results: routes(wanted.sink),

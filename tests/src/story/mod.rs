@@ -8,7 +8,10 @@ mod inference;
 pub use inference::{Answers, Question, questions};
 
 use crate::real::agent::Agent;
+use crate::real::binaries::binary;
+use crate::real::containerd::Containerd;
 use crate::real::hub::Hub;
+use crate::real::oci::import_program;
 use crate::real::process::{free_port, wait_until};
 use anyhow::{Context, ensure};
 use std::net::SocketAddr;
@@ -20,6 +23,12 @@ const MANIFEST: &str = include_str!("../../../deploy/examples/classifier.yaml");
 
 /// The port in that manifest; each story has one of its own instead.
 const MANIFEST_PORT: &str = "8080";
+
+/// The line of the manifest before which the image stands, where there is one.
+const MANIFEST_COMMAND: &str = "          command: [\"file-classifier\"]\n";
+
+/// The server's image, which is built here.
+const IMAGE: &str = "docker.io/hinterland/file-classifier:1";
 
 /// The pod that the manifest makes.
 pub const POD: &str = "default/file-classifier-0";
@@ -36,6 +45,8 @@ pub struct Story {
     pub agent: Agent,
     /// Where the model answers.
     pub server: SocketAddr,
+    /// What runs its pods, where these are containers.
+    containerd: Option<Containerd>,
     grace_seconds: u32,
 }
 
@@ -94,7 +105,33 @@ impl Story {
         let hub = Hub::new(&folder.join("hub"))?;
         let agent = Agent::new(&folder.join("node"), node)?;
         let server = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        Ok(Self { hub, agent, server, grace_seconds: 5 })
+        Ok(Self { hub, agent, server, containerd: None, grace_seconds: 5 })
+    }
+
+    /// The same, with pods as containers of a containerd that runs. Needs root.
+    ///
+    /// # Errors
+    /// When the folder can't be written, or containerd does not start.
+    pub fn in_containers(folder: &Path, node: &str) -> anyhow::Result<Self> {
+        let containerd = Containerd::start()?;
+        import_program(&containerd, IMAGE, &binary("file-classifier")?)?;
+        let story = Self::new(folder, node)?;
+        story.agent.use_cri(&containerd.socket(), &containerd.cgroup)?;
+        Ok(Self { containerd: Some(containerd), ..story })
+    }
+
+    /// Withdraws the workload and ends everything.
+    ///
+    /// # Errors
+    /// When anything of its containers is left.
+    pub fn end(self) -> anyhow::Result<()> {
+        let Some(containerd) = &self.containerd else { return Ok(()) };
+        self.hub.withdraw("classifier.yaml")?;
+        wait_until("nothing is left of the containers", PATIENCE, || {
+            let leaks = containerd.leaks()?;
+            ensure!(leaks.is_empty(), "{leaks:?}");
+            Ok(true)
+        })
     }
 
     /// The hub starts; the node makes its keys, has them signed, and connects.
@@ -114,7 +151,16 @@ impl Story {
     fn manifest(&self) -> String {
         let port = self.server.port().to_string();
         let grace = format!("terminationGracePeriodSeconds: {}", self.grace_seconds);
-        MANIFEST.replace(MANIFEST_PORT, &port).replace("terminationGracePeriodSeconds: 5", &grace)
+        let manifest = MANIFEST
+            .replace(MANIFEST_PORT, &port)
+            .replace("terminationGracePeriodSeconds: 5", &grace);
+        match self.containerd {
+            None => manifest,
+            Some(_) => {
+                let image = format!("          image: {IMAGE}\n{MANIFEST_COMMAND}");
+                manifest.replace(MANIFEST_COMMAND, &image)
+            }
+        }
     }
 
     /// The workload is written; the pod starts, and the model answers.
@@ -143,13 +189,21 @@ impl Story {
     /// When the model does not answer again as before.
     pub fn lose_everything(&mut self) -> anyhow::Result<Recovered> {
         self.hub.kill();
-        let killed = self.agent.processes().len();
+        let mut killed = self.agent.processes().len();
         self.agent.cut_power();
+        if let Some(containerd) = &mut self.containerd {
+            killed += containerd.processes().len() + 1;
+            containerd.cut_power()?;
+        }
         ensure!(
             Answers::first(self.server).is_err(),
             "something still answers after the power cut"
         );
+        // On a node that boots, both come up at once; the agent waits for it.
         let begin = self.agent.start()?;
+        if let Some(containerd) = &mut self.containerd {
+            containerd.resume()?;
+        }
         let server = self.server;
         wait_until("the model answers again", PATIENCE, || Ok(Answers::first(server).is_ok()))?;
         let first_answer = begin.elapsed();

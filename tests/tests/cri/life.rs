@@ -1,6 +1,7 @@
 //! How a pod starts, what it has, how it ends, its probes and its log.
 
 use crate::scene::{Agent, LOG_BYTES_MAX, Node, pod, request, wait_until};
+use edge_agent::config::PullPolicy;
 use edge_agent::ports::{Runtime, RuntimeEvent, StartRequest};
 use shared::model::{Container, EnvVar, Probe};
 use std::net::TcpListener;
@@ -64,7 +65,7 @@ fn a_pod_is_asked_to_stop_and_killed_after_its_grace() {
 #[test]
 fn what_can_t_start_says_why_and_leaves_nothing() {
     let node = Node::new();
-    let mut agent = Agent::new(&node);
+    let mut agent = Agent::with(&node, PullPolicy::Never);
     let with_image = |image: Option<&str>| {
         let StartRequest { container, .. } = request(1, "true");
         let image = image.map(str::to_owned);

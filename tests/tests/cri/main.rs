@@ -7,6 +7,7 @@
 //! | `adoption.rs` | what is left of it when its agent, containerd or the power went away |
 //! | `churn.rs` | what is left of pods after many kills of all of it |
 //! | `node.rs` | a whole node, with hub and agent as processes |
+//! | `pull.rs` | images that are not on the node |
 //! | `volumes.rs` | the files that it has of ConfigMaps, Secrets and models |
 //!
 //! Every test ends with [`scene::Node::assert_clean`]: no sandbox, process, mount or cgroup of a pod is left.
@@ -24,5 +25,6 @@ mod adoption;
 mod churn;
 mod life;
 mod node;
+mod pull;
 mod scene;
 mod volumes;

@@ -1,8 +1,10 @@
 //! A node with a containerd of its own, an agent as far as pods are concerned, and what a test asks of both.
 
+use edge_agent::config::PullPolicy;
 use edge_agent::placement::MainShare;
 use edge_agent::ports::{
-    InstanceId, Observation, ProbeKind, ProbeRequest, Runtime, RuntimeEvent, StartRequest,
+    InstanceId, Observation, ProbeKind, ProbeRequest, PullTerms, Runtime, RuntimeEvent,
+    StartRequest,
 };
 use edge_agent::results::{Doors, TokenKey, Waiting};
 use edge_agent::runtime::cri::{CriOptions, CriRuntime};
@@ -79,11 +81,16 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(node: &Node) -> Self {
+        Self::with(node, PullPolicy::default())
+    }
+
+    pub(crate) fn with(node: &Node, pulls: PullPolicy) -> Self {
         let tasks = tokio::runtime::Builder::new_multi_thread();
         let tasks = { tasks }.worker_threads(1).enable_all().build().unwrap();
         let (sender, events) = mpsc::unbounded_channel();
         let mut options = CriOptions::new(node.containerd.socket(), node.pods());
         options.cgroup_parent = node.containerd.cgroup.clone();
+        options.pulls = pulls;
         (options.log_max_bytes, options.log_max_files) = (LOG_BYTES_MAX, 3);
         let (doors, posts) = Doors::new(TokenKey::fresh(), "127.0.0.1:7072".parse().unwrap());
         let candidates = vec![node.memory.path().to_owned()];
@@ -199,6 +206,7 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         grace_seconds: 30,
         parameters_id: 3,
         volumes: vec![],
+        pull: PullTerms::default(),
     }
 }
 

@@ -3,8 +3,8 @@
 
 use edge_agent::placement::MainShare;
 use edge_agent::ports::{
-    InstanceId, Observation, ObservedState, ProbeKind, ProbeRequest, Runtime, RuntimeEvent,
-    StartRequest,
+    InstanceId, Observation, ObservedState, ProbeKind, ProbeRequest, PullTerms, Runtime,
+    RuntimeEvent, StartRequest,
 };
 use edge_agent::runtime::process::{ProcessOptions, ProcessRuntime};
 use edge_agent::runtime::tail_log;
@@ -213,6 +213,7 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         grace_seconds: 30,
         parameters_id: 0,
         volumes: vec![],
+        pull: PullTerms::default(),
     }
 }
 

@@ -37,7 +37,9 @@ impl Pod {
                 (PodPhase::Pending, false, words(reason, message))
             }
             State::Found { .. } | State::Gone => (PodPhase::Pending, false, words("", "")),
-            State::Starting { .. } => (PodPhase::Starting, false, words("", "")),
+            State::Starting { doing: (reason, message), .. } => {
+                (PodPhase::Starting, false, words(reason, message))
+            }
             State::Running { probes, .. } if probes.is_ready() => {
                 (PodPhase::Running, true, words("", ""))
             }

@@ -178,3 +178,22 @@ fn starts_are_named_by_splitmix64() {
     assert_eq!(instance_id(0, 1_234_567), InstanceId(6_457_827_717_110_365_317));
     assert_eq!(instance_id(1, 1), InstanceId(0x2043_91a6_fd59_956f));
 }
+
+#[test]
+fn a_start_that_takes_its_time_is_not_given_up_and_says_what_takes_it() {
+    let mut pods = pods_with(&[workload("ocr", 1, container())]);
+    let request = started(&mut pods);
+    for seconds in [100, 200] {
+        let (pod, instance) = (request.pod.clone(), request.instance);
+        let (reason, message) = ("ImagePulling".to_owned(), "ocr:1 is being pulled".to_owned());
+        let event = RuntimeEvent::Preparing { pod, instance, reason, message };
+        pods.handle_runtime(event, at(seconds));
+        pods.handle_timeout(at(seconds + 99));
+        assert!(actions(&mut pods).is_empty(), "it goes on");
+    }
+    let status = only_status(&pods);
+    assert_eq!((status.phase, status.reason.as_str()), (PodPhase::Starting, "ImagePulling"));
+    assert_eq!(status.message, "ocr:1 is being pulled");
+    pods.handle_timeout(at(320));
+    assert!(matches!(&actions(&mut pods)[..], [PodAction::Stop { .. }]), "nothing more was said");
+}

@@ -33,6 +33,12 @@ pub(super) const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 /// An order may wait for a slow disk. As kubelet's.
 pub(super) const ORDER_LIMIT: Duration = Duration::from_secs(120);
 
+/// Images of many gigabytes come over slow links; the runtime itself gives up on one that does not move.
+const PULL_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// The service of images.
+const IMAGES: &str = "runtime.v1.ImageService";
+
 /// Status codes of gRPC that are told apart.
 const UNKNOWN: u32 = 2;
 const DEADLINE_EXCEEDED: u32 = 4;
@@ -109,10 +115,22 @@ impl CriClient {
     pub(super) async fn image(&self, image: &str) -> Result<Option<String>, CallError> {
         let image = Some(api::ImageSpec { image: image.to_owned() });
         let question = api::ImageStatusRequest { image };
-        let service = "runtime.v1.ImageService";
-        let answer = self.call_at(service, "ImageStatus", &question, QUESTION_LIMIT).await?;
+        let answer = self.call_at(IMAGES, "ImageStatus", &question, QUESTION_LIMIT).await?;
         let api::ImageStatusResponse { image } = answer;
         Ok(image.map(|image| image.id).filter(|id| !id.is_empty()))
+    }
+
+    /// Has an image brought here, as who `auth` says.
+    pub(super) async fn pull(
+        &self,
+        image: &str,
+        auth: Option<api::AuthConfig>,
+    ) -> Result<(), CallError> {
+        let image = Some(api::ImageSpec { image: image.to_owned() });
+        let order = api::PullImageRequest { image, auth };
+        let answer: Result<api::PullImageResponse, _> =
+            self.call_at(IMAGES, "PullImage", &order, PULL_LIMIT).await;
+        answer.map(|_| ())
     }
 
     async fn call_at<Q: Message, A: Message + Default>(

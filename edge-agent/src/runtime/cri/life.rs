@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 /// How long a start waits for a runtime that does not answer.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container is looked at this often although no listing says that it has changed.
 const LOOK_ANYWAY: Duration = Duration::from_secs(60);
@@ -80,12 +80,12 @@ impl Life {
     }
 
     async fn begin(
-        &self,
+        &mut self,
         request: &StartRequest,
         told: Option<Pairs>,
     ) -> Result<Begun, StartFailure> {
         self.clear().await?;
-        let image = self.image(request.container.image.as_deref()).await?;
+        let image = self.image(&request.container, &request.pull).await?;
         let volumes = self.prepare(request).await?;
         let folder = &self.shared.folder(&self.pod);
         let Shared { options, agent, .. } = self.shared.as_ref();
@@ -109,20 +109,6 @@ impl Life {
         let labels = self.shared.agent.labels_of_pod(&self.pod);
         let clear = || self.shared.client.remove_sandboxes(labels.clone());
         until_answered(Some(START_PATIENCE), clear).await.map_err(|error| failure_of(&error))
-    }
-
-    /// The id of the image, which has to be here.
-    async fn image(&self, image: Option<&str>) -> Result<String, StartFailure> {
-        let image = image.filter(|image| !image.is_empty()).ok_or_else(|| {
-            StartFailure::new("NoImage", "the CRI runtime needs `image`, and there is none")
-        })?;
-        let found = until_answered(Some(START_PATIENCE), || self.shared.client.image(image)).await;
-        found.map_err(|error| failure_of(&error))?.ok_or_else(|| {
-            let message = format!(
-                "the image {image} is not on this node, and this version pulls none: import it into the runtime"
-            );
-            StartFailure::new("ImageMissing", message)
-        })
     }
 
     /// Makes the pod's folder, notes the start there and lays its volumes down; where they lie.
@@ -288,7 +274,7 @@ fn make_folder(folder: &PodFolder) -> Attempt<()> {
 }
 
 /// The next order to stop; never ready again when there can be none.
-async fn ordered(orders: &mut watch::Receiver<Option<u64>>) -> Option<u64> {
+pub(super) async fn ordered(orders: &mut watch::Receiver<Option<u64>>) -> Option<u64> {
     if orders.changed().await.is_err() {
         // The runtime is gone, and with it soon this task.
         std::future::pending::<()>().await;
@@ -296,7 +282,7 @@ async fn ordered(orders: &mut watch::Receiver<Option<u64>>) -> Option<u64> {
     *orders.borrow_and_update()
 }
 
-fn failure_of(error: &CallError) -> StartFailure {
+pub(super) fn failure_of(error: &CallError) -> StartFailure {
     let message = in_words(error);
     let reason = match error {
         _ if error.may_pass() => "RuntimeUnavailable",

@@ -7,6 +7,7 @@
 //! | `order` | how a start becomes a sandbox and a container (pure) |
 //! | `note` | labels, annotations and the small file by which a start is known again |
 //! | `life` | one start: begin, watch, stop |
+//! | `pull`, `credentials` | its image where that is not here, and what registries ask for |
 //! | `found` | what is left of earlier starts when the agent comes up |
 //! | `watcher` | one look at all containers: ends, logs, usage |
 //! | `log` | the format of containers' logs, their rotation and tail |
@@ -15,7 +16,7 @@
 //! that the runtime itself refuses a second copy. Pods outlive the agent, which adopts them by their labels, and
 //! outlive a kill of the runtime, which adopts its own.
 //!
-//! Refuses to pull: the image has to be on the node. Refuses to share the runtime with a kubelet, which removes
+//! Refuses to share the runtime with a kubelet, which removes
 //! pods that it does not know.
 
 #[allow(
@@ -30,16 +31,19 @@
 mod api;
 mod calls;
 mod client;
+mod credentials;
 mod found;
 mod life;
 pub(in crate::runtime) mod log;
 mod note;
 mod order;
+mod pull;
 mod watcher;
 
 use super::folder::{PodFolder, moved_away_in, private_folder};
 use super::layers::attempt;
 use super::{Secrets, StartFailure, probe, volumes};
+use crate::config::PullPolicy;
 use crate::gpu::GpuProcess;
 use crate::ports::{
     InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
@@ -62,7 +66,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::warn;
 use watcher::{Listing, Usage, gpu_memory, is_in};
 
@@ -92,6 +96,8 @@ pub struct CriOptions {
     pub cdi: bool,
     /// The runtime handler of pods that have GPUs, as in `nvidia`.
     pub gpu_runtime_handler: Option<String>,
+    /// Whether images are pulled that are not on the node.
+    pub pulls: PullPolicy,
 }
 
 impl CriOptions {
@@ -106,6 +112,7 @@ impl CriOptions {
             cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
             cdi: false,
             gpu_runtime_handler: None,
+            pulls: PullPolicy::default(),
         }
     }
 }
@@ -133,6 +140,8 @@ struct Shared {
     secrets: OnceLock<Secrets>,
     /// Held by whoever writes files of volumes: what was ordered first is not written last.
     writing: Mutex<()>,
+    /// One image comes at a time.
+    pulling: Semaphore,
     tasks: Handle,
 }
 
@@ -177,6 +186,7 @@ impl CriRuntime {
             doors: OnceLock::new(),
             secrets: OnceLock::new(),
             writing: Mutex::default(),
+            pulling: Semaphore::new(1),
             tasks,
         });
         drop(shared.tasks.spawn(watcher::look(Arc::downgrade(&shared))));

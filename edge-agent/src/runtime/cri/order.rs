@@ -259,6 +259,7 @@ mod tests {
             grace_seconds: 30,
             parameters_id: 0,
             volumes: vec![volume("b", "etc/ocr/more"), volume("a", "etc/ocr")],
+            pull: crate::ports::PullTerms::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use super::client::{CriClient, QUESTION_LIMIT};
 use super::log::{Rotation, rotate};
 use super::{Shared, blocking};
 use crate::ports::InstanceId;
-use crate::runtime::{pod_series, usage_series};
+use crate::runtime::{disk_series, pod_series, usage_series};
 use shared::in_words;
 use shared::model::PodId;
 use shared::telemetry::Series;
@@ -131,7 +131,9 @@ async fn ask_usage(shared: &Shared) -> Option<BTreeMap<Series, f64>> {
     let values = stats.into_iter().filter_map(|stats| {
         let pod = pods.get(&stats.attributes?.id)?;
         let cpu = stats.cpu?.usage_core_nano_seconds?.value / 1000;
-        Some(usage_series(pod, cpu, stats.memory?.working_set_bytes?.value))
+        let usual = usage_series(pod, cpu, stats.memory?.working_set_bytes?.value);
+        let written = stats.writable_layer.and_then(|layer| layer.used_bytes);
+        Some(usual.into_iter().chain(written.map(|bytes| disk_series(pod, bytes.value))))
     });
     Some(values.flatten().collect())
 }

@@ -206,6 +206,7 @@ mod tests {
             grace_seconds: 30,
             parameters_id: 0,
             volumes: vec![],
+            pull: crate::ports::PullTerms::default(),
         }
     }
 

@@ -1,0 +1,57 @@
+//! Which pods leave while the node runs out of memory or disk: samples to evictions, evictions to placement.
+
+use super::AgentCore;
+use crate::pressure::{EvictionLimits, Pressure, PressureChange, Tenant};
+use shared::model::{Now, PodPhase};
+use shared::telemetry::Sample;
+
+impl AgentCore {
+    /// From now on pods leave at these.
+    pub fn evict_at(&mut self, limits: EvictionLimits, now: Now) {
+        self.pressure = Pressure::new(limits);
+        self.evicts = true;
+        self.watch_samples(now);
+    }
+
+    /// Evicts a pod, or lets one come back, as a sample has it.
+    pub(super) fn watch_pressure(&mut self, sample: &Sample, now: Now) {
+        // While pods are kept as they are none can leave.
+        if !self.evicts || self.must_hold() {
+            return;
+        }
+        let workloads = &self.workloads;
+        self.pressure.keep(|pod| workloads.contains_key(&pod.workload));
+        let tenants: Vec<Tenant> = self.running().collect();
+        let values = &sample.values;
+        let changes = self.pressure.look(values, self.disk_pressure, &tenants, now.monotonic);
+        if changes.is_empty() {
+            return;
+        }
+        for change in changes {
+            let (object, reason, message) = match change {
+                PressureChange::Memory { holds, message } => {
+                    let reason =
+                        if holds { "NodeHasMemoryPressure" } else { "NodeHasNoMemoryPressure" };
+                    ("node".to_owned(), reason, message)
+                }
+                PressureChange::Evicted { pod, message } => (pod.to_string(), "Evicted", message),
+                PressureChange::Back(pod) => {
+                    (pod.to_string(), "Returns", "there is room for it again".to_owned())
+                }
+            };
+            self.record_event(&object, reason, &message, now);
+        }
+        self.schedule_report(now.monotonic);
+        self.provide(now);
+    }
+
+    fn running(&self) -> impl Iterator<Item = Tenant> + '_ {
+        let runs = |phase| matches!(phase, PodPhase::Running | PodPhase::Stopping);
+        self.pods.statuses().filter(move |status| runs(status.phase)).filter_map(|status| {
+            let workload = self.workloads.get(&status.pod.workload)?;
+            let memory_request_bytes = workload.template.resources().memory.bytes;
+            let (pod, priority) = (status.pod.clone(), workload.priority);
+            Some(Tenant { pod, priority, memory_request_bytes })
+        })
+    }
+}

@@ -1,0 +1,234 @@
+//! Which pods leave while the node runs out of main memory or of disk.
+//!
+//! Pure. As the kubelet evicts: those that use more than they asked for first, then the lowest priority, then those
+//! that use most; one at a time, and time for the node to follow. Never one whose priority says that it is
+//! critical. What was evicted comes back when there is room for what it asked for and some more, the highest
+//! priority first, each time later: so none comes and goes in turn. Refuses to guess: a pod whose use is not known
+//! is taken for one that uses nothing.
+
+#[cfg(test)]
+mod tests;
+
+use shared::model::{MonotonicMs, PodId};
+use shared::telemetry::{Series, Values};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// Pods from this priority on are never evicted: `system-cluster-critical` of Kubernetes.
+pub const CRITICAL_PRIORITY: i32 = 2_000_000_000;
+
+/// Between two pods that leave: memory that a process gives back is seen at once, a disk's after a moment.
+const STEP_MS: u64 = 20_000;
+
+/// Until an evicted pod may come back: at first, and at most.
+const WAIT_MS_MIN: u64 = 60_000;
+const WAIT_MS_MAX: u64 = 3_600_000;
+
+/// The pressure is over when so many per cent of the threshold are free.
+const OVER_PERCENT: u64 = 150;
+
+/// When pods leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EvictionLimits {
+    /// Below so many bytes of available main memory; 0 for never.
+    pub memory_available_bytes: u64,
+}
+
+/// A pod that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Which pod.
+    pub pod: PodId,
+    /// Its priority.
+    pub priority: i32,
+    /// Bytes of main memory that it asked for.
+    pub memory_request_bytes: u64,
+}
+
+/// What a node runs out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scarce {
+    /// Main memory.
+    Memory,
+    /// Room on the disk.
+    Disk,
+}
+
+/// What began or ended, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PressureChange {
+    /// The node runs out of memory, or does not any more.
+    Memory {
+        /// Whether it does.
+        holds: bool,
+        /// How much is there, in words.
+        message: String,
+    },
+    /// A pod leaves.
+    Evicted {
+        /// Which.
+        pod: PodId,
+        /// Why, in words.
+        message: String,
+    },
+    /// A pod may come back.
+    Back(PodId),
+}
+
+/// The pressure, and who left for it.
+#[derive(Debug, Default)]
+pub struct Pressure {
+    limits: EvictionLimits,
+    memory: bool,
+    evicted: BTreeMap<PodId, Evicted>,
+    /// How often each pod was evicted that is not out any more.
+    before: BTreeMap<PodId, u32>,
+    stepped_at: Option<MonotonicMs>,
+}
+
+#[derive(Debug, Clone)]
+struct Evicted {
+    priority: i32,
+    memory_request_bytes: u64,
+    why: String,
+    times: u32,
+    until: MonotonicMs,
+}
+
+impl Pressure {
+    /// There is none yet.
+    #[must_use]
+    pub fn new(limits: EvictionLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Whether the node runs out of main memory.
+    #[must_use]
+    pub fn of_memory(&self) -> bool {
+        self.memory
+    }
+
+    /// Pods that are not to run, and why.
+    #[must_use]
+    pub fn evicted(&self) -> BTreeMap<PodId, String> {
+        self.evicted.iter().map(|(pod, evicted)| (pod.clone(), evicted.why.clone())).collect()
+    }
+
+    /// Forgets pods that are not wanted any more.
+    pub fn keep(&mut self, is_wanted: impl Fn(&PodId) -> bool) {
+        self.evicted.retain(|pod, _| is_wanted(pod));
+        self.before.retain(|pod, _| is_wanted(pod));
+    }
+
+    /// Looks at what a sample says of the node, on which `tenants` run; `of_disk` is whether it runs out of disk.
+    pub fn look(
+        &mut self,
+        values: &Values,
+        of_disk: bool,
+        tenants: &[Tenant],
+        now: MonotonicMs,
+    ) -> Vec<PressureChange> {
+        let mut changes = Vec::new();
+        let available = bytes(values.get(&Series::new("node_memory_MemAvailable_bytes")));
+        changes.extend(available.and_then(|available| self.judge_memory(available)));
+        // One that is still on its way out still takes its part: it is waited for.
+        let leaves = tenants.iter().any(|tenant| self.evicted.contains_key(&tenant.pod));
+        let is_time = self.stepped_at.is_none_or(|at| now.since_ms(at) >= STEP_MS) && !leaves;
+        if !is_time {
+            return changes;
+        }
+        let step = match (self.memory, of_disk) {
+            (true, _) => self.evict(Scarce::Memory, values, tenants, now),
+            (false, true) => self.evict(Scarce::Disk, values, tenants, now),
+            (false, false) => available.and_then(|available| self.take_back(available, now)),
+        };
+        if step.is_some() {
+            self.stepped_at = Some(now);
+        }
+        changes.extend(step);
+        changes
+    }
+
+    fn judge_memory(&mut self, available: u64) -> Option<PressureChange> {
+        let least = self.limits.memory_available_bytes;
+        let over = least.saturating_mul(OVER_PERCENT) / 100;
+        let holds = if self.memory { available < over } else { available < least };
+        if holds == self.memory {
+            return None;
+        }
+        self.memory = holds;
+        let message = format!("{available} bytes of main memory are available");
+        Some(PressureChange::Memory { holds, message })
+    }
+
+    fn evict(
+        &mut self,
+        scarce: Scarce,
+        values: &Values,
+        tenants: &[Tenant],
+        now: MonotonicMs,
+    ) -> Option<PressureChange> {
+        let used = |tenant: &Tenant| use_of(scarce, values, &tenant.pod);
+        let asked = |tenant: &Tenant| match scarce {
+            Scarce::Memory => tenant.memory_request_bytes,
+            Scarce::Disk => 0,
+        };
+        let may_go = |tenant: &&Tenant| {
+            tenant.priority < CRITICAL_PRIORITY && (scarce == Scarce::Memory || used(tenant) > 0)
+        };
+        let rank = |tenant: &&Tenant| {
+            let over = used(tenant).saturating_sub(asked(tenant));
+            (over == 0, tenant.priority, Reverse(over), Reverse(tenant.pod.clone()))
+        };
+        let victim = tenants.iter().filter(may_go).min_by_key(rank)?;
+        let what = match scarce {
+            Scarce::Memory => "main memory",
+            Scarce::Disk => "disk",
+        };
+        let why = format!(
+            "the node runs out of {what}: it used {} bytes and asked for {}",
+            used(victim),
+            asked(victim)
+        );
+        let pod = victim.pod.clone();
+        let times = self.before.remove(&pod).unwrap_or(0) + 1;
+        let wait_ms = (WAIT_MS_MIN << (times - 1).min(6)).min(WAIT_MS_MAX);
+        let evicted = Evicted {
+            priority: victim.priority,
+            memory_request_bytes: victim.memory_request_bytes,
+            why: why.clone(),
+            times,
+            until: now.plus_ms(wait_ms),
+        };
+        self.evicted.insert(pod.clone(), evicted);
+        Some(PressureChange::Evicted { pod, message: why })
+    }
+
+    /// The highest priority whose time has come, if there is room for what it asked for.
+    fn take_back(&mut self, available: u64, now: MonotonicMs) -> Option<PressureChange> {
+        let over = self.limits.memory_available_bytes.saturating_mul(OVER_PERCENT) / 100;
+        let due = self.evicted.iter().filter(|(_, evicted)| {
+            evicted.until <= now && available >= over.saturating_add(evicted.memory_request_bytes)
+        });
+        let first = due.max_by_key(|(pod, evicted)| (evicted.priority, Reverse(*pod)));
+        let pod = first.map(|(pod, _)| pod.clone())?;
+        let times = self.evicted.remove(&pod).map_or(0, |evicted| evicted.times);
+        self.before.insert(pod.clone(), times);
+        Some(PressureChange::Back(pod))
+    }
+}
+
+fn use_of(scarce: Scarce, values: &Values, pod: &PodId) -> u64 {
+    let name = match scarce {
+        Scarce::Memory => "container_memory_working_set_bytes",
+        Scarce::Disk => "container_fs_usage_bytes",
+    };
+    let series = Series::new(name).with("namespace", pod.workload.namespace());
+    bytes(values.get(&series.with("pod", &pod.name()))).unwrap_or(0)
+}
+
+fn bytes(value: Option<f64>) -> Option<u64> {
+    // A measure is no more than 2^63.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    value.filter(|value| value.is_finite() && *value >= 0.0).map(|value| value as u64)
+}

@@ -1,0 +1,179 @@
+//! The image of a container: the one that is here, or brought by the runtime for as long as it takes.
+//!
+//! An image that is here is never asked for at a registry, so that a pod starts without one in reach. One image
+//! comes at a time, as with a kubelet. Refuses to pull where the node's configuration or the template says so, and
+//! says what can be done instead.
+
+use super::CriOptions;
+use super::api::AuthConfig;
+use super::calls::until_answered;
+use super::client::CallError;
+use super::credentials::credentials_for;
+use super::life::{Life, START_PATIENCE, failure_of};
+use crate::config::PullPolicy;
+use crate::ports::{PullTerms, RuntimeEvent};
+use crate::runtime::{Secrets, StartFailure};
+use shared::in_words;
+use shared::model::{Container, DOCKER_CONFIG_KEY, ImagePullPolicy};
+use std::time::Duration;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// Between two attempts: at first, and at most. As the kubelet.
+const PAUSE_MIN: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// What a pod is told to wait for is said anew this often, so that its start is not given up.
+const SAID_EVERY: Duration = Duration::from_secs(30);
+
+/// Why an image that is not here is not pulled, if it is not; with what can be done.
+pub(super) fn why_not(
+    options: &CriOptions,
+    container: &Container,
+    terms: &PullTerms,
+) -> Option<&'static str> {
+    if container.image_pull_policy == Some(ImagePullPolicy::Never) {
+        return Some("its imagePullPolicy is Never: import it into the runtime");
+    }
+    match options.pulls {
+        PullPolicy::Never => Some(
+            "`images.pull` of this node's configuration is \"never\": import it into the runtime",
+        ),
+        PullPolicy::Unmetered if terms.is_metered => Some(
+            "the link has a budget of bytes, and `images.pull` of this node's configuration is \
+             \"unmetered\": import it into the runtime, or set it to \"always\"",
+        ),
+        PullPolicy::Unmetered | PullPolicy::Always => None,
+    }
+}
+
+impl Life {
+    /// The id of a container's image, once it is here.
+    pub(super) async fn image(
+        &mut self,
+        container: &Container,
+        terms: &PullTerms,
+    ) -> Result<String, StartFailure> {
+        let image = container.image.as_deref().filter(|image| !image.is_empty());
+        let image = image.ok_or_else(|| {
+            StartFailure::new("NoImage", "the CRI runtime needs `image`, and there is none")
+        })?;
+        if let Some(id) = self.image_here(image).await? {
+            return Ok(id);
+        }
+        if let Some(why) = why_not(&self.shared.options, container, terms) {
+            let message =
+                format!("the image {image} is not on this node, and is not pulled: {why}");
+            return Err(StartFailure::new("ImageMissing", message));
+        }
+        let auths = credentials(image, terms, self.shared.secrets.get())?;
+        self.pulled(image, &auths).await
+    }
+
+    async fn image_here(&self, image: &str) -> Result<Option<String>, StartFailure> {
+        let found = until_answered(Some(START_PATIENCE), || self.shared.client.image(image)).await;
+        found.map_err(|error| failure_of(&error))
+    }
+
+    /// Tries until it is here or the pod shall stop.
+    async fn pulled(&mut self, image: &str, auths: &[AuthConfig]) -> Result<String, StartFailure> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let shared = self.shared.clone();
+            let waits =
+                ("ImagePulling", format!("the image {image} waits for another to be pulled"));
+            let turn = self.while_saying(waits, shared.pulling.acquire()).await?;
+            // It may have come for another pod, or by hand.
+            if let Some(id) = self.image_here(image).await? {
+                return Ok(id);
+            }
+            info!(pod = %self.pod, image, "is being pulled");
+            let pulls = ("ImagePulling", format!("the image {image} is being pulled"));
+            let attempt = pull_as_any(&shared.client, image, auths);
+            let ended = self.while_saying(pulls, attempt).await?;
+            drop(turn);
+            match ended {
+                Ok(()) => {
+                    let absent = || {
+                        let message = format!("the image {image} was pulled, and is not there");
+                        StartFailure::new("ImageMissing", message)
+                    };
+                    return self.image_here(image).await?.ok_or_else(absent);
+                }
+                Err(error) => {
+                    let error = in_words(&error);
+                    warn!(pod = %self.pod, image, error, "was not pulled");
+                    let seconds = pause.as_secs();
+                    let why =
+                        format!("the image {image}: {error}; is tried again after {seconds} s");
+                    self.while_saying(("ImagePullBackOff", why), sleep(pause)).await?;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Does something long; meanwhile says why the pod waits. Ends as a failure when it shall stop.
+    async fn while_saying<T>(
+        &mut self,
+        (reason, message): (&str, String),
+        work: impl Future<Output = T>,
+    ) -> Result<T, StartFailure> {
+        tokio::pin!(work);
+        loop {
+            let (pod, instance) = (self.pod.clone(), self.instance);
+            let (reason, message) = (reason.to_owned(), message.clone());
+            self.shared.tell(RuntimeEvent::Preparing { pod, instance, reason, message });
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                _ = super::life::ordered(&mut self.orders) => {
+                    return Err(StartFailure::new("Stopped", "it was stopped while its image was awaited"));
+                }
+                () = sleep(SAID_EVERY) => {}
+            }
+        }
+    }
+}
+
+/// As nobody where there are no credentials, else as the first that is let in.
+async fn pull_as_any(
+    client: &super::CriClient,
+    image: &str,
+    auths: &[AuthConfig],
+) -> Result<(), CallError> {
+    let mut ended = match auths {
+        [] => return client.pull(image, None).await,
+        [first, ..] => client.pull(image, Some(first.clone())).await,
+    };
+    for auth in auths.iter().skip(1) {
+        if ended.is_ok() {
+            break;
+        }
+        ended = client.pull(image, Some(auth.clone())).await;
+    }
+    ended
+}
+
+/// Those of the template's `imagePullSecrets` that are for this image.
+fn credentials(
+    image: &str,
+    terms: &PullTerms,
+    secrets: Option<&Secrets>,
+) -> Result<Vec<AuthConfig>, StartFailure> {
+    let unreadable = |message| StartFailure::new("SecretUnreadable", message);
+    let mut found = Vec::new();
+    for (name, item) in &terms.secrets {
+        let secrets = secrets.ok_or_else(|| unreadable("this node opens no Secrets".to_owned()))?;
+        let data = secrets.open(name, item)?;
+        let json = data.get(DOCKER_CONFIG_KEY);
+        let json =
+            json.ok_or_else(|| unreadable(format!("{name} has no key `{DOCKER_CONFIG_KEY}`")))?;
+        let of_secret = credentials_for(image, json.reveal());
+        found.extend(
+            of_secret.map_err(|problem| {
+                unreadable(format!("{name}: `{DOCKER_CONFIG_KEY}`: {problem}"))
+            })?,
+        );
+    }
+    Ok(found)
+}

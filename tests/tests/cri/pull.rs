@@ -1,0 +1,123 @@
+//! Images that are not on the node: pulled from a real registry where that is allowed, and never asked for again.
+
+use crate::scene::{Agent, Node, key, request, wait_until};
+use edge_agent::config::PullPolicy;
+use edge_agent::ports::{InstanceId, PullTerms, Runtime, RuntimeEvent, StartRequest};
+use shared::model::{
+    Container, DOCKER_CONFIG_KEY, ImagePullPolicy, ObjectKind, ObjectName, SecretBytes, SecretData,
+};
+use shared::trust::seal::seal_secret;
+use shared::trust::signature::SigningKey;
+use std::sync::Arc;
+use tests::real::registry::{Registry, USER};
+
+const POLITE: &str = "sleep 1000 & trap 'exit 0' TERM; wait";
+
+fn of_image(instance: u64, image: &str) -> StartRequest {
+    let request = request(instance, POLITE);
+    let container = Container { image: Some(image.to_owned()), ..request.container.clone() };
+    StartRequest { container, ..request }
+}
+
+/// Credentials of a registry, sealed to the node.
+fn terms(registry: &str, password: &str) -> PullTerms {
+    let (kind, namespace) = (ObjectKind::Secret, "default".to_owned());
+    let name = ObjectName { kind, namespace, name: "registry".to_owned() };
+    let entry = serde_json::json!({ "username": USER.0, "password": password });
+    let json = serde_json::json!({ "auths": { registry: entry } });
+    let json = SecretBytes::new(serde_json::to_vec(&json).unwrap());
+    let data = SecretData::from([(DOCKER_CONFIG_KEY.to_owned(), json)]);
+    let (by, to) = (SigningKey::generate([1; 32]), key().public());
+    let node = "mast-17".parse().unwrap();
+    let item = seal_secret(&by, (&node, &to), &name, "1", &data).unwrap();
+    PullTerms { is_metered: false, secrets: vec![(name, Arc::new(item))] }
+}
+
+impl Agent {
+    /// Begins a start; what is said of it, until it says something of `reason` or ends.
+    fn start_until(&mut self, request: StartRequest, reason: &str) -> String {
+        self.within(|runtime| runtime.start(request));
+        self.said(reason)
+    }
+
+    fn said(&mut self, expected: &str) -> String {
+        loop {
+            match self.event() {
+                RuntimeEvent::Preparing { reason, message, .. } if reason == expected => {
+                    return message;
+                }
+                RuntimeEvent::Preparing { .. } => {}
+                RuntimeEvent::Started { .. } if expected == "Started" => return String::new(),
+                event => panic!("expected {expected}, not {event:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_is_pulled_once_and_its_pod_starts_without_the_registry() {
+    let node = Node::new();
+    let mut registry = Registry::start(false).unwrap();
+    let image = registry.keep(&node.containerd, "site/ocr:1").unwrap();
+    let mut agent = Agent::new(&node);
+    registry.kill();
+    let message = agent.start_until(of_image(1, &image), "ImagePullBackOff");
+    assert!(message.contains(&image) && message.contains("refused"), "{message}");
+    registry.resume().unwrap();
+    agent.said("Started");
+    agent.stop(1, 0);
+    agent.forget(1, true);
+    registry.kill();
+    let event = agent.start(of_image(2, &image));
+    assert!(matches!(event, RuntimeEvent::Started { .. }), "{event:?}");
+    agent.clear(&node, 2);
+}
+
+#[test]
+fn a_closed_registry_is_shown_the_credentials_and_a_start_that_waits_can_be_stopped() {
+    let node = Node::new();
+    let registry = Registry::start(true).unwrap();
+    let image = registry.keep(&node.containerd, "site/ocr:1").unwrap();
+    let host = registry.name_of("");
+    let mut agent = Agent::new(&node);
+    for (instance, pull) in [(1, PullTerms::default()), (2, terms(&host, "guessed"))] {
+        let request = StartRequest { pull, ..of_image(instance, &image) };
+        let message = agent.start_until(request, "ImagePullBackOff");
+        assert!(message.contains(&image) && !message.contains("guessed"), "{message}");
+        agent.within(|runtime| runtime.stop(&crate::scene::pod(), InstanceId(instance), 0));
+        let event = agent.event();
+        let is_stopped =
+            matches!(&event, RuntimeEvent::StartFailed { reason, .. } if reason == "Stopped");
+        assert!(is_stopped, "{event:?}");
+        agent.forget(instance, true);
+    }
+    let pull = terms(&host, USER.1);
+    agent.start_until(StartRequest { pull, ..of_image(3, &image) }, "Started");
+    agent.clear(&node, 3);
+}
+
+#[test]
+fn what_may_not_be_pulled_says_what_would_allow_it() {
+    let node = Node::new();
+    let registry = Registry::start(false).unwrap();
+    let image = registry.keep(&node.containerd, "site/ocr:1").unwrap();
+    let metered = PullTerms { is_metered: true, ..PullTerms::default() };
+    let mut agent = Agent::new(&node);
+    let (reason, message) =
+        agent.refusal(StartRequest { pull: metered.clone(), ..of_image(1, &image) });
+    assert_eq!(reason, "ImageMissing");
+    assert!(message.contains(&image) && message.contains("set it to \"always\""), "{message}");
+    let mut never = of_image(2, &image);
+    never.container.image_pull_policy = Some(ImagePullPolicy::Never);
+    let (reason, message) = agent.refusal(never);
+    assert!(reason == "ImageMissing" && message.contains("imagePullPolicy"), "{message}");
+    drop(agent);
+    let mut agent = Agent::with(&node, PullPolicy::Never);
+    let (reason, message) = agent.refusal(of_image(3, &image));
+    assert!(reason == "ImageMissing" && message.contains("\"never\""), "{message}");
+    drop(agent);
+    let mut agent = Agent::with(&node, PullPolicy::Always);
+    agent.start_until(StartRequest { pull: metered, ..of_image(4, &image) }, "Started");
+    agent.clear(&node, 4);
+    wait_until("nothing is left", || node.containerd.leaks().unwrap().is_empty());
+}
