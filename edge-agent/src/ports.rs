@@ -6,7 +6,8 @@
 use crate::placement::{MainShare, Placement};
 use serde::{Deserialize, Serialize};
 use shared::model::{
-    ConfigItem, Container, KeyToPath, ObjectName, PodId, Probe, Revision, SecretItem, UnixMs,
+    ConfigItem, Container, ContainerRole, ImagePullPolicy, KeyToPath, ObjectName, PodId, Probe,
+    Revision, SecretItem, UnixMs,
 };
 use shared::wire::{Digest, encode};
 use std::fmt;
@@ -36,8 +37,11 @@ pub struct StartRequest {
     pub instance: InstanceId,
     /// Which content of its template.
     pub revision: Revision,
-    /// What to run.
+    /// What to run; of several containers the first that is no init container.
     pub container: Container,
+    /// Where there are several: all of them in the order of their start, images to be looked for before anything
+    /// is started. None of them is started with the pod: each is asked for by [`Runtime::start_container`].
+    pub containers: Vec<ContainerPlan>,
     /// UUIDs of the GPUs that placement gave it; empty means that it sees none.
     pub gpus: Vec<String>,
     /// Its share of a shared GPU's memory in bytes.
@@ -62,6 +66,30 @@ pub struct PullTerms {
     pub is_metered: bool,
     /// Credentials for registries, sealed to this node.
     pub secrets: Vec<(ObjectName, Arc<SecretItem>)>,
+}
+
+/// One of a pod's several containers, as far as the start of the pod has to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    /// Its name.
+    pub name: String,
+    /// What it is in the pod.
+    pub role: ContainerRole,
+    /// Its image.
+    #[serde(skip)]
+    pub image: Option<String>,
+    /// When that is pulled.
+    #[serde(skip)]
+    pub pulls: Option<ImagePullPolicy>,
+}
+
+/// Everything a runtime needs to start one of a pod's several containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerRequest {
+    /// The pod's start, as this container has it: `container` is this one; GPUs and mounts are its own.
+    pub start: StartRequest,
+    /// How often it was started before within this start of the pod.
+    pub attempt: u32,
 }
 
 /// The files that a pod has of one ConfigMap or Secret, or its file of a model.
@@ -136,6 +164,19 @@ pub struct Observation {
     pub taken: Option<MainShare>,
     /// What in its environment is the node's own, by name, as its start was told.
     pub parameters_id: u64,
+    /// Its containers that were ever started, where it runs and has several.
+    pub containers: Vec<ObservedContainer>,
+}
+
+/// What a runtime found of one of a pod's several containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedContainer {
+    /// Its name.
+    pub name: String,
+    /// How often it was started before.
+    pub attempt: u32,
+    /// How it is; `Lost` if nobody saw its end.
+    pub state: ObservedState,
 }
 
 /// How an observed start is.
@@ -173,6 +214,8 @@ pub struct ProbeRequest {
     pub pod: PodId,
     /// Which start of it.
     pub instance: InstanceId,
+    /// Which of the pod's containers, where there are several.
+    pub container: Option<String>,
     /// Which probe.
     pub kind: ProbeKind,
     /// What to check and for how long at most.
@@ -244,10 +287,23 @@ pub enum RuntimeEvent {
         pod: PodId,
         /// Which start of it.
         instance: InstanceId,
+        /// Which of the pod's containers, where there are several.
+        container: Option<String>,
         /// Which probe.
         kind: ProbeKind,
         /// Success, or a sentence that says what failed.
         result: Result<(), String>,
+    },
+    /// Something became of one of a pod's several containers.
+    Container {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Which container.
+        container: String,
+        /// What.
+        event: ContainerEvent,
     },
     /// The files of a pod's volumes could not be replaced: they are as they were.
     NotAttached {
@@ -257,6 +313,28 @@ pub enum RuntimeEvent {
         instance: InstanceId,
         /// A sentence for people.
         message: String,
+    },
+}
+
+/// What became of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerEvent {
+    /// Its process runs.
+    Started {
+        /// When it started, by the node's clock.
+        started_at: UnixMs,
+    },
+    /// It could not be started; nothing of it runs.
+    StartFailed {
+        /// A word for programs.
+        reason: String,
+        /// A sentence for people.
+        message: String,
+    },
+    /// It ended.
+    Exited {
+        /// Exit code, or 128 + the signal's number.
+        code: i32,
     },
 }
 
@@ -280,10 +358,31 @@ pub trait Runtime {
     /// When the runtime itself can't be asked; a single unreadable pod is [`ObservedState::Lost`].
     fn observe(&mut self) -> Result<Vec<Observation>, RuntimeError>;
 
-    /// Begins a start; ends as `Started` or `StartFailed`.
+    /// Begins a start; ends as `Started` or `StartFailed`. A pod of several containers has started when they
+    /// may be.
     fn start(&mut self, request: StartRequest);
 
-    /// Begins a stop: SIGTERM to the pod, SIGKILL to all of it after the grace; ends as `Exited`.
+    /// Begins to start one of the several containers of a pod that has started; ends as `Started` or
+    /// `StartFailed` of the container. Never beside one of the same name.
+    ///
+    /// A runtime whose pods are one container is not asked.
+    fn start_container(&mut self, _request: ContainerRequest) {}
+
+    /// Begins to stop one of a pod's several containers, as [`Self::stop`] does a pod; ends as `Exited` of the
+    /// container.
+    ///
+    /// A runtime whose pods are one container is not asked.
+    fn stop_container(
+        &mut self,
+        _pod: &PodId,
+        _instance: InstanceId,
+        _container: &str,
+        _grace_ms: u64,
+    ) {
+    }
+
+    /// Begins a stop: SIGTERM to the pod, SIGKILL to all of it after the grace; ends as `Exited`. Of several
+    /// containers sidecars come last, in the reverse order of their start.
     /// A stop of what does not run ends as `Exited` too.
     fn stop(&mut self, pod: &PodId, instance: InstanceId, grace_ms: u64);
 

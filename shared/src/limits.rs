@@ -56,6 +56,9 @@ pub const REPLICAS_PER_NODE_MAX: u32 = 256;
 /// ConfigMaps by which the parameters of one workload are found. Each is an item of a node's map.
 pub const VOLUMES_MAX: usize = 16;
 
+/// Containers of one template, and init containers of it: as many as a pod of sidecars ever has.
+pub const CONTAINERS_MAX: usize = 16;
+
 /// Models of one template: a detector, a reader and what they need.
 pub const MODELS_MAX: usize = 16;
 

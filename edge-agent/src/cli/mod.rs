@@ -98,6 +98,9 @@ struct StatusArguments {
 struct LogsArguments {
     /// The pod, as in `default/ocr-0`
     pod: PodId,
+    /// Which of its containers, where it has several; the first that is no init container if none is named
+    #[arg(long, short)]
+    container: Option<NodeId>,
     /// How many lines
     #[arg(long, default_value_t = 100)]
     lines: u32,
@@ -146,7 +149,9 @@ impl Cli {
             },
             Command::Run(arguments) => run(config, arguments),
             Command::Status(arguments) => query::status(&config, arguments.output == Output::Json),
-            Command::Logs(arguments) => query::logs(&config, &arguments.pod, arguments.lines),
+            Command::Logs(LogsArguments { pod, container, lines }) => {
+                query::logs(&config, &pod, container.as_ref(), lines)
+            }
             Command::Models(ModelsCommand::Import { file, digest }) => {
                 models::import(&config, &file, digest)
             }

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use shared::model::PodId;
+use shared::model::{NodeId, PodId};
 use shared::ports::Tree;
 use std::io::Write as _;
 use std::path::Path;
@@ -29,9 +29,15 @@ pub(super) fn status(config: &Config, json: bool) -> anyhow::Result<()> {
     print(text.as_bytes())
 }
 
-pub(super) fn logs(config: &Config, pod: &PodId, lines: u32) -> anyhow::Result<()> {
+pub(super) fn logs(
+    config: &Config,
+    pod: &PodId,
+    container: Option<&NodeId>,
+    lines: u32,
+) -> anyhow::Result<()> {
     let namespace = pod.workload.namespace();
-    let path = format!("/v1/pods/{namespace}/{}/log?lines={lines}", pod.name());
+    let of = container.map(|name| format!("&container={name}")).unwrap_or_default();
+    let path = format!("/v1/pods/{namespace}/{}/log?lines={lines}{of}", pod.name());
     print(&ask(&config.places().admin_socket, &path)?)
 }
 

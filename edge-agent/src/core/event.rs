@@ -2,7 +2,8 @@
 
 use crate::models::NodeModels;
 use crate::ports::{
-    InstanceId, ProbeRequest, RuntimeEvent, ScrapeTarget, StartRequest, VolumeContent,
+    ContainerRequest, InstanceId, ProbeRequest, RuntimeEvent, ScrapeTarget, StartRequest,
+    VolumeContent,
 };
 use crate::results::{Post, PostOutcome};
 use shared::model::{BootClock, GpuInventory, PodId, UnixMs};
@@ -62,7 +63,6 @@ pub enum Event {
 }
 
 /// Something to do, in order.
-#[expect(clippy::large_enum_variant, reason = "a few at a time, and most of them are starts")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Make this durable; answered by `Persisted` or `PersistFailed` before the next effect.
@@ -105,6 +105,19 @@ pub enum Effect {
     },
     /// Begin a probe.
     Probe(ProbeRequest),
+    /// Begin to start one of a pod's several containers.
+    StartContainer(ContainerRequest),
+    /// Begin to stop one of a pod's several containers.
+    StopContainer {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Which container.
+        container: String,
+        /// Milliseconds between SIGTERM and SIGKILL.
+        grace_ms: u64,
+    },
     /// Read records of the outbox; answered by `RecordsRead`.
     ReadRecords(LogRead),
     /// Answer a call of the hub; answered by `CallAnswered`, at some time.

@@ -89,6 +89,17 @@ impl AgentCore {
                 self.effects.push_back(Effect::Attach { pod, instance, volumes });
             }
             PodAction::Probe(request) => self.effects.push_back(Effect::Probe(request)),
+            PodAction::StartContainer(request) => {
+                let (start, attempt) = (&request.start, request.attempt);
+                let container = &start.container.name;
+                info!(node = %self.node, pod = %start.pod, container, attempt, "starting a container");
+                self.effects.push_back(Effect::StartContainer(request));
+            }
+            PodAction::StopContainer { pod, instance, container, grace_ms } => {
+                info!(node = %self.node, pod = %pod, container, grace_ms, "stopping a container");
+                let stop = Effect::StopContainer { pod, instance, container, grace_ms };
+                self.effects.push_back(stop);
+            }
         }
     }
 
@@ -185,9 +196,10 @@ impl AgentCore {
 /// Whether somebody must act on what became of a pod. One that was well and ended is only started again.
 fn has_failed(status: &PodStatus) -> bool {
     match status.phase {
-        PodPhase::BackingOff => status.reason != "Restarting",
+        PodPhase::BackingOff => !["Init:Error", "Restarting"].contains(&status.reason.as_str()),
         PodPhase::Failed => true,
-        _ => ["InvalidTemplate", "UnhealthyGpus"].contains(&status.reason.as_str()),
+        _ => ["CrashLoopBackOff", "InvalidTemplate", "UnhealthyGpus"]
+            .contains(&status.reason.trim_start_matches("Init:")),
     }
 }
 

@@ -60,6 +60,8 @@ pub struct CoreOptions {
     pub recorder: RecorderOptions,
     /// Bytes of records that are kept.
     pub quota: OutboxQuota,
+    /// Whether the runtime runs pods of several containers.
+    pub several_containers: bool,
 }
 
 /// What a node has to give.
@@ -148,6 +150,9 @@ impl AgentCore {
         let clocks = Clocks::restore(options.boot, &restored.stored.meta);
         let budget = restore_budget(&restored.link_budget);
         let mut pods = Pods::new(options.incarnation);
+        if !options.several_containers {
+            pods.refuse_several_containers();
+        }
         pods.restore(restored.stored.pods, restored.observations, now);
         let samples = restored.stored.meta.iter().find(|(key, _)| key == SAMPLES_KEY);
         let samples = samples.and_then(|(_, value)| decode("samples", value, 16).ok());

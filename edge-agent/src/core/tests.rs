@@ -108,6 +108,7 @@ impl Bench {
             },
             reserved: Reserved::default(),
             recorder: RecorderOptions { sample_interval_ms: 10 * SECOND_MS, samples_per_batch: 2 },
+            several_containers: true,
             quota: OutboxQuota::default(),
         };
         let now = MonotonicMs(1);
@@ -258,8 +259,17 @@ impl Bench {
         let StartRequest { pod, instance, revision, parameters_id, .. } = self.the_only_start();
         let state = ObservedState::Running { started_at: UnixMs(7) };
         let placement = Placement::default();
-        let taken = None;
-        vec![Observation { pod, instance, revision, state, placement, taken, parameters_id }]
+        let (taken, containers) = (None, vec![]);
+        vec![Observation {
+            pod,
+            instance,
+            revision,
+            state,
+            placement,
+            taken,
+            parameters_id,
+            containers,
+        }]
     }
 
     fn run_the_only_pod(&mut self) {

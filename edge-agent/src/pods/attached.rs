@@ -11,6 +11,9 @@ use shared::model::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Stands before the name of a model's volume: no other volume's name has a dot.
+const MODEL_PREFIX: &str = "model.";
+
 /// ConfigMaps and Secrets of this node's desired state, and the models that it has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeObjects {
@@ -25,8 +28,8 @@ pub struct NodeObjects {
 /// What the pods of a workload have of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Attachments {
-    /// The whole environment of the template, each variable with its value.
-    pub(super) env: Vec<EnvVar>,
+    /// The whole environment of each container in the order of their start, each variable with its value.
+    pub(super) envs: Vec<Vec<EnvVar>>,
     /// The volumes.
     pub(super) volumes: Vec<VolumeContent>,
     /// Credentials for registries.
@@ -47,8 +50,8 @@ pub(super) struct Lack {
 impl Attachments {
     pub(super) fn of(workload: &Workload, objects: &NodeObjects) -> Self {
         let mut gathering = Gathering { workload, objects, lacks: None };
-        let container = workload.template.spec.containers.first();
-        let env = container.map(|container| gathering.env(container)).unwrap_or_default();
+        let containers = workload.template.spec.in_order();
+        let envs = containers.map(|placed| gathering.env(placed.container)).collect();
         let volumes = workload.template.spec.volumes.iter();
         let mut volumes: Vec<_> = volumes.map(|volume| gathering.volume(volume)).collect();
         let models = workload.template.spec.models.iter();
@@ -56,7 +59,7 @@ impl Attachments {
         let secrets = workload.template.spec.image_pull_secrets.iter();
         let pull_secrets = secrets.filter_map(|secret| gathering.secret(&secret.name, false));
         let pull_secrets = pull_secrets.collect();
-        Self { env, volumes, pull_secrets, lacks: gathering.lacks }
+        Self { envs, volumes, pull_secrets, lacks: gathering.lacks }
     }
 }
 
@@ -136,10 +139,8 @@ impl Gathering<'_> {
     }
 
     fn volume(&mut self, volume: &Volume) -> VolumeContent {
-        let container = self.workload.template.spec.containers.first();
-        let mounts = container.into_iter().flat_map(|container| &container.volume_mounts);
-        let mounts = mounts.filter(|mount| mount.name == volume.name);
-        let mounts = mounts.map(|mount| mount.mount_path.trim_start_matches('/').to_owned());
+        let containers = self.workload.template.spec.in_order();
+        let mounts = containers.flat_map(|placed| mounts_of(placed.container, &volume.name));
         let content = VolumeContent {
             name: volume.name.clone(),
             mounts: mounts.collect(),
@@ -166,8 +167,7 @@ impl Gathering<'_> {
         let found = self.objects.models.get(&model.digest);
         if let Some(file) = found.filter(|file| file.bytes == model.size_bytes) {
             return Some(VolumeContent {
-                // No volume's name has a dot.
-                name: format!("model.{}", model.name),
+                name: format!("{MODEL_PREFIX}{}", model.name),
                 mounts: vec![model.path.trim_start_matches('/').to_owned()],
                 source: VolumeSource::Model(file.path.clone()),
                 ..VolumeContent::default()
@@ -196,6 +196,24 @@ impl Gathering<'_> {
             self.lack(optional, || format!("{name} has no key `{}`", absent.key));
         }
     }
+}
+
+/// Where a container finds a volume: paths below its own folder.
+fn mounts_of<'a>(container: &'a Container, volume: &'a str) -> impl Iterator<Item = String> + 'a {
+    let mounts = container.volume_mounts.iter().filter(move |mount| mount.name == *volume);
+    mounts.map(|mount| mount.mount_path.trim_start_matches('/').to_owned())
+}
+
+/// What of a pod's volumes one of its containers has: what it mounts, and every model.
+pub(super) fn volumes_of(container: &Container, volumes: &[VolumeContent]) -> Vec<VolumeContent> {
+    let own = volumes.iter().filter_map(|volume| {
+        if volume.name.starts_with(MODEL_PREFIX) {
+            return Some(volume.clone());
+        }
+        let mounts: Vec<String> = mounts_of(container, &volume.name).collect();
+        (!mounts.is_empty()).then(|| VolumeContent { mounts, ..volume.clone() })
+    });
+    own.collect()
 }
 
 fn literal(name: String, value: String) -> EnvVar {
@@ -248,7 +266,7 @@ mod tests {
             "env": [{ "name": "C", "valueFrom": from }, { "name": "D", "valueFrom": absent },
                 { "name": "A", "value": "said" }] }] }));
         let found = Attachments::of(&workload, &objects(&[("A", "map"), ("B", "b")]));
-        let pairs = found.env.iter().map(|v| format!("{}={}", v.name, v.value));
+        let pairs = found.envs[0].iter().map(|v| format!("{}={}", v.name, v.value));
         let expected = ["P_A=map", "P_B=b", "A=map", "B=b", "A=own", "C=b", "A=said"];
         assert_eq!(
             (pairs.collect::<Vec<_>>(), found.lacks),

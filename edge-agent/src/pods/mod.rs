@@ -9,11 +9,13 @@
 //! | what survives a restart, and what is to be done | `record.rs` |
 //! | what is wanted of one, with its ConfigMaps and Secrets | `wanted.rs`, `attached.rs` |
 //! | one pod: its state, its probes, its backoff | `pod.rs`, `probes.rs`, `backoff.rs` |
+//! | its containers, where it has several | `containers.rs` |
 //! | all pods: desired state, placement, adoption | this file, `adopt.rs` |
 
 mod adopt;
 mod attached;
 mod backoff;
+mod containers;
 mod pod;
 mod probes;
 mod record;
@@ -41,6 +43,8 @@ pub struct Pods {
     held: bool,
     /// Where pods were placed last, whether they run there yet or not.
     plan: BTreeMap<PodId, Placement>,
+    /// Whether a pod of several containers can't be run.
+    one_container: bool,
     /// ConfigMaps and Secrets of the desired state.
     objects: NodeObjects,
     /// Whether the driver lists GPUs.
@@ -64,6 +68,7 @@ impl Pods {
             node: None,
             held: false,
             plan: BTreeMap::new(),
+            one_container: false,
             objects: NodeObjects::default(),
             gpus_listed: false,
             assigned: false,
@@ -78,10 +83,15 @@ impl Pods {
         self.objects = objects;
     }
 
+    /// From the next [`Self::assign`] on a pod of several containers is refused: the runtime runs none.
+    pub fn refuse_several_containers(&mut self) {
+        self.one_container = true;
+    }
+
     /// What should run here. Until [`Self::provide`] was called nothing is started.
     pub fn assign(&mut self, workloads: &BTreeMap<WorkloadKey, Workload>, now: Now) {
         let wanted = workloads.values().flat_map(|workload| {
-            let wanted = Wanted::of(workload, &self.objects);
+            let wanted = Wanted::of(workload, &self.objects, self.one_container);
             workload.pods().map(move |pod| (pod, wanted.clone()))
         });
         let mut wanted: BTreeMap<PodId, Wanted> = wanted.collect();
@@ -122,7 +132,8 @@ impl Pods {
         | RuntimeEvent::StartFailed { pod, instance, .. }
         | RuntimeEvent::Exited { pod, instance, .. }
         | RuntimeEvent::NotAttached { pod, instance, .. }
-        | RuntimeEvent::Probed { pod, instance, .. }) = &event;
+        | RuntimeEvent::Probed { pod, instance, .. }
+        | RuntimeEvent::Container { pod, instance, .. }) = &event;
         let Some(known) = self.pods.get_mut(pod).filter(|known| known.is_instance(*instance))
         else {
             return;

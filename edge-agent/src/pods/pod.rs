@@ -1,14 +1,19 @@
 //! One pod: what is wanted of it, how it is, and what follows when either changes.
 
 mod ending;
+mod several;
+mod start;
 mod status;
 
+pub(super) use ending::exit_words;
+
 use super::backoff::Backoff;
+use super::containers::{Containers, Planned, Verdict};
 use super::probes::Probes;
 use super::record::{PodAction, PodRecord};
 use super::wanted::Wanted;
 use crate::placement::{Decision, MainShare, Placement, PodDemand};
-use crate::ports::{InstanceId, ProbeRequest, PullTerms, RuntimeEvent, StartRequest};
+use crate::ports::{InstanceId, ObservedContainer, ProbeRequest, RuntimeEvent};
 use shared::model::{MonotonicMs, PodId, Revision, UnixMs};
 use std::collections::VecDeque;
 
@@ -44,6 +49,8 @@ enum Cause {
     Displaced { reason: String, message: String },
     /// It does not do what it should.
     Unhealthy(String),
+    /// Its containers have made an end of it.
+    Concluded(Verdict),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +69,12 @@ enum State {
         started_at: UnixMs,
         probes: Probes,
     },
+    /// It runs, and has several containers.
+    Several {
+        since: MonotonicMs,
+        started_at: UnixMs,
+        containers: Containers,
+    },
     Stopping {
         cause: Cause,
         deadline: MonotonicMs,
@@ -77,6 +90,7 @@ enum State {
     },
     Done {
         success: bool,
+        reason: &'static str,
         message: String,
     },
     Gone,
@@ -94,6 +108,8 @@ pub(super) struct Pod {
     last_exit_code: Option<i32>,
     /// The revision that was started last, and what was the node's own then; `None` before the first start.
     started: Option<(Revision, u64)>,
+    /// Its several containers, while it is being started.
+    planned: Vec<Planned>,
 }
 
 impl Pod {
@@ -107,13 +123,17 @@ impl Pod {
             backoff: Backoff::default(),
             last_exit_code: None,
             started: None,
+            planned: vec![],
         }
     }
 
     /// A pod as its record tells it; nothing is wanted of it yet.
     pub(super) fn of_record(record: &PodRecord) -> Self {
         let state = match record.completed {
-            Some(success) => State::Done { success, message: String::new() },
+            Some(success) => {
+                let reason = if success { "Completed" } else { "Error" };
+                State::Done { success, reason, message: String::new() }
+            }
             None => State::Found { code: None },
         };
         Self {
@@ -125,15 +145,27 @@ impl Pod {
             backoff: Backoff { level: record.backoff_level },
             last_exit_code: record.last_exit_code,
             started: Some((record.revision, record.parameters_id)),
+            planned: vec![],
         }
     }
 
     /// A start of it was found running.
-    pub(super) fn adopt_running(&mut self, live: Live, started_at: UnixMs, now: MonotonicMs) {
+    pub(super) fn adopt_running(
+        &mut self,
+        live: Live,
+        started_at: UnixMs,
+        containers: Vec<ObservedContainer>,
+        since: MonotonicMs,
+    ) {
         self.started = Some((live.revision, live.parameters_id));
         self.live = Some(live);
-        // Its probes are known once it is known what is wanted.
-        self.state = State::Running { since: now, started_at, probes: Probes::default() };
+        // Its probes are known once it is known what is wanted; so is what its containers are.
+        self.state = match containers.is_empty() {
+            true => State::Running { since, started_at, probes: Probes::default() },
+            false => {
+                State::Several { since, started_at, containers: Containers::found(containers) }
+            }
+        };
     }
 
     /// Its last start was found ended.
@@ -174,8 +206,12 @@ impl Pod {
             {
                 *probes = Probes::new(&wanted.container(self.id.ordinal), now);
             }
+            if first {
+                self.learn_containers(now);
+            }
         }
         self.renew_volumes(actions);
+        self.drive(now, actions);
     }
 
     /// Has the files of its volumes replaced, where they are others now. One that starts has them from its
@@ -185,7 +221,7 @@ impl Pod {
         let version = Some(wanted.volumes_version);
         let is_same = wanted.volumes().is_empty() || live.volumes_version == version;
         let is_its = wanted.is(live.revision, live.parameters_id);
-        let runs = matches!(self.state, State::Running { .. });
+        let runs = matches!(self.state, State::Running { .. } | State::Several { .. });
         if runs && is_its && !is_same && wanted.lacks().is_none() {
             live.volumes_version = version;
             let (pod, instance, volumes) =
@@ -252,7 +288,7 @@ impl Pod {
         actions: &mut VecDeque<PodAction>,
     ) {
         match self.state {
-            State::Starting { .. } | State::Running { .. } => {
+            State::Starting { .. } | State::Running { .. } | State::Several { .. } => {
                 if let Some(cause) = self.cause_to_stop(decision) {
                     self.stop(cause, now, actions);
                 }
@@ -288,6 +324,7 @@ impl Pod {
     }
 
     fn stop(&mut self, cause: Cause, now: MonotonicMs, actions: &mut VecDeque<PodAction>) {
+        self.count_restarts_of_containers();
         let Some(live) = &self.live else { return };
         let deadline = now.plus_ms(live.grace_ms + STOP_MARGIN_MS);
         let (pod, instance, grace_ms) = (self.id.clone(), live.instance, live.grace_ms);
@@ -358,65 +395,6 @@ impl Pod {
         self.state = pending(reason, message);
     }
 
-    /// Begins a start. Its record comes first.
-    pub(super) fn start(
-        &mut self,
-        instance: InstanceId,
-        placement: Placement,
-        now: MonotonicMs,
-        actions: &mut VecDeque<PodAction>,
-    ) {
-        let Some(wanted) = &self.wanted else { return };
-        let grace_seconds = wanted.grace_seconds();
-        let taken = MainShare::of(&wanted.template.resources());
-        let live = Live {
-            instance,
-            revision: wanted.revision,
-            parameters_id: wanted.parameters_id,
-            placement: placement.clone(),
-            taken: Some(taken),
-            grace_ms: u64::from(grace_seconds) * 1000,
-            volumes_version: Some(wanted.volumes_version),
-        };
-        let request = StartRequest {
-            pod: self.id.clone(),
-            instance,
-            revision: wanted.revision,
-            container: wanted.container(self.id.ordinal),
-            gpus: placement.gpus,
-            gpu_memory_bytes: placement.gpu_memory_bytes,
-            taken,
-            grace_seconds,
-            parameters_id: wanted.parameters_id,
-            volumes: wanted.volumes().to_vec(),
-            pull: PullTerms { is_metered: false, secrets: wanted.pull_secrets().to_vec() },
-        };
-        self.started = Some((wanted.revision, wanted.parameters_id));
-        self.live = Some(live);
-        self.state = State::Starting {
-            deadline: now.plus_ms(START_DEADLINE_MS),
-            doing: (String::new(), String::new()),
-        };
-        actions.extend(self.record(None).map(PodAction::Record));
-        actions.push_back(PodAction::Start(request));
-    }
-
-    pub(super) fn record(&self, completed: Option<bool>) -> Option<PodRecord> {
-        let live = self.live.as_ref()?;
-        Some(PodRecord {
-            pod: self.id.clone(),
-            revision: live.revision,
-            instance: live.instance,
-            placement: live.placement.clone(),
-            restarts: self.restarts,
-            backoff_level: self.backoff.level,
-            last_exit_code: self.last_exit_code,
-            completed,
-            taken: live.taken,
-            parameters_id: live.parameters_id,
-        })
-    }
-
     /// The runtime says something of its present start.
     pub(super) fn handle_runtime(
         &mut self,
@@ -440,7 +418,13 @@ impl Pod {
             RuntimeEvent::NotAttached { .. } => {
                 self.live.iter_mut().for_each(|live| live.volumes_version = None);
             }
-            RuntimeEvent::Probed { kind, result, .. } => {
+            RuntimeEvent::Probed { container: Some(container), kind, result, .. } => {
+                if let State::Several { containers, .. } = &mut self.state {
+                    containers.handle_probe(&container, kind, result, now);
+                    self.drive(now, actions);
+                }
+            }
+            RuntimeEvent::Probed { container: None, kind, result, .. } => {
                 if let State::Running { probes, .. } = &mut self.state {
                     probes.handle(kind, result);
                     if let Some(why) = probes.condemned() {
@@ -448,15 +432,13 @@ impl Pod {
                     }
                 }
             }
+            RuntimeEvent::Container { container, event, .. } => {
+                if let State::Several { containers, .. } = &mut self.state {
+                    containers.handle(&container, event, now);
+                    self.drive(now, actions);
+                }
+            }
         }
-    }
-
-    fn started(&mut self, started_at: UnixMs, now: MonotonicMs, actions: &mut VecDeque<PodAction>) {
-        if let (State::Starting { .. }, Some(wanted)) = (&self.state, &self.wanted) {
-            let probes = Probes::new(&wanted.container(self.id.ordinal), now);
-            self.state = State::Running { since: now, started_at, probes };
-        }
-        self.renew_volumes(actions);
     }
 
     /// A deadline may have passed, a probe may be due.
@@ -476,10 +458,11 @@ impl Pod {
             State::Running { probes, .. } => {
                 for (kind, probe) in probes.take_due(now) {
                     let pod = pod.clone();
-                    let request = ProbeRequest { pod, instance, kind, probe };
+                    let request = ProbeRequest { pod, instance, container: None, kind, probe };
                     actions.push_back(PodAction::Probe(request));
                 }
             }
+            State::Several { .. } => self.drive(now, actions),
             _ => {}
         }
     }
@@ -489,6 +472,7 @@ impl Pod {
             State::Starting { deadline, .. } | State::Stopping { deadline, .. } => Some(*deadline),
             State::BackingOff { until, .. } => Some(*until),
             State::Running { probes, .. } => probes.poll_timeout(),
+            State::Several { containers, .. } => containers.poll_timeout(),
             _ => None,
         }
     }

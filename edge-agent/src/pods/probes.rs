@@ -62,7 +62,7 @@ impl Probes {
         due
     }
 
-    fn has_started(&self) -> bool {
+    pub(super) fn has_started(&self) -> bool {
         self.checks.get(&ProbeKind::Startup).is_none_or(|check| check.good)
     }
 

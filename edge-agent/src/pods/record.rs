@@ -1,7 +1,7 @@
 //! What survives a restart of the agent, and what is to be done.
 
 use crate::placement::{MainShare, Placement};
-use crate::ports::{InstanceId, ProbeRequest, StartRequest, VolumeContent};
+use crate::ports::{ContainerRequest, InstanceId, ProbeRequest, StartRequest, VolumeContent};
 use serde::{Deserialize, Serialize};
 use shared::model::{PodId, Revision};
 
@@ -40,7 +40,6 @@ fn is_zero(value: &u64) -> bool {
 }
 
 /// Something to do, in order.
-#[expect(clippy::large_enum_variant, reason = "a few at a time, and most of them are starts")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodAction {
     /// Make this durable.
@@ -78,4 +77,17 @@ pub enum PodAction {
     },
     /// Begin a probe.
     Probe(ProbeRequest),
+    /// Begin to start one of a pod's several containers.
+    StartContainer(ContainerRequest),
+    /// Begin to stop one of a pod's several containers.
+    StopContainer {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Which container.
+        container: String,
+        /// Milliseconds between SIGTERM and SIGKILL.
+        grace_ms: u64,
+    },
 }

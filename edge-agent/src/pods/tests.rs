@@ -1,6 +1,7 @@
 //! Sentences about one pod, and a property over everything that can happen to some.
 
 mod attached;
+mod containers;
 mod ending;
 mod gpus;
 mod return_of_the_agent;
@@ -27,9 +28,7 @@ fn workload(name: &str, revision: u64, container: Container) -> Workload {
         containers: vec![container],
         restart_policy: RestartPolicy::Always,
         termination_grace_period_seconds: 5,
-        volumes: vec![],
-        models: vec![],
-        image_pull_secrets: vec![],
+        ..PodSpec::default()
     };
     Workload {
         key: format!("default/{name}").parse().unwrap(),
@@ -118,7 +117,8 @@ fn exits(pods: &mut Pods, request: &StartRequest, code: i32, now: Now) {
 fn probed(pods: &mut Pods, request: &StartRequest, kind: ProbeKind, good: bool, now: Now) {
     let (pod, instance) = (request.pod.clone(), request.instance);
     let result = if good { Ok(()) } else { Err("refused".to_owned()) };
-    pods.handle_runtime(RuntimeEvent::Probed { pod, instance, kind, result }, now);
+    let container = None;
+    pods.handle_runtime(RuntimeEvent::Probed { pod, instance, container, kind, result }, now);
 }
 
 fn only_status(pods: &Pods) -> &PodStatus {
@@ -272,6 +272,7 @@ fn found_running(request: &StartRequest) -> Observation {
         placement: Placement::default(),
         taken: None,
         parameters_id: 0,
+        containers: vec![],
     }
 }
 
@@ -302,6 +303,7 @@ fn a_pod_whose_record_is_lost_keeps_the_gpus_that_its_start_was_told() {
         placement: Placement { gpus: request.gpus.clone(), gpu_memory_bytes: None },
         taken: None,
         parameters_id: 0,
+        containers: vec![],
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![running], at(0));
@@ -379,10 +381,14 @@ impl Machine {
                 self.live.remove(&pod);
                 self.said.push(RuntimeEvent::Exited { pod, instance, code: 143 });
             }
-            PodAction::Remove { .. } | PodAction::Attach { .. } => {}
+            PodAction::Remove { .. }
+            | PodAction::Attach { .. }
+            | PodAction::StartContainer(_)
+            | PodAction::StopContainer { .. } => {}
             PodAction::Probe(request) => self.said.push(RuntimeEvent::Probed {
                 pod: request.pod,
                 instance: request.instance,
+                container: request.container,
                 kind: request.kind,
                 result: Ok(()),
             }),
@@ -398,6 +404,7 @@ impl Machine {
             placement: Placement::default(),
             taken: None,
             parameters_id: 0,
+            containers: vec![],
         };
         self.live.values().map(observation).collect()
     }

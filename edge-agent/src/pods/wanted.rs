@@ -1,9 +1,12 @@
 //! What is wanted of a pod: its template, and what it has of ConfigMaps, Secrets, models and its node.
 
-use super::attached::{Attachments, Lack, NodeObjects};
-use crate::ports::{VolumeContent, volumes_version};
+use super::attached::{Attachments, Lack, NodeObjects, volumes_of};
+use super::containers::Planned;
+use crate::placement::MainShare;
+use crate::ports::{StartRequest, VolumeContent, volumes_version};
 use shared::model::{
-    Container, ObjectName, PodTemplate, Revision, SecretItem, Toleration, Workload,
+    Container, ContainerRole, GpuRequest, ObjectName, PodTemplate, Revision, SecretItem,
+    Toleration, Workload,
 };
 use std::sync::Arc;
 
@@ -24,25 +27,62 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn of(workload: &Workload, objects: &NodeObjects) -> Self {
+    /// `one_container` where the node's runtime runs no more of a pod.
+    pub(super) fn of(workload: &Workload, objects: &NodeObjects, one_container: bool) -> Self {
         let attached = Attachments::of(workload, objects);
+        let template = &workload.template;
+        let can_run = match one_container {
+            true => template.validate().and_then(|()| template.check_one_container()),
+            false => template.validate(),
+        };
         Self {
             revision: workload.revision,
             parameters_id: workload.parameters_id(),
             priority: workload.priority,
             tolerations: workload.tolerations.clone(),
             template: workload.template.clone(),
-            invalid: workload.template.validate().err().map(|error| error.to_string()),
+            invalid: can_run.err().map(|error| error.to_string()),
             volumes_version: volumes_version(&attached.volumes),
             attached,
         }
     }
 
-    /// The container of the replica of this ordinal, each variable of its environment with its value.
+    /// The first container that is no init container, of the replica of this ordinal, each variable of its
+    /// environment with its value.
     pub(super) fn container(&self, ordinal: u32) -> Container {
-        let container = self.template.spec.containers.first().cloned().unwrap_or_default();
-        let container = Container { env: self.attached.env.clone(), env_from: vec![], ..container };
-        self.template.container_of_replica(container, ordinal)
+        let main = self.containers(ordinal).find(|(role, _)| *role == ContainerRole::Main);
+        main.map(|(_, container)| container).unwrap_or_default()
+    }
+
+    /// All containers in the order of their start.
+    fn containers(&self, ordinal: u32) -> impl Iterator<Item = (ContainerRole, Container)> {
+        self.template.spec.in_order().zip(&self.attached.envs).map(move |(placed, env)| {
+            let container =
+                Container { env: env.clone(), env_from: vec![], ..placed.container.clone() };
+            (placed.role, self.template.container_of_replica(container, ordinal))
+        })
+    }
+
+    /// The containers of a start of the pod, where there are several; none else.
+    pub(super) fn planned(&self, start: &StartRequest) -> Vec<Planned> {
+        if !self.template.spec.has_several_containers() {
+            return vec![];
+        }
+        let of_one = |(role, container): (ContainerRole, Container)| {
+            let asked = container.requested();
+            let has_gpus = asked.gpu != GpuRequest::None;
+            let start = StartRequest {
+                gpus: start.gpus.iter().filter(|_| has_gpus).cloned().collect(),
+                gpu_memory_bytes: start.gpu_memory_bytes.filter(|_| has_gpus),
+                taken: MainShare::of(&asked),
+                volumes: volumes_of(&container, &start.volumes),
+                containers: vec![],
+                container,
+                ..start.clone()
+            };
+            (role, start)
+        };
+        self.containers(start.pod.ordinal).map(of_one).collect()
     }
 
     pub(super) fn volumes(&self) -> &[VolumeContent] {

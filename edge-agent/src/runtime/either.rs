@@ -4,7 +4,8 @@ use super::cri::CriRuntime;
 use super::process::ProcessRuntime;
 use crate::gpu::GpuProcess;
 use crate::ports::{
-    InstanceId, Observation, ProbeRequest, Runtime, RuntimeError, StartRequest, VolumeContent,
+    ContainerRequest, InstanceId, Observation, ProbeRequest, Runtime, RuntimeError, StartRequest,
+    VolumeContent,
 };
 use shared::model::PodId;
 use shared::telemetry::Series;
@@ -53,6 +54,20 @@ impl Runtime for AnyRuntime {
 
     fn start(&mut self, request: StartRequest) {
         self.runtime().start(request);
+    }
+
+    fn start_container(&mut self, request: ContainerRequest) {
+        self.runtime().start_container(request);
+    }
+
+    fn stop_container(
+        &mut self,
+        pod: &PodId,
+        instance: InstanceId,
+        container: &str,
+        grace_ms: u64,
+    ) {
+        self.runtime().stop_container(pod, instance, container, grace_ms);
     }
 
     fn stop(&mut self, pod: &PodId, instance: InstanceId, grace_ms: u64) {

@@ -5,10 +5,10 @@
 
 use super::cri::log as container_log;
 use super::folder::PodFolder;
-use shared::model::PodId;
+use shared::model::{NodeId, PodId};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The smallest limit of a file that makes sense; less would rotate with every line.
@@ -130,25 +130,62 @@ impl RotatingLog {
 }
 
 /// The last `lines` lines that a pod printed, over rotated files; at most `bytes_max` bytes, in
-/// whole lines as far as one fits. `folder` is the folder of all pods. Blocks on the disk.
+/// whole lines as far as one fits. `folder` is the folder of all pods; of several containers `container` names one,
+/// else it is the first that is no init container. Blocks on the disk.
 ///
 /// # Errors
 /// A sentence, when the pod has no log here or it can't be read.
 pub fn tail_log(
     folder: &Path,
     pod: &PodId,
+    container: Option<&str>,
     lines: u32,
     bytes_max: usize,
 ) -> Result<Vec<u8>, String> {
-    let folder = PodFolder::of(folder, pod);
-    if !folder.log().is_dir() {
+    let folder = PodFolder::of(folder, pod).log();
+    if !folder.is_dir() {
         return Err(format!("this node has no log of {pod}"));
     }
+    let folder = log_of(&folder, container).map_err(|problem| format!("{pod} {problem}"))?;
     let lines = usize::try_from(lines).unwrap_or(usize::MAX);
-    let read =
-        if container_log::is_here(&folder.log()) { container_log::read_tail } else { read_tail };
-    read(&folder.log(), lines, bytes_max)
+    let read = if container_log::is_here(&folder) { container_log::read_tail } else { read_tail };
+    read(&folder, lines, bytes_max)
         .map_err(|error| format!("the log of {pod} can't be read: {error}"))
+}
+
+/// The link to the log of the container that is meant where none is named. No container's name has a dot.
+const FIRST: &str = ".first";
+
+/// Notes which of a pod's several containers is meant where none is named; `None` where there is one alone.
+pub(super) fn note_first(folder: &Path, container: Option<&str>) -> io::Result<()> {
+    let link = folder.join(FIRST);
+    match fs::remove_file(&link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => container.map_or(Ok(()), |container| symlink(container, &link)),
+    }
+}
+
+/// The folder with the log of a container, in a pod's folder of logs.
+fn log_of(folder: &Path, container: Option<&str>) -> Result<PathBuf, String> {
+    let first = folder.join(FIRST);
+    let is_one = fs::symlink_metadata(&first).is_err();
+    match container {
+        None if is_one => Ok(folder.to_owned()),
+        None => Ok(first),
+        Some(_) if is_one => Err("has one container: expected no name of one with it".to_owned()),
+        // What is no name leads elsewhere.
+        Some(name) if NodeId::new(name).is_ok() && folder.join(name).is_dir() => {
+            Ok(folder.join(name))
+        }
+        Some(_) => {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            let names = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let mut names: Vec<String> = names.collect();
+            names.sort();
+            Err(format!("has no log of such a container: expected one of {}", names.join(", ")))
+        }
+    }
 }
 
 fn read_tail(folder: &Path, lines: usize, bytes_max: usize) -> io::Result<Vec<u8>> {
@@ -226,7 +263,7 @@ mod tests {
     }
 
     fn tail(temporary: &Path, lines: u32, bytes_max: usize) -> String {
-        String::from_utf8(tail_log(temporary, &pod(), lines, bytes_max).unwrap()).unwrap()
+        String::from_utf8(tail_log(temporary, &pod(), None, lines, bytes_max).unwrap()).unwrap()
     }
 
     #[test]
@@ -299,6 +336,33 @@ mod tests {
     #[test]
     fn a_pod_that_never_was_here_has_no_log() {
         let temporary = tempfile::tempdir().unwrap();
-        assert!(tail_log(temporary.path(), &pod(), 1, 1).unwrap_err().contains("no log"));
+        assert!(tail_log(temporary.path(), &pod(), None, 1, 1).unwrap_err().contains("no log"));
+    }
+
+    #[test]
+    fn of_several_containers_the_first_is_read_unless_another_is_named() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = PodFolder::of(temporary.path(), &pod());
+        folder.create().unwrap();
+        for name in ["proxy", "server"] {
+            fs::create_dir(folder.log().join(name)).unwrap();
+            let line = format!("T stdout F {name}\n");
+            fs::write(folder.log().join(name).join("container.0.log"), line).unwrap();
+        }
+        let read = |name: Option<&str>| {
+            let text = tail_log(temporary.path(), &pod(), name, 9, 100);
+            text.map(|text| String::from_utf8(text).unwrap())
+        };
+        assert!(read(Some("proxy")).unwrap_err().contains("one container"));
+        note_first(&folder.log(), Some("server")).unwrap();
+        note_first(&folder.log(), Some("server")).unwrap();
+        assert_eq!(
+            (read(None), read(Some("proxy"))),
+            (Ok("server\n".into()), Ok("proxy\n".into()))
+        );
+        let refused = read(Some("../../default_ocr-0/log/proxy")).unwrap_err();
+        assert!(refused.ends_with("expected one of proxy, server"), "{refused}");
+        note_first(&folder.log(), None).unwrap();
+        assert_eq!(read(None), Ok(String::new()), "what was printed as one container");
     }
 }

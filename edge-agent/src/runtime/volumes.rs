@@ -111,23 +111,36 @@ pub(super) fn write(
     volume: &VolumeContent,
     secrets: Option<&Secrets>,
 ) -> Result<PathBuf, StartFailure> {
-    if let VolumeSource::Model(file) = &volume.source {
-        return present(file);
+    let path = place_of(folder, volume, secrets)?;
+    if matches!(volume.source, VolumeSource::Model(_)) {
+        return Ok(path);
     }
     make_volumes_folder(folder)?;
-    let path = match (volume.is_secret, secrets) {
-        (false, _) => folder.volumes().join(&volume.name),
-        (true, Some(secrets)) => secrets.of_pod(folder)?.join(&volume.name),
-        (true, None) => {
-            let message = "this runtime has no key to open Secrets with";
-            return Err(StartFailure::new("SecretsUnavailable", message));
-        }
-    };
     let version = format!("..{}", hex(&volume.version().0));
     if !is_in_force(&path, &version) {
         write_content(&path, &version, volume, secrets)?;
     }
     Ok(path)
+}
+
+/// Where a volume lies, or is to lie: the folder of its files, or the file of a model.
+///
+/// # Errors
+/// Why the pod can't have it.
+pub(super) fn place_of(
+    folder: &PodFolder,
+    volume: &VolumeContent,
+    secrets: Option<&Secrets>,
+) -> Result<PathBuf, StartFailure> {
+    match (&volume.source, volume.is_secret, secrets) {
+        (VolumeSource::Model(file), ..) => present(file),
+        (_, false, _) => Ok(folder.volumes().join(&volume.name)),
+        (_, true, Some(secrets)) => Ok(secrets.of_pod(folder)?.join(&volume.name)),
+        (_, true, None) => {
+            let message = "this runtime has no key to open Secrets with";
+            Err(StartFailure::new("SecretsUnavailable", message))
+        }
+    }
 }
 
 fn make_volumes_folder(folder: &PodFolder) -> Result<(), StartFailure> {

@@ -32,6 +32,8 @@ pub enum Query {
     TailLog {
         /// Which pod.
         pod: PodId,
+        /// Which of its several containers, where it is not the first.
+        container: Option<String>,
         /// How many lines at most.
         lines: u32,
         /// The text, or a sentence that says why there is none.
@@ -102,6 +104,8 @@ async fn status(State(queries): State<mpsc::Sender<Query>>) -> Response {
 
 #[derive(Deserialize)]
 struct Tail {
+    #[serde(default)]
+    container: Option<String>,
     #[serde(default = "default_lines")]
     lines: u32,
 }
@@ -120,7 +124,8 @@ async fn tail_log(
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
     let (reply, answer) = oneshot::channel();
-    let query = Query::TailLog { pod, lines: tail.lines.min(LOG_LINES_MAX), reply };
+    let Tail { container, lines } = tail;
+    let query = Query::TailLog { pod, container, lines: lines.min(LOG_LINES_MAX), reply };
     if queries.send(query).await.is_err() {
         return STOPPING.into_response();
     }

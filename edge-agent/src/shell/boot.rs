@@ -305,6 +305,7 @@ fn core_options(
         reserved: config.reserved(),
         recorder: config.recorder(),
         quota: OutboxQuota::default(),
+        several_containers: config.runtime == RuntimeKind::Cri,
     })
 }
 

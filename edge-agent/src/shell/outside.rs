@@ -70,20 +70,21 @@ impl Outside {
     /// Reads a pod's log for a command on this machine.
     pub(super) fn tail_for_query(
         &self,
-        pod: PodId,
+        of: (PodId, Option<String>),
         lines: u32,
         reply: oneshot::Sender<Result<Vec<u8>, String>>,
     ) {
-        self.tail(pod, lines, LOCAL_TAIL_BYTES_MAX, |outcome| {
+        self.tail(of, lines, LOCAL_TAIL_BYTES_MAX, |outcome| {
             // Whoever asked may be gone.
             let _ = reply.send(outcome);
         });
     }
 
-    /// Reads a pod's log on a thread of its own, since a disk may be slow, and hands it to `done`.
+    /// Reads the log of a pod, or of one of its containers, on a thread of its own, since a disk may be slow, and
+    /// hands it to `done`.
     fn tail(
         &self,
-        pod: PodId,
+        (pod, container): (PodId, Option<String>),
         lines: u32,
         bytes_max: usize,
         done: impl FnOnce(Result<Vec<u8>, String>) + Send + 'static,
@@ -91,7 +92,7 @@ impl Outside {
         let (folder, tails) = (self.pods_dir.clone(), Arc::clone(&self.tails));
         tokio::spawn(async move {
             let Ok(_turn) = tails.acquire().await else { return };
-            let read = move || tail_log(&folder, &pod, lines, bytes_max);
+            let read = move || tail_log(&folder, &pod, container.as_deref(), lines, bytes_max);
             let outcome = tokio::task::spawn_blocking(read).await;
             done(outcome.unwrap_or_else(|error| Err(format!("could not read the log: {error}"))));
         });
@@ -141,7 +142,7 @@ impl AgentPorts for Outside {
     fn answer_call(&mut self, request: CallRequest) {
         let (id, answers) = (request.id, self.answers.clone());
         let CallMethod::TailLog { pod, lines } = request.method;
-        self.tail(pod, lines, CALL_BODY_BYTES_MAX, move |outcome| {
+        self.tail((pod, None), lines, CALL_BODY_BYTES_MAX, move |outcome| {
             let outcome = match outcome {
                 Ok(body) => CallOutcome::done(body),
                 Err(message) => CallOutcome::Failed { message },

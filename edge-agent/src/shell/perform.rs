@@ -72,6 +72,10 @@ pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
             ports.runtime().attach(&pod, instance, volumes);
         }
         Effect::Probe(request) => ports.runtime().probe(request),
+        Effect::StartContainer(request) => ports.runtime().start_container(request),
+        Effect::StopContainer { pod, instance, container, grace_ms } => {
+            ports.runtime().stop_container(&pod, instance, &container, grace_ms);
+        }
         Effect::AnswerCall(request) => ports.answer_call(request),
         Effect::Scrape(targets) => ports.scrape(targets),
         Effect::AnswerPost { id, outcome } => ports.answer_post(id, outcome),

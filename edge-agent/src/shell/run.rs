@@ -197,8 +197,8 @@ impl Agent {
                 // Whoever asked may be gone.
                 let _ = reply.send(self.core.status(link.unwrap_or_default()));
             }
-            Query::TailLog { pod, lines, reply } => {
-                self.outside.tail_for_query(pod, lines, reply);
+            Query::TailLog { pod, container, lines, reply } => {
+                self.outside.tail_for_query((pod, container), lines, reply);
             }
         }
     }

@@ -5,17 +5,23 @@ use crate::manifests::WAVES_MAX;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
-use shared::limits::VOLUMES_MAX;
+use shared::limits::{CONTAINERS_MAX, VOLUMES_MAX};
 
 /// Fields of a pod's spec that Hinterland runs.
-const POD_SPEC_FIELDS: [&str; 5] =
-    ["containers", "imagePullSecrets", "restartPolicy", "terminationGracePeriodSeconds", "volumes"];
+const POD_SPEC_FIELDS: [&str; 6] = [
+    "containers",
+    "imagePullSecrets",
+    "initContainers",
+    "restartPolicy",
+    "terminationGracePeriodSeconds",
+    "volumes",
+];
 
 /// Fields of a volume that Hinterland runs.
 const VOLUME_FIELDS: [&str; 3] = ["configMap", "name", "secret"];
 
 /// Fields of a container that Hinterland runs.
-const CONTAINER_FIELDS: [&str; 14] = [
+const CONTAINER_FIELDS: [&str; 15] = [
     "args",
     "command",
     "env",
@@ -27,6 +33,7 @@ const CONTAINER_FIELDS: [&str; 14] = [
     "ports",
     "readinessProbe",
     "resources",
+    "restartPolicy",
     "startupProbe",
     "volumeMounts",
     "workingDir",
@@ -159,18 +166,20 @@ pub(super) fn pod_template(generator: &mut SchemaGenerator) -> Schema {
     if let Some(spec) = template.pointer_mut("/properties/spec") {
         let mut rules = unsupported(spec, "template.spec", &POD_SPEC_FIELDS);
         rules.push(json!({
-            "rule": "self.containers.size() == 1",
-            "message": "template.spec.containers: expected exactly 1",
+            "rule": "self.containers.size() >= 1",
+            "message": format!("template.spec.containers: expected 1 to {CONTAINERS_MAX}"),
         }));
         add_rules(spec, rules);
     }
-    if let Some(containers) = template.pointer_mut("/properties/spec/properties/containers")
-        && let Some(container) = containers.pointer_mut("/items")
-    {
-        let rules = unsupported(container, "template.spec.containers[0]", &CONTAINER_FIELDS);
-        add_rules(container, rules);
-        // Bounds what the rules may cost.
-        insert(containers, "maxItems", json!(1));
+    for list in ["containers", "initContainers"] {
+        let path = format!("/properties/spec/properties/{list}");
+        if let Some(containers) = template.pointer_mut(&path)
+            && let Some(container) = containers.pointer_mut("/items")
+        {
+            add_rules(container, container_rules(container, list));
+            // Bounds what the rules may cost.
+            insert(containers, "maxItems", json!(CONTAINERS_MAX));
+        }
     }
     if let Some(volumes) = template.pointer_mut("/properties/spec/properties/volumes")
         && let Some(volume) = volumes.pointer_mut("/items")
@@ -181,6 +190,20 @@ pub(super) fn pod_template(generator: &mut SchemaGenerator) -> Schema {
     }
     name_entries(&mut template);
     Schema::try_from(template).unwrap_or_default()
+}
+
+/// What a container in one of the two lists may not say.
+fn container_rules(container: &Value, list: &str) -> Vec<Value> {
+    let at = format!("template.spec.{list}[]");
+    let mut rules = unsupported(container, &at, &CONTAINER_FIELDS);
+    let of_sidecars = "!has(self.restartPolicy) || self.restartPolicy == 'Always'";
+    let (rule, expected) = match list {
+        "initContainers" => (of_sidecars, "expected Always, or none"),
+        _ => ("!has(self.restartPolicy)", "only an init container has one"),
+    };
+    let message = format!("{at}.restartPolicy: {expected}");
+    rules.push(json!({ "rule": rule, "message": message }));
+    rules
 }
 
 /// A rule for each property that is not among `supported`, naming it.

@@ -2,12 +2,12 @@
 
 use super::labels::Invalid;
 use crate::api::GpuSpec;
-use shared::model::{MigProfile, PodTemplate};
+use shared::model::{MigProfile, PlacedContainer, PodTemplate};
 
 /// Whole GPUs of one pod.
 const WHOLE_GPUS_MAX: u32 = 64;
 
-/// Writes `gpu` into the template's container. For member clusters a MIG profile is taken out of it, from
+/// Writes `gpu` into the template's first container. For member clusters a MIG profile is taken out of it, from
 /// wherever it was said: they are told of it with the names of their device plugin.
 ///
 /// # Errors
@@ -20,9 +20,17 @@ pub(super) fn take_gpu(
     if let Some(gpu) = gpu {
         write_gpu(gpu, template)?;
     }
-    // One that has another number of containers is refused for that.
-    let resources = template.spec.containers.first_mut().map(|first| &mut first.resources);
-    let Some(resources) = resources.filter(|_| is_for_clusters) else { return Ok(None) };
+    if !is_for_clusters {
+        return Ok(None);
+    }
+    let containers = &mut template.spec.containers;
+    let elsewhere = containers.iter().skip(1).chain(&template.spec.init_containers);
+    if elsewhere.map(|container| &container.resources).any(|one| one.limits.mig.is_some()) {
+        let problem = "in a member cluster expected the first container to have the MIG instance";
+        return Err(("spec.template.spec".to_owned(), problem.to_owned()));
+    }
+    let Some(first) = containers.first_mut() else { return Ok(None) };
+    let resources = &mut first.resources;
     if resources.requests.mig == resources.limits.mig {
         resources.requests.mig = None;
     }
@@ -46,13 +54,17 @@ fn write_gpu(gpu: GpuSpec, template: &mut PodTemplate) -> Result<(), Invalid> {
         Ok(mig) => mig,
         Err(error) => return refused(".mig", error.to_string()),
     };
-    let Some(container) = template.spec.containers.first_mut() else { return Ok(()) };
-    let limits = &mut container.resources.limits;
-    if limits.gpu_count.is_some() || limits.gpu_memory.is_some() || limits.mig.is_some() {
+    let has_any = |placed: PlacedContainer<'_>| {
+        let limits = &placed.container.resources.limits;
+        limits.gpu_count.is_some() || limits.gpu_memory.is_some() || limits.mig.is_some()
+    };
+    if template.spec.in_order().any(has_any) {
         let problem =
             "the template's container has a GPU resource already: expected one of the two";
         return refused("", problem.to_owned());
     }
+    let Some(container) = template.spec.containers.first_mut() else { return Ok(()) };
+    let limits = &mut container.resources.limits;
     (limits.gpu_count, limits.gpu_memory, limits.mig) = (whole, shared_memory, mig);
     Ok(())
 }
@@ -93,6 +105,15 @@ mod tests {
         resources.requests.mig = resources.limits.mig;
         let mig = take_gpu(None, true, &mut said);
         assert_eq!((said, mig), (template, Ok(Some("3g.40gb".into()))));
+    }
+
+    #[test]
+    fn in_a_member_cluster_the_first_container_alone_may_have_a_mig_instance() {
+        let mut said = PodTemplate::default();
+        said.spec.containers = vec![Container::default(), Container::default()];
+        said.spec.containers[1].resources.limits.mig = "1g.10gb".parse().ok();
+        assert_eq!(take_gpu(None, false, &mut said.clone()), Ok(None));
+        assert_eq!(take_gpu(None, true, &mut said).unwrap_err().0, "spec.template.spec");
     }
 
     #[test]

@@ -17,7 +17,9 @@ use crate::api::{InferenceWorkloadSpec, PlacementSpec};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use shared::limits::{MAP_ITEM_BYTES_MAX, MAP_ITEMS_MAX, REPLICAS_PER_NODE_MAX};
-use shared::model::{NodeId, PodTemplate, RestartPolicy, Revision, Workload, WorkloadKey};
+use shared::model::{
+    NodeId, PlacedContainer, PodTemplate, RestartPolicy, Revision, Workload, WorkloadKey,
+};
 use shared::wire::{Digest, EncodeError, encode};
 use std::collections::BTreeMap;
 
@@ -172,8 +174,8 @@ fn check_template(template: &PodTemplate) -> Result<(), Invalid> {
     check_labels("spec.template.metadata.labels", &template.metadata.labels)?;
     check_annotations("spec.template.metadata.annotations", &template.metadata.annotations)?;
     template.validate().map_err(|invalid| (said_at(&invalid.path), invalid.problem))?;
-    for (index, container) in template.spec.containers.iter().enumerate() {
-        let at = format!("spec.template.spec.containers[{index}]");
+    for PlacedContainer { container, path, .. } in template.spec.in_order() {
+        let at = format!("spec.template.{path}");
         // Any RFC 1123 label will do; a node's name is one.
         NodeId::new(&container.name).map_err(|error| (below(&at, "name"), error.to_string()))?;
         if let Some(port) = container.ports.iter().position(|port| port.container_port == 0) {
@@ -203,8 +205,8 @@ fn check_member_clusters(workload: &InferenceWorkload) -> Result<(), Invalid> {
     if !workload.results.is_empty() {
         return refused("spec.results", "results are taken from pods on edge nodes only");
     }
-    for (index, container) in workload.template.spec.containers.iter().enumerate() {
-        let at = format!("spec.template.spec.containers[{index}]");
+    for PlacedContainer { container, path, .. } in workload.template.spec.in_order() {
+        let at = format!("spec.template.{path}");
         if container.image.as_ref().is_none_or(String::is_empty) {
             return refused(&below(&at, "image"), "a member cluster needs an image");
         }

@@ -199,7 +199,7 @@ impl Builder<'_> {
     }
 
     fn service(&self) -> Option<MemberObject> {
-        let ports = self.workload.template.spec.containers.iter().flat_map(|c| &c.ports);
+        let ports = self.workload.template.spec.in_order().flat_map(|one| &one.container.ports);
         let ports: Vec<Value> = ports
             .map(|port| {
                 let number = port.container_port;
@@ -291,8 +291,8 @@ impl Builder<'_> {
     }
 
     fn needs_gpu(&self) -> bool {
-        let containers = &self.workload.template.spec.containers;
-        self.workload.mig.is_some() || containers.iter().any(|container| gpus_of(container) > 0)
+        let mut containers = self.workload.template.spec.in_order();
+        self.workload.mig.is_some() || containers.any(|one| gpus_of(one.container) > 0)
     }
 
     fn pod_metadata(&self) -> Value {
@@ -316,14 +316,20 @@ impl Builder<'_> {
                 json!({ "key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule" });
             borne.push(bears);
         }
-        let containers = &template.spec.containers;
+        // The MIG instance, if there is one, is the first container's.
+        let mut mig = self.workload.mig.as_deref();
+        let containers = template.spec.containers.iter();
+        let containers: Vec<_> = containers.map(|one| self.container(one, mig.take())).collect();
+        let init = template.spec.init_containers.iter();
+        let init: Vec<_> = init.map(|one| self.container(one, None)).collect();
         let mut pod = json!({
-            "containers": containers.iter().map(|one| self.container(one)).collect::<Vec<_>>(),
+            "containers": containers,
             "terminationGracePeriodSeconds": template.spec.termination_grace_period_seconds,
             // It is inference: it has no business with the API server.
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
         });
+        set_if(&mut pod, "initContainers", !init.is_empty(), json!(init));
         let volumes = &template.spec.volumes;
         set_if(&mut pod, "volumes", !volumes.is_empty(), json!(volumes));
         let pulls_as = &template.spec.image_pull_secrets;
@@ -337,9 +343,11 @@ impl Builder<'_> {
         pod
     }
 
-    fn container(&self, said: &Container) -> Value {
-        let mut written = container(said, self.workload.mig.as_deref());
-        let Container { env_from, volume_mounts, image_pull_policy: pulls, .. } = said;
+    fn container(&self, said: &Container, mig: Option<&str>) -> Value {
+        let mut written = container(said, mig);
+        let Container { env_from, volume_mounts, restart_policy, image_pull_policy: pulls, .. } =
+            said;
+        set_if(&mut written, "restartPolicy", restart_policy.is_some(), json!(restart_policy));
         let env = variables(said, &self.share.parameters);
         set_if(&mut written, "env", !env.is_empty(), json!(env));
         set_if(&mut written, "envFrom", !env_from.is_empty(), json!(env_from));

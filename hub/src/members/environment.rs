@@ -50,10 +50,10 @@ pub(super) fn environment_hash(share: &MemberShare) -> Option<String> {
         // A name has no slash.
         used.extend(taken.map(|(key, value)| (format!("{name}/{key}"), Digest::of(value))));
     };
-    let containers = &workload.template.spec.containers;
+    let containers = || workload.template.spec.in_order().map(|placed| placed.container);
     let key_of = |variable: &EnvVar| variable.value_from.as_ref()?.config_map_key_ref.clone();
-    let one: Vec<_> = containers.iter().flat_map(|c| c.env.iter().filter_map(key_of)).collect();
-    let sources = containers.iter().flat_map(|container| &container.env_from);
+    let one: Vec<_> = containers().flat_map(|c| c.env.iter().filter_map(key_of)).collect();
+    let sources = containers().flat_map(|container| &container.env_from);
     let whole: Vec<_> = sources.filter_map(|source| source.config_map_ref.as_ref()).collect();
     if one.is_empty() && whole.is_empty() {
         return None;

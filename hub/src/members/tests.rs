@@ -107,6 +107,34 @@ fn a_workload_that_says_little_is_counted_and_bounded_all_the_same() {
 }
 
 #[test]
+fn a_deployment_has_all_containers_and_the_mig_instance_is_the_first_one_s() {
+    let image = "registry.example.com/a:1";
+    let spec = json!({
+        "placement": { "clusterSelector": {} },
+        "gpu": { "mig": "1g.10gb" },
+        "template": { "spec": {
+            "initContainers": [
+                { "name": "fetch", "image": image },
+                { "name": "proxy", "image": image, "restartPolicy": "Always", "ports": [{ "containerPort": 81 }] }],
+            "containers": [
+                { "name": "server", "image": image, "ports": [{ "containerPort": 80 }] },
+                { "name": "worker", "image": image }] } },
+    });
+    let built = build(&share(&workload("ocr", &spec)), &set_of_site());
+    let ports = built[0].body["spec"]["ports"].as_array().unwrap();
+    assert_eq!(ports.iter().map(|port| &port["port"]).collect::<Vec<_>>(), [81, 80]);
+    let pod = &built[2].body["spec"]["template"]["spec"];
+    let proxy = &pod["initContainers"][1];
+    assert_eq!((&proxy["name"], &proxy["restartPolicy"]), (&json!("proxy"), &json!("Always")));
+    assert!(pod["initContainers"][0].get("restartPolicy").is_none());
+    let mig = |list: &str, index: usize| {
+        let limits = &pod[list][index]["resources"]["limits"];
+        limits.get("nvidia.com/mig-1g.10gb").is_some()
+    };
+    assert!(mig("containers", 0) && !mig("containers", 1) && !mig("initContainers", 0));
+}
+
+#[test]
 fn what_only_edge_nodes_do_is_refused_with_its_path() {
     let container = |rest: Value| {
         let mut container = json!({ "name": "server", "image": "a" });

@@ -5,6 +5,7 @@
 //!
 //! Wire format (packed CBOR, fields by position): fields are only ever appended.
 
+use super::containers::PlacedContainer;
 use super::pod::{Container, EnvVar, PodTemplate};
 use crate::limits::{NAME_BYTES_MAX, OBJECT_KEY_BYTES_MAX};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -163,7 +164,9 @@ impl PodTemplate {
             !container.env_from.is_empty() || container.env.iter().any(takes)
         };
         let pulls_as = !self.spec.image_pull_secrets.is_empty();
-        pulls_as || !self.spec.volumes.is_empty() || self.spec.containers.iter().any(environment)
+        pulls_as
+            || !self.spec.volumes.is_empty()
+            || self.spec.in_order().any(|placed| environment(placed.container))
     }
 
     /// Every mention of a ConfigMap or Secret, in the order of the fields.
@@ -201,8 +204,7 @@ impl PodTemplate {
 
     fn environment_references(&self) -> impl Iterator<Item = Reference<'_>> {
         let kind = ObjectKind::ConfigMap;
-        self.spec.containers.iter().enumerate().flat_map(move |(index, container)| {
-            let at = format!("spec.containers[{index}]");
+        self.spec.in_order().flat_map(move |PlacedContainer { container, path: at, .. }| {
             let within = at.clone();
             let whole = container.env_from.iter().enumerate().filter_map(move |(index, source)| {
                 let path = format!("{within}.envFrom[{index}].configMapRef.name");

@@ -3,6 +3,7 @@
 //! Plain values without behaviour that reaches outside: nothing here encodes, sends or stores.
 
 mod attached;
+mod containers;
 mod event;
 mod gpu;
 mod ids;
@@ -25,15 +26,16 @@ pub use attached::{
     ConfigItem, DOCKER_CONFIG_KEY, ObjectKind, ObjectName, Reference, SecretBytes, SecretData,
     SecretItem, check_object_key, check_object_name,
 };
+pub use containers::{ContainerRole, PlacedContainer};
 pub use event::{BootOffset, NodeEvent};
 pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
 pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
 pub use inference_model::{InvalidDigest, ModelDigest, ModelMount};
 pub use mig::{MigInstance, MigProfile, MigProfileError, MigRole};
 pub use pod::{
-    Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, HttpHeader, ImagePullPolicy,
-    LocalObjectReference, PodMetadata, PodSpec, PodTemplate, PortProtocol, Probe,
-    ResourceRequirements, RestartPolicy, TcpSocketAction, UriScheme,
+    Container, ContainerPort, ContainerRestartPolicy, EnvVar, ExecAction, HttpGetAction,
+    HttpHeader, ImagePullPolicy, LocalObjectReference, PodMetadata, PodSpec, PodTemplate,
+    PortProtocol, Probe, ResourceRequirements, RestartPolicy, TcpSocketAction, UriScheme,
 };
 pub use pod_ports::PORT_OFFSET;
 pub use policy::{LinkBudget, NODE_POLICY_KEY, NodePolicy};
@@ -45,7 +47,8 @@ pub use result::{
 };
 pub use scaling::{Autoscaling, ScalingMetric};
 pub use status::{
-    Condition, ConditionStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus, ReservedResources,
+    Condition, ConditionStatus, ContainerStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus,
+    ReservedResources,
 };
 pub use time::{BootClock, ClockQuality, ClockStamp, MonotonicMs, Now, UnixMs};
 pub use volume::{

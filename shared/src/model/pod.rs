@@ -39,7 +39,7 @@ pub struct PodMetadata {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodSpec {
-    /// Exactly one container (more with the CRI runtime, later).
+    /// What runs side by side: 1 to [`crate::limits::CONTAINERS_MAX`], with the process runtime one.
     pub containers: Vec<Container>,
     /// Whether a container that ended is started again.
     #[serde(default)]
@@ -53,6 +53,10 @@ pub struct PodSpec {
     /// Models that its container finds as files. Not of `core/v1`: a workload says them in `spec.models`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelMount>,
+    /// What runs before: one after the other, each to success, or for as long as the pod runs where its
+    /// `restartPolicy` is `Always`. At most [`crate::limits::CONTAINERS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub init_containers: Vec<Container>,
     /// Secrets of the type `kubernetes.io/dockerconfigjson`, for registries that ask who pulls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<LocalObjectReference>,
@@ -80,6 +84,13 @@ pub enum ImagePullPolicy {
 
 fn default_grace_seconds() -> u32 {
     30
+}
+
+/// What makes an init container a sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerRestartPolicy {
+    /// It runs beside what comes after it, and is started again whatever its exit status.
+    Always,
 }
 
 /// Whether a container that ended is started again.
@@ -136,6 +147,9 @@ pub struct Container {
     /// Where the pod finds its volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volume_mounts: Vec<VolumeMount>,
+    /// Of an init container alone: it is a sidecar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<ContainerRestartPolicy>,
     /// When its image is pulled; `IfNotPresent` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,

@@ -1,6 +1,7 @@
 //! Ports of pods that share their node's network, as processes do: with an annotation each replica has its own.
 
-use super::pod::{Container, EnvVar, PodTemplate, Probe};
+use super::containers::PlacedContainer;
+use super::pod::{Container, ContainerPort, EnvVar, PodTemplate, Probe};
 use super::workload::{InvalidWorkload, invalid};
 use crate::limits::REPLICAS_PER_NODE_MAX;
 
@@ -16,7 +17,7 @@ impl PodTemplate {
     /// The port that the replica of this ordinal has in place of `port`.
     #[must_use]
     pub fn port_of_replica(&self, port: u16, ordinal: u32) -> u16 {
-        let declared = self.spec.containers.iter().flat_map(|container| &container.ports);
+        let declared = self.spec.in_order().flat_map(|placed| &placed.container.ports);
         let is_declared = { declared }.any(|declared| declared.container_port == port);
         if !self.offsets_ports() || !is_declared {
             return port;
@@ -67,28 +68,33 @@ impl PodTemplate {
             Some(BY_ORDINAL) => {}
             Some(_) => return Err(invalid(path, format!("expected `{BY_ORDINAL}`"))),
         }
-        let ports = self.spec.containers.iter().flat_map(|container| &container.ports);
-        let mut ports: Vec<u32> = ports.map(|port| u32::from(port.container_port)).collect();
+        let mut ports: Vec<(u32, String)> = self.spec.in_order().flat_map(ports_of).collect();
         ports.sort_unstable();
-        let Some(highest) = ports.last().copied() else {
+        let Some((highest, of_highest)) = ports.last() else {
             return Err(invalid(path, "expected `ports` of the container"));
         };
         let apart = REPLICAS_PER_NODE_MAX;
-        let near =
-            ports.iter().zip(ports.iter().skip(1)).find(|(low, high)| **high - **low < apart);
-        if let Some((low, high)) = near {
+        let mut pairs = ports.iter().zip(ports.iter().skip(1));
+        if let Some(((low, _), (high, path))) = pairs.find(|(low, high)| high.0 - low.0 < apart) {
             let problem = format!(
                 "{low} and {high} are ports of one replica and of another: expected them {apart} or more apart"
             );
-            return Err(invalid("spec.containers[0].ports", problem));
+            return Err(invalid(path, problem));
         }
         let last = u32::from(u16::MAX).saturating_sub(REPLICAS_PER_NODE_MAX - 1);
-        if highest > last {
+        if *highest > last {
             let problem = format!("{highest} is over {last}, beyond which replicas have no port");
-            return Err(invalid("spec.containers[0].ports", problem));
+            return Err(invalid(of_highest, problem));
         }
         Ok(())
     }
+}
+
+/// The ports of a container, each with the path of the list that it stands in.
+fn ports_of(placed: PlacedContainer<'_>) -> impl Iterator<Item = (u32, String)> {
+    let PlacedContainer { container, path, .. } = placed;
+    let number = |port: &ContainerPort| u32::from(port.container_port);
+    container.ports.iter().map(move |port| (number(port), format!("{path}.ports")))
 }
 
 #[cfg(test)]

@@ -50,6 +50,24 @@ pub struct PodStatus {
     pub last_exit_code: Option<i32>,
     /// UUIDs of the GPUs that it was given.
     pub gpus: Vec<String>,
+    /// Its containers in the order of their start, while it runs; none where it is one alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<ContainerStatus>,
+}
+
+/// The state of one of a pod's several containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it can serve; of an init container whether it has succeeded.
+    pub ready: bool,
+    /// How often it was started again since the pod was.
+    pub restarts: u32,
+    /// A word for programs, as in `CrashLoopBackOff`; empty when there is nothing to say.
+    pub reason: String,
+    /// The status with which it last ended: an exit code, or 128 + the signal's number.
+    pub last_exit_code: Option<i32>,
 }
 
 /// Whether a condition holds.

@@ -2,6 +2,7 @@
 //! or two lead to the same file, the template is refused.
 
 use super::attached::{check_object_key, check_object_name};
+use super::containers::PlacedContainer;
 use super::ids::NodeId;
 use super::inference_model::ModelMount;
 use super::pod::{Container, PodSpec};
@@ -12,8 +13,8 @@ use std::collections::BTreeSet;
 
 type Checked = Result<(), InvalidWorkload>;
 
-/// Checks the volumes of a template, their mounts, and what its container takes from ConfigMaps.
-pub(super) fn validate_volumes(spec: &PodSpec, container: &Container) -> Checked {
+/// Checks the volumes of a template, their mounts, and what its containers take from ConfigMaps.
+pub(super) fn validate_volumes(spec: &PodSpec) -> Checked {
     at_most("spec.volumes", spec.volumes.len(), VOLUMES_MAX)?;
     let mut names = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().enumerate() {
@@ -29,15 +30,19 @@ pub(super) fn validate_volumes(spec: &PodSpec, container: &Container) -> Checked
         let at = format!("spec.imagePullSecrets[{index}].name");
         check_object_name(&secret.name).map_err(|problem| invalid(at, problem))?;
     }
-    let mounts = validate_mounts(container, &names)?;
-    validate_models(&spec.models, mounts)?;
-    let mounted = |name: &str| container.volume_mounts.iter().any(|mount| mount.name == name);
+    at_most("spec.models", spec.models.len(), MODELS_MAX)?;
+    for PlacedContainer { container, path, .. } in spec.in_order() {
+        let mounts = validate_mounts(container, &path, &names)?;
+        validate_models(&spec.models, mounts)?;
+    }
+    let all_mounts = spec.in_order().flat_map(|placed| &placed.container.volume_mounts);
+    let mounted = |name: &str| all_mounts.clone().any(|mount| mount.name == name);
     if let Some(index) = spec.volumes.iter().position(|volume| !mounted(&volume.name)) {
         let problem =
             "nothing mounts it: expected one of the container's `volumeMounts` to name it";
         return Err(invalid(format!("spec.volumes[{index}].name"), problem));
     }
-    validate_environment(container)
+    spec.in_order().try_for_each(|placed| validate_environment(placed.container, &placed.path))
 }
 
 fn at_most(path: &str, count: usize, limit: usize) -> Checked {
@@ -77,10 +82,11 @@ fn validate_items(at: &str, items: &[KeyToPath]) -> Checked {
 /// The paths of all mounts.
 fn validate_mounts<'a>(
     container: &'a Container,
+    path: &str,
     volumes: &BTreeSet<&str>,
 ) -> Result<Vec<&'a str>, InvalidWorkload> {
-    let at = "spec.containers[0].volumeMounts";
-    at_most(at, container.volume_mounts.len(), VOLUMES_MAX)?;
+    let at = format!("{path}.volumeMounts");
+    at_most(&at, container.volume_mounts.len(), VOLUMES_MAX)?;
     let mut paths: Vec<&str> = Vec::new();
     for (index, mount) in container.volume_mounts.iter().enumerate() {
         if !volumes.contains(mount.name.as_str()) {
@@ -107,7 +113,6 @@ fn add_path<'a>(paths: &mut Vec<&'a str>, at: &str, path: &'a str) -> Checked {
 
 /// Models stand where nothing else is mounted, each under a name of its own.
 fn validate_models<'a>(models: &'a [ModelMount], mut paths: Vec<&'a str>) -> Checked {
-    at_most("spec.models", models.len(), MODELS_MAX)?;
     let mut names = BTreeSet::new();
     for (index, model) in models.iter().enumerate() {
         let at = |field: &str| format!("spec.models[{index}].{field}");
@@ -149,8 +154,8 @@ fn check_relative(path: &str) -> Result<(), String> {
     }
 }
 
-fn validate_environment(container: &Container) -> Checked {
-    let at = |field: &str| format!("spec.containers[0].{field}");
+fn validate_environment(container: &Container, path: &str) -> Checked {
+    let at = |field: &str| format!("{path}.{field}");
     at_most(&at("envFrom"), container.env_from.len(), VOLUMES_MAX)?;
     for (index, source) in container.env_from.iter().enumerate() {
         let at = at(&format!("envFrom[{index}]"));

@@ -1,5 +1,6 @@
 //! A workload as one node is to run it, and what its pods ask for.
 
+use super::containers::{PlacedContainer, validate_containers};
 use super::ids::{PodId, Revision, WorkloadKey};
 use super::mig::MigProfile;
 use super::pod::{Container, ImagePullPolicy, PodTemplate, Probe};
@@ -174,10 +175,7 @@ impl PodTemplate {
     /// # Errors
     /// The first field that is out of bounds, with its path.
     pub fn validate(&self) -> Result<(), InvalidWorkload> {
-        let [container] = self.spec.containers.as_slice() else {
-            let found = self.spec.containers.len();
-            return Err(invalid("spec.containers", format!("expected exactly 1, found {found}")));
-        };
+        validate_containers(&self.spec)?;
         let grace = self.spec.termination_grace_period_seconds;
         if grace > limits::GRACE_PERIOD_SECONDS_MAX {
             return Err(invalid(
@@ -185,38 +183,17 @@ impl PodTemplate {
                 format!("{grace} is over {}", limits::GRACE_PERIOD_SECONDS_MAX),
             ));
         }
-        validate_container(container)?;
-        self.validate_port_offset()?;
-        validate_volumes(&self.spec, container)
-    }
-
-    /// The resources that placement counts.
-    #[must_use]
-    pub fn resources(&self) -> PodResources {
-        let mut total = PodResources::default();
-        for container in &self.spec.containers {
-            let resources = &container.resources;
-            let cpu = resources.requests.cpu.or(resources.limits.cpu).unwrap_or_default();
-            let memory = resources.requests.memory.or(resources.limits.memory).unwrap_or_default();
-            total.cpu.millicores = total.cpu.millicores.saturating_add(cpu.millicores);
-            total.memory.bytes = total.memory.bytes.saturating_add(memory.bytes);
-            total.gpu = container_gpu(container);
+        for PlacedContainer { container, path, .. } in self.spec.in_order() {
+            validate_container(container, &path)?;
         }
-        total
+        self.validate_port_offset()?;
+        validate_volumes(&self.spec)
     }
 }
 
-fn container_gpu(container: &Container) -> GpuRequest {
-    let limits = &container.resources.limits;
-    match (limits.gpu_count, limits.gpu_memory) {
-        (Some(count), _) if count > 0 => GpuRequest::Whole(count),
-        (_, Some(memory)) if memory.bytes > 0 => GpuRequest::SharedMemory(memory),
-        _ => limits.mig.map_or(GpuRequest::None, GpuRequest::Mig),
-    }
-}
-
-fn validate_container(container: &Container) -> Result<(), InvalidWorkload> {
-    let at = |field: &str| format!("spec.containers[0].{field}");
+/// `path` is the container's, as in `spec.containers[0]`.
+fn validate_container(container: &Container, path: &str) -> Result<(), InvalidWorkload> {
+    let at = |field: &str| format!("{path}.{field}");
     if container.command.is_empty() && container.image.is_none() {
         return Err(invalid(at("command"), "expected a command, an image, or both"));
     }
@@ -237,7 +214,7 @@ fn validate_container(container: &Container) -> Result<(), InvalidWorkload> {
             return Err(invalid(path, "expected a name without `=` and no NUL character"));
         }
     }
-    validate_resources(container)?;
+    validate_resources(container, path)?;
     let probes = [
         ("startupProbe", &container.startup_probe),
         ("readinessProbe", &container.readiness_probe),
@@ -251,8 +228,8 @@ fn validate_container(container: &Container) -> Result<(), InvalidWorkload> {
     Ok(())
 }
 
-fn validate_resources(container: &Container) -> Result<(), InvalidWorkload> {
-    let at = |field: &str| format!("spec.containers[0].resources.{field}");
+fn validate_resources(container: &Container, path: &str) -> Result<(), InvalidWorkload> {
+    let at = |field: &str| format!("{path}.resources.{field}");
     let (requests, limits) = (&container.resources.requests, &container.resources.limits);
     if limits.gpu_count.unwrap_or(0) > 0 && limits.gpu_memory.is_some() {
         let problem = "expected whole GPUs or shared GPU memory, not both";

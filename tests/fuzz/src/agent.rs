@@ -42,6 +42,7 @@ fn options(incarnation: u64) -> CoreOptions {
         },
         reserved: Reserved::default(),
         recorder: RecorderOptions { sample_interval_ms: 1_000, samples_per_batch: 2 },
+        several_containers: true,
         quota: OutboxQuota {
             alarms_bytes: 64 << 10,
             events_bytes: 64 << 10,
@@ -194,6 +195,8 @@ impl Bench {
                     None
                 }
                 Effect::Stop { .. }
+                | Effect::StartContainer(_)
+                | Effect::StopContainer { .. }
                 | Effect::Attach { .. }
                 | Effect::Forget { .. }
                 | Effect::Probe(_)
@@ -324,6 +327,7 @@ impl Bench {
             placement: Default::default(),
             taken: None,
             parameters_id: start.parameters_id,
+            containers: vec![],
         };
         let observations = self.started.iter().rev().take(4).map(observe).collect();
         self.session = None;

@@ -23,10 +23,10 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 use shared::model::{
-    Autoscaling, ClockQuality, Condition, ConditionStatus, ConfigItem, GpuInventory, LinkBudget,
-    MonotonicMs, NodeCapacity, NodeEvent, NodeStatus, Now, PodId, PodPhase, PodStatus,
-    ReservedResources, Revision, ScalingMetric, SecretBytes, SecretData, SecretItem, UnixMs,
-    Workload,
+    Autoscaling, ClockQuality, Condition, ConditionStatus, ConfigItem, ContainerStatus,
+    GpuInventory, LinkBudget, MonotonicMs, NodeCapacity, NodeEvent, NodeStatus, Now, PodId,
+    PodPhase, PodStatus, ReservedResources, Revision, ScalingMetric, SecretBytes, SecretData,
+    SecretItem, UnixMs, Workload,
 };
 use shared::sync::{Budget, LinkClass, LogMeta, LogReceiver, MapContent};
 use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
@@ -234,6 +234,13 @@ fn pod_status() -> PodStatus {
         started_at: Some(UnixMs(5)),
         last_exit_code: Some(1),
         gpus: vec!["GPU-1".to_owned()],
+        containers: vec![ContainerStatus {
+            name: "server".to_owned(),
+            ready: true,
+            restarts: 1,
+            reason: String::new(),
+            last_exit_code: Some(1),
+        }],
     }
 }
 

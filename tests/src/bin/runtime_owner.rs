@@ -68,6 +68,7 @@ fn request(instance: u64, script: String) -> anyhow::Result<StartRequest> {
         instance: InstanceId(instance),
         revision: Revision(1),
         container: Container { name: "main".to_owned(), command, ..Container::default() },
+        containers: vec![],
         gpus: vec![],
         gpu_memory_bytes: None,
         taken: MainShare::default(),
@@ -86,6 +87,7 @@ fn words_of(event: &RuntimeEvent) -> String {
         RuntimeEvent::Exited { code, .. } => format!("exited {code}"),
         RuntimeEvent::NotAttached { message, .. } => format!("not attached {message}"),
         RuntimeEvent::Probed { result, .. } => format!("probed {result:?}"),
+        RuntimeEvent::Container { container, event, .. } => format!("{container} {event:?}"),
     }
 }
 

@@ -197,6 +197,7 @@ impl SimAgent {
             },
             reserved: Reserved::default(),
             recorder: self.recorder,
+            several_containers: true,
             quota: OutboxQuota {
                 alarms_bytes: self.quota_bytes,
                 events_bytes: self.quota_bytes,

@@ -132,6 +132,7 @@ impl Runtime for Machine {
             },
             taken: Some(running.taken),
             parameters_id: running.parameters_id,
+            containers: vec![],
         };
         Ok(inner.pods.iter().map(observation).collect())
     }
@@ -195,8 +196,8 @@ impl Runtime for Machine {
     fn attach(&mut self, _: &PodId, _: InstanceId, _: Vec<VolumeContent>) {}
 
     fn probe(&mut self, request: ProbeRequest) {
-        let ProbeRequest { pod, instance, kind, .. } = request;
-        let event = RuntimeEvent::Probed { pod, instance, kind, result: Ok(()) };
+        let ProbeRequest { pod, instance, container, kind, .. } = request;
+        let event = RuntimeEvent::Probed { pod, instance, container, kind, result: Ok(()) };
         self.inner.borrow_mut().events.push(event);
     }
 }

@@ -197,6 +197,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
                 volumes: vec![],
                 models: vec![],
                 image_pull_secrets: vec![],
+                init_containers: vec![],
             },
         },
         results: routes(wanted.sink),

@@ -6,8 +6,10 @@
 //! | `life.rs` | how a pod starts, what it has, how it ends, its probes and its log |
 //! | `adoption.rs` | what is left of it when its agent, containerd or the power went away |
 //! | `churn.rs` | what is left of pods after many kills of all of it |
+//! | `containers.rs` | pods of several containers |
 //! | `node.rs` | a whole node, with hub and agent as processes |
 //! | `pull.rs` | images that are not on the node |
+//! | `sidecars.rs` | the same on a whole node, with hub and agent as processes |
 //! | `volumes.rs` | the files that it has of ConfigMaps, Secrets and models |
 //!
 //! Every test ends with [`scene::Node::assert_clean`]: no sandbox, process, mount or cgroup of a pod is left.
@@ -23,8 +25,10 @@
 
 mod adoption;
 mod churn;
+mod containers;
 mod life;
 mod node;
 mod pull;
 mod scene;
+mod sidecars;
 mod volumes;

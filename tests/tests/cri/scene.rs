@@ -51,7 +51,7 @@ impl Node {
     }
 
     pub(crate) fn log(&self) -> String {
-        let log = tail_log(&self.pods(), &pod(), 10_000, 1 << 20).unwrap_or_default();
+        let log = tail_log(&self.pods(), &pod(), None, 10_000, 1 << 20).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }
 
@@ -164,7 +164,7 @@ impl Agent {
 
     pub(crate) fn probe(&mut self, probe: Probe) -> Result<(), String> {
         let (instance, kind) = (InstanceId(1), ProbeKind::Readiness);
-        let request = ProbeRequest { pod: pod(), instance, kind, probe };
+        let request = ProbeRequest { pod: pod(), instance, container: None, kind, probe };
         self.within(|runtime| runtime.probe(request));
         match self.event() {
             RuntimeEvent::Probed { result, .. } => result,
@@ -200,6 +200,7 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         instance: InstanceId(instance),
         revision: Revision(9),
         container: Container { name: "main".to_owned(), image, command, ..Container::default() },
+        containers: vec![],
         gpus: vec![],
         gpu_memory_bytes: None,
         taken: TAKEN,

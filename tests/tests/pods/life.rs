@@ -106,7 +106,7 @@ fn the_tail_of_a_log_goes_over_rotated_files() {
     let mut agent = Agent::new(&node);
     agent.start_script(1, "seq 1 40000");
     assert_eq!(agent.exit(1), 0);
-    let tail = tail_log(&node.pods(), &pod(), 15_000, 1 << 20).unwrap();
+    let tail = tail_log(&node.pods(), &pod(), None, 15_000, 1 << 20).unwrap();
     let expected: String = (25_001..=40_000).map(|number| format!("{number}\n")).collect();
     assert_eq!(String::from_utf8(tail).unwrap(), expected);
 }

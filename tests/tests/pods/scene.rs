@@ -66,7 +66,7 @@ impl Node {
     }
 
     pub(crate) fn log(&self) -> String {
-        let log = tail_log(&self.pods(), &pod(), 1000, 1 << 20).unwrap();
+        let log = tail_log(&self.pods(), &pod(), None, 1000, 1 << 20).unwrap();
         String::from_utf8_lossy(&log).into_owned()
     }
 
@@ -180,7 +180,7 @@ impl Agent {
 
     pub(crate) fn probe(&mut self, probe: Probe) -> Result<(), String> {
         let (instance, kind) = (InstanceId(1), ProbeKind::Readiness);
-        let request = ProbeRequest { pod: pod(), instance, kind, probe };
+        let request = ProbeRequest { pod: pod(), instance, container: None, kind, probe };
         self.within(|runtime| runtime.probe(request));
         match self.event() {
             RuntimeEvent::Probed { result, .. } => result,
@@ -207,6 +207,7 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         instance: InstanceId(instance),
         revision: Revision(9),
         container: Container { name: "main".to_owned(), command, ..Container::default() },
+        containers: vec![],
         gpus: vec![],
         gpu_memory_bytes: None,
         taken: TAKEN,

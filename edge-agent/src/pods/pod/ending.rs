@@ -1,6 +1,6 @@
 //! What follows when a start of a pod has ended: again, later, or never.
 
-use super::{Cause, FAILED_START_WAIT_MS, Live, Pod, PodAction, State, pending};
+use super::{Cause, FAILED_START_WAIT_MS, Live, Pod, PodAction, State, Verdict, pending};
 use shared::model::{MonotonicMs, RestartPolicy};
 use std::collections::VecDeque;
 
@@ -16,6 +16,16 @@ impl Pod {
             let cause = cause.clone();
             return self.stopped(cause, self.last_exit_code.unwrap_or(0), now, actions);
         }
+        self.back_off_from_start(reason, message, now, actions);
+    }
+
+    fn back_off_from_start(
+        &mut self,
+        reason: &str,
+        message: &str,
+        now: MonotonicMs,
+        actions: &mut VecDeque<PodAction>,
+    ) {
         let wait_ms = self.backoff.ended(None, now).max(FAILED_START_WAIT_MS);
         self.restarts = self.restarts.saturating_add(1);
         self.retire(None, actions);
@@ -39,6 +49,13 @@ impl Pod {
                 let since = *since;
                 self.ended(code, Some(since), now, actions);
             }
+            State::Several { since, .. } => {
+                let since = Some(*since);
+                self.count_restarts_of_containers();
+                self.last_exit_code = Some(code);
+                let message = "what held its containers together has ended";
+                self.restart_or_finish(false, message, since, now, actions);
+            }
             _ => {}
         }
     }
@@ -57,6 +74,7 @@ impl Pod {
                 self.restart_or_finish(false, &why, None, now, actions);
             }
             _ if self.wanted.is_none() => self.leave(actions),
+            Cause::Concluded(verdict) => self.concluded(verdict, now, actions),
             Cause::Unwanted | Cause::Replaced => {
                 self.retire(None, actions);
                 self.state = pending("", "");
@@ -65,6 +83,32 @@ impl Pod {
                 self.retire(None, actions);
                 self.state = pending(&reason, &message);
             }
+        }
+    }
+
+    /// It was stopped because its containers had made an end of it.
+    fn concluded(&mut self, verdict: Verdict, now: MonotonicMs, actions: &mut VecDeque<PodAction>) {
+        match verdict {
+            Verdict::InitNotStarted { reason, message } => {
+                self.back_off_from_start(&reason, &message, now, actions);
+            }
+            Verdict::InitFailed { code, message } => {
+                self.last_exit_code = Some(code);
+                self.restart_or_finish(false, &message, None, now, actions);
+                match &mut self.state {
+                    State::BackingOff { reason, .. } if reason == "Restarting" => {
+                        "Init:Error".clone_into(reason);
+                    }
+                    State::BackingOff { reason, .. } => "Init:CrashLoopBackOff".clone_into(reason),
+                    State::Done { reason, .. } => *reason = "Init:Error",
+                    _ => {}
+                }
+            }
+            Verdict::Ended { success, code, message } => {
+                self.last_exit_code = Some(code);
+                self.restart_or_finish(success, &message, None, now, actions);
+            }
+            Verdict::Stuck(why) => self.restart_or_finish(false, &why, None, now, actions),
         }
     }
 
@@ -77,13 +121,7 @@ impl Pod {
         actions: &mut VecDeque<PodAction>,
     ) {
         self.last_exit_code = Some(code);
-        let message = match code {
-            0 => "ended with status 0".to_owned(),
-            137 => "killed with signal 9: out of memory, or by hand".to_owned(),
-            code if code > 128 => format!("killed by signal {}", code - 128),
-            code => format!("ended with status {code}: see its log"),
-        };
-        self.restart_or_finish(code == 0, &message, since, now, actions);
+        self.restart_or_finish(code == 0, &exit_words(code), since, now, actions);
     }
 
     /// Whether a start is of another revision, or with other parameters, than the wanted one.
@@ -120,7 +158,8 @@ impl Pod {
         };
         if !again {
             self.retire(Some(success), actions);
-            self.state = State::Done { success, message: message.to_owned() };
+            let reason = if success { "Completed" } else { "Error" };
+            self.state = State::Done { success, reason, message: message.to_owned() };
             return;
         }
         let wait_ms = self.backoff.ended(since, now);
@@ -139,5 +178,15 @@ impl Pod {
             let (pod, instance) = (self.id.clone(), live.instance);
             actions.push_back(PodAction::Remove { pod, instance, keep_logs: true });
         }
+    }
+}
+
+/// What an exit code says, for people.
+pub(in crate::pods) fn exit_words(code: i32) -> String {
+    match code {
+        0 => "ended with status 0".to_owned(),
+        137 => "killed with signal 9: out of memory, or by hand".to_owned(),
+        code if code > 128 => format!("killed by signal {}", code - 128),
+        code => format!("ended with status {code}: see its log"),
     }
 }

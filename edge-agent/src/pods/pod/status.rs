@@ -1,15 +1,22 @@
 //! What a pod's state is called, and the words for it.
 
-use super::{Cause, Pod, State};
+use super::{Cause, Containers, Pod, State, Verdict};
 use shared::model::{PodPhase, PodStatus, Revision};
 
 impl Pod {
     pub(in crate::pods) fn status(&self) -> PodStatus {
         let (phase, ready, reason, message) = self.phase();
         let started_at = match &self.state {
-            State::Running { started_at, .. } => Some(*started_at),
+            State::Running { started_at, .. } | State::Several { started_at, .. } => {
+                Some(*started_at)
+            }
             _ => None,
         };
+        let containers = match &self.state {
+            State::Several { containers, .. } => Some(containers),
+            _ => None,
+        };
+        let restarts_of_containers = containers.map_or(0, Containers::restarts);
         PodStatus {
             pod: self.id.clone(),
             revision: self.shown_revision(),
@@ -17,10 +24,11 @@ impl Pod {
             ready,
             reason,
             message,
-            restarts: self.restarts,
+            restarts: self.restarts.saturating_add(restarts_of_containers),
             started_at,
             last_exit_code: self.last_exit_code,
             gpus: self.live.as_ref().map(|live| live.placement.gpus.clone()).unwrap_or_default(),
+            containers: containers.map(Containers::statuses).unwrap_or_default(),
         }
     }
 
@@ -46,15 +54,22 @@ impl Pod {
             State::Running { probes, .. } => {
                 (PodPhase::Running, false, words("NotReady", &probes.unready_message()))
             }
+            State::Several { containers, .. } if containers.is_ready() => {
+                (PodPhase::Running, true, words("", ""))
+            }
+            State::Several { containers, .. } if containers.is_initialising() => {
+                (PodPhase::Starting, false, containers.words())
+            }
+            State::Several { containers, .. } => (PodPhase::Running, false, containers.words()),
             State::Stopping { cause, .. } => (PodPhase::Stopping, false, cause.words()),
             State::BackingOff { reason, message, .. } => {
                 (PodPhase::BackingOff, false, words(reason, message))
             }
-            State::Done { success: true, message } => {
-                (PodPhase::Succeeded, false, words("Completed", message))
+            State::Done { success: true, reason, message } => {
+                (PodPhase::Succeeded, false, words(reason, message))
             }
-            State::Done { success: false, message } => {
-                (PodPhase::Failed, false, words("Error", message))
+            State::Done { success: false, reason, message } => {
+                (PodPhase::Failed, false, words(reason, message))
             }
         };
         (phase, ready, reason, message)
@@ -68,6 +83,18 @@ impl Cause {
             Self::Replaced => ("Replaced", "makes place for another revision"),
             Self::Displaced { reason, message } => (reason.as_str(), message.as_str()),
             Self::Unhealthy(why) => ("Unhealthy", why.as_str()),
+            Self::Concluded(Verdict::InitFailed { message, .. }) => {
+                ("Init:Error", message.as_str())
+            }
+            Self::Concluded(Verdict::InitNotStarted { reason, message }) => {
+                (reason.as_str(), message.as_str())
+            }
+            Self::Concluded(Verdict::Ended { success: true, message, .. }) => {
+                ("Completed", message.as_str())
+            }
+            Self::Concluded(Verdict::Ended { message, .. } | Verdict::Stuck(message)) => {
+                ("Error", message.as_str())
+            }
         };
         (reason.to_owned(), message.to_owned())
     }

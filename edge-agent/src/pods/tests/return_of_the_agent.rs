@@ -19,6 +19,7 @@ fn found(record: &PodRecord, state: ObservedState) -> Observation {
         placement: Placement::default(),
         taken: None,
         parameters_id: record.parameters_id,
+        containers: vec![],
     }
 }
 
@@ -79,7 +80,8 @@ fn an_adopted_pod_is_probed_and_has_the_grace_of_its_template() {
     let [PodAction::Probe(request)] = &made[..] else { panic!("a probe: {made:?}") };
     let (pod, instance) = (request.pod.clone(), request.instance);
     let (kind, result) = (request.kind, Ok(()));
-    pods.handle_runtime(RuntimeEvent::Probed { pod, instance, kind, result }, at(1));
+    let container = None;
+    pods.handle_runtime(RuntimeEvent::Probed { pod, instance, container, kind, result }, at(1));
     pods.assign(&fleet(&[workload("ocr", 1, probed_container)]), at(2));
     assert!(only_status(&pods).ready, "what was found out is not forgotten");
     pods.assign(&BTreeMap::new(), at(3));
@@ -165,6 +167,7 @@ fn a_pod_that_nobody_wants_any_more_is_stopped_when_the_agent_comes_back() {
         placement: Placement::default(),
         taken: None,
         parameters_id: 0,
+        containers: vec![],
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![stray], at(0));

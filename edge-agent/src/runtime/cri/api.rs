@@ -323,6 +323,11 @@ pub struct StopContainerRequest {
     #[prost(int64, tag = "2")]
     pub timeout: i64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveContainerRequest {
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ContainerFilter {
     #[prost(btree_map = "string, string", tag = "4")]
@@ -342,6 +347,8 @@ pub struct Container {
     pub id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub pod_sandbox_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub metadata: ::core::option::Option<ContainerMetadata>,
     #[prost(enumeration = "ContainerState", tag = "6")]
     pub state: i32,
 }

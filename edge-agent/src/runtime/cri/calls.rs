@@ -50,14 +50,26 @@ impl CriClient {
 
     /// How a container is; one that is not there is lost.
     pub(super) async fn condition(&self, id: &str) -> Result<ContainerCondition, CallError> {
+        let status = self.status(id).await?;
+        Ok(status.as_ref().map_or(ContainerCondition::Lost, condition_of))
+    }
+
+    /// What the runtime says of a container, if it is there.
+    pub(super) async fn status(&self, id: &str) -> Result<Option<api::ContainerStatus>, CallError> {
         let question = api::ContainerStatusRequest { container_id: id.to_owned() };
-        let answer = self.call("ContainerStatus", &question, QUESTION_LIMIT).await;
-        let status = match answer {
-            Ok(api::ContainerStatusResponse { status }) => status.unwrap_or_default(),
-            Err(error) if error.is_not_found() => return Ok(ContainerCondition::Lost),
-            Err(error) => return Err(error),
-        };
-        Ok(condition_of(&status))
+        match self.call("ContainerStatus", &question, QUESTION_LIMIT).await {
+            Ok(api::ContainerStatusResponse { status }) => Ok(Some(status.unwrap_or_default())),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends a container at once and removes it; its log stays.
+    pub(super) async fn remove_container(&self, id: &str) -> Result<(), CallError> {
+        let order = api::StopContainerRequest { container_id: id.to_owned(), timeout: 0 };
+        gone_is_well(self.call("StopContainer", &order, ORDER_LIMIT).await)?;
+        let order = api::RemoveContainerRequest { container_id: id.to_owned() };
+        gone_is_well(self.call("RemoveContainer", &order, ORDER_LIMIT).await)
     }
 
     /// Ends all containers of a sandbox at once, and the sandbox.
@@ -89,7 +101,7 @@ fn gone_is_well(answer: Result<api::Nothing, CallError>) -> Result<(), CallError
     }
 }
 
-fn condition_of(status: &api::ContainerStatus) -> ContainerCondition {
+pub(super) fn condition_of(status: &api::ContainerStatus) -> ContainerCondition {
     match status.state() {
         api::ContainerState::ContainerRunning => {
             let started_at_ms = u64::try_from(status.started_at / 1_000_000).unwrap_or_default();

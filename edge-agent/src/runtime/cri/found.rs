@@ -2,21 +2,27 @@
 //!
 //! Asked over a connection of its own, on a thread of its own: the agent's loop does not run yet.
 
-use super::calls::{ContainerCondition, until_answered};
+use super::api;
+use super::calls::{ContainerCondition, condition_of, until_answered};
 use super::client::{CallError, CriClient};
 use super::note::{AgentName, StartNote};
-use crate::ports::ObservedState;
+use crate::ports::{ContainerPlan, ObservedContainer, ObservedState};
 use crate::runtime::layers::{Attempt, attempt};
-use shared::model::{PodId, UnixMs};
+use shared::model::{ContainerRole, PodId, UnixMs};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
+use tokio::time::sleep;
 use tracing::warn;
 
 /// How long the agent waits at its start for a runtime that starts at the same time. Then it ends, and its
 /// service manager starts it again.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a container that is just being started is looked at, and the time between.
+const NEW_LOOKS_MAX: u32 = 100;
+const NEW_LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A start that the runtime knows.
 #[derive(Debug, Clone)]
@@ -24,8 +30,23 @@ pub(super) struct Found {
     pub(super) note: StartNote,
     pub(super) state: ObservedState,
     pub(super) sandbox: String,
-    /// Empty when there is none.
+    /// Empty when there is none, and where there are several.
     pub(super) container: String,
+    /// The last of each of its several containers, with its id.
+    pub(super) members: Vec<Member>,
+}
+
+/// One of several containers, and its id.
+pub(super) type Member = (ObservedContainer, String);
+
+/// Names and ids of those that run.
+pub(super) fn running_of(members: &[Member]) -> Vec<(String, String)> {
+    let running = members.iter().filter(|(observed, _)| is_running(observed.state));
+    running.map(|(observed, id)| (observed.name.clone(), id.clone())).collect()
+}
+
+fn is_running(state: ObservedState) -> bool {
+    matches!(state, ObservedState::Running { .. })
 }
 
 /// The starts of this agent's pods that the runtime knows; blocks until it answers.
@@ -53,16 +74,96 @@ async fn take_stock(client: &CriClient, agent: &AgentName) -> Result<Vec<Found>,
             client.remove_sandbox(&sandbox.id).await?;
             continue;
         };
-        let container = containers.iter().find(|c| c.pod_sandbox_id == sandbox.id);
-        let container = container.map(|container| container.id.clone()).unwrap_or_default();
-        let state = state_of(client, &sandbox.id, &container).await?;
-        let one = Found { note, state, sandbox: sandbox.id, container };
-        let is_running = |found: &Found| matches!(found.state, ObservedState::Running { .. });
-        if !found.get(&one.note.pod).is_some_and(is_running) {
+        let own = || containers.iter().filter(|c| c.pod_sandbox_id == sandbox.id);
+        let one = if note.containers.is_empty() {
+            let container = own().next().map(|container| container.id.clone()).unwrap_or_default();
+            let state = state_of(client, &sandbox.id, &container).await?;
+            Found { note, state, sandbox: sandbox.id, container, members: vec![] }
+        } else {
+            find_group(client, &sandbox, note, own()).await?
+        };
+        if !found.get(&one.note.pod).is_some_and(|found| is_running(found.state)) {
             found.insert(one.note.pod.clone(), one);
         }
     }
     Ok(found.into_values().collect())
+}
+
+/// A start of a pod of several containers: it runs for as long as its sandbox stands.
+async fn find_group(
+    client: &CriClient,
+    sandbox: &api::PodSandbox,
+    note: StartNote,
+    containers: impl Iterator<Item = &api::Container>,
+) -> Result<Found, CallError> {
+    let mut last: BTreeMap<String, Member> = BTreeMap::new();
+    for container in containers {
+        let Some(metadata) = &container.metadata else { continue };
+        let Some(state) = state_of_member(client, &container.id).await? else { continue };
+        let (name, attempt) = (metadata.name.clone(), metadata.attempt);
+        let is_older = |(one, _): &Member| one.attempt < attempt;
+        if last.get(&name).is_none_or(is_older) {
+            let observed = ObservedContainer { name: name.clone(), attempt, state };
+            last.insert(name, (observed, container.id.clone()));
+        }
+    }
+    let members: Vec<Member> = last.into_values().collect();
+    let created_at_ms = u64::try_from(sandbox.created_at / 1_000_000).unwrap_or_default();
+    let state = if sandbox.state == i32::from(api::PodSandboxState::SandboxReady) {
+        ObservedState::Running { started_at: UnixMs(created_at_ms) }
+    } else {
+        client.stop_sandbox(&sandbox.id).await?;
+        end_of_group(&note, &members)
+    };
+    let sandbox = sandbox.id.clone();
+    Ok(Found { note, state, sandbox, container: String::new(), members })
+}
+
+/// How a container is; `None` for one that was never started, and is not any more.
+async fn state_of_member(client: &CriClient, id: &str) -> Result<Option<ObservedState>, CallError> {
+    for _ in 0..NEW_LOOKS_MAX {
+        match client.status(id).await? {
+            Some(status) if status.state() == api::ContainerState::ContainerCreated => {
+                // It may have been about to start when the agent was killed.
+                if client.remove_container(id).await.is_ok() {
+                    return Ok(None);
+                }
+                sleep(NEW_LOOK_PAUSE).await;
+            }
+            status => return Ok(status.map(|status| observed_of(&condition_of(&status)))),
+        }
+    }
+    Ok(Some(ObservedState::Lost))
+}
+
+/// How a pod of several containers ended whose sandbox is down: as its containers say, if they all had ended before.
+fn end_of_group(note: &StartNote, members: &[Member]) -> ObservedState {
+    let code_of = |plan: &ContainerPlan| {
+        let (observed, _) = members.iter().find(|(one, _)| one.name == plan.name)?;
+        match observed.state {
+            ObservedState::Exited { code } => Some(code),
+            _ => None,
+        }
+    };
+    let plans = |role| note.containers.iter().filter(move |plan| plan.role == role);
+    let failed = |role| plans(role).filter_map(code_of).find(|code| *code != 0);
+    if let Some(code) = failed(ContainerRole::Init) {
+        return ObservedState::Exited { code };
+    }
+    match plans(ContainerRole::Main).all(|plan| code_of(plan).is_some()) {
+        true => ObservedState::Exited { code: failed(ContainerRole::Main).unwrap_or(0) },
+        false => ObservedState::Lost,
+    }
+}
+
+fn observed_of(condition: &ContainerCondition) -> ObservedState {
+    match condition {
+        ContainerCondition::Runs { started_at_ms } => {
+            ObservedState::Running { started_at: UnixMs(*started_at_ms) }
+        }
+        ContainerCondition::Ended { code, .. } => ObservedState::Exited { code: *code },
+        ContainerCondition::Lost => ObservedState::Lost,
+    }
 }
 
 async fn state_of(
@@ -74,15 +175,9 @@ async fn state_of(
         "" => ContainerCondition::Lost,
         container => client.condition(container).await?,
     };
-    Ok(match condition {
-        ContainerCondition::Runs { started_at_ms } => {
-            ObservedState::Running { started_at: UnixMs(started_at_ms) }
-        }
-        ContainerCondition::Ended { code, .. } => ObservedState::Exited { code },
-        ContainerCondition::Lost => {
-            // It may have been about to start when the agent was killed.
-            client.stop_sandbox(sandbox).await?;
-            ObservedState::Lost
-        }
-    })
+    if condition == ContainerCondition::Lost {
+        // It may have been about to start when the agent was killed.
+        client.stop_sandbox(sandbox).await?;
+    }
+    Ok(observed_of(&condition))
 }

@@ -5,18 +5,20 @@
 use super::api;
 use super::calls::{ContainerCondition, UNKNOWN_EXIT_CODE, until_answered};
 use super::client::{CallError, CriClient, ORDER_LIMIT};
+use super::ids::ContainerIds;
 use super::note::{Pairs, StartNote};
 use super::order::{OrderOf, door_folder};
 use super::{Shared, blocking};
 use crate::ports::{InstanceId, RuntimeEvent, StartRequest};
 use crate::runtime::folder::{PodFolder, is_disk_full, private_folder};
 use crate::runtime::layers::{Attempt, attempt};
+use crate::runtime::log::note_first;
 use crate::runtime::{StartFailure, volumes};
 use shared::in_words;
-use shared::model::{PodId, UnixMs};
+use shared::model::{ContainerRole, PodId, UnixMs};
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -29,7 +31,7 @@ pub(super) const START_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_ANYWAY: Duration = Duration::from_secs(60);
 
 /// Until a name that is taken is asked for again.
-const NAME_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const NAME_PAUSE: Duration = Duration::from_millis(100);
 
 /// Between two orders that failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -41,12 +43,13 @@ const STOP_MARGIN: Duration = Duration::from_secs(30);
 const ENDS_REFUSED_MAX: u32 = 5;
 
 /// One start.
+#[derive(Clone)]
 pub(super) struct Life {
     pub(super) shared: Arc<Shared>,
     pub(super) pod: PodId,
     pub(super) instance: InstanceId,
-    /// The container's id, from when it has one.
-    pub(super) container: Arc<OnceLock<String>>,
+    /// The ids of its containers.
+    pub(super) containers: Arc<ContainerIds>,
     /// Milliseconds of grace, once it shall stop.
     pub(super) orders: watch::Receiver<Option<u64>>,
 }
@@ -85,7 +88,10 @@ impl Life {
         told: Option<Pairs>,
     ) -> Result<Begun, StartFailure> {
         self.clear().await?;
-        let image = self.image(&request.container, &request.pull).await?;
+        let container = &request.container;
+        let image = self
+            .image(container.image.as_deref(), container.image_pull_policy, &request.pull)
+            .await?;
         let volumes = self.prepare(request).await?;
         let folder = &self.shared.folder(&self.pod);
         let Shared { options, agent, .. } = self.shared.as_ref();
@@ -105,23 +111,25 @@ impl Life {
     }
 
     /// Removes what earlier starts of the pod left: whatever of them was to be adopted has been.
-    async fn clear(&self) -> Result<(), StartFailure> {
+    pub(super) async fn clear(&self) -> Result<(), StartFailure> {
         let labels = self.shared.agent.labels_of_pod(&self.pod);
         let clear = || self.shared.client.remove_sandboxes(labels.clone());
         until_answered(Some(START_PATIENCE), clear).await.map_err(|error| failure_of(&error))
     }
 
     /// Makes the pod's folder, notes the start there and lays its volumes down; where they lie.
-    async fn prepare(&self, request: &StartRequest) -> Result<Vec<PathBuf>, StartFailure> {
+    pub(super) async fn prepare(
+        &self,
+        request: &StartRequest,
+    ) -> Result<Vec<PathBuf>, StartFailure> {
         let (shared, request) = (Arc::clone(&self.shared), request.clone());
         let work = move || {
             let folder = shared.folder(&request.pod);
-            make_folder(&folder).and_then(|()| StartNote::of(&request).write(&folder)).map_err(
-                |error| {
-                    let reason = if is_disk_full(&error) { "DiskFull" } else { "FolderFailed" };
-                    StartFailure::new(reason, in_words(&error))
-                },
-            )?;
+            let note = StartNote::of(&request);
+            make_folder(&folder, &note).and_then(|()| note.write(&folder)).map_err(|error| {
+                let reason = if is_disk_full(&error) { "DiskFull" } else { "FolderFailed" };
+                StartFailure::new(reason, in_words(&error))
+            })?;
             let _turn = shared.writing();
             let secrets = shared.secrets.get();
             volumes::remove(&folder, secrets);
@@ -148,22 +156,30 @@ impl Life {
         };
         let api::CreateContainerResponse { container_id: container } =
             client.call("CreateContainer", &order, ORDER_LIMIT).await?;
+        let started_at = self.start_created("", &container).await?;
+        Ok(Begun { sandbox, container, started_at })
+    }
+
+    /// Starts a container that was made, by its name where there are several; since when it runs.
+    pub(super) async fn start_created(&self, name: &str, id: &str) -> Result<UnixMs, CallError> {
+        let client = &self.shared.client;
         // Known before it runs: it may come to its door at once.
-        let _ = self.container.set(container.clone());
-        let order = api::StartContainerRequest { container_id: container.clone() };
+        self.containers.add(name, id);
+        let order = api::StartContainerRequest { container_id: id.to_owned() };
         let _: api::Nothing = client.call("StartContainer", &order, ORDER_LIMIT).await?;
-        let condition = until_answered(None, || client.condition(&container)).await?;
-        let started_at = match condition {
+        Ok(match until_answered(None, || client.condition(id)).await? {
             ContainerCondition::Runs { started_at_ms } => UnixMs(started_at_ms),
             // It has ended already; that is told next.
             _ => now(),
-        };
-        Ok(Begun { sandbox, container, started_at })
+        })
     }
 
     /// Makes the sandbox. The runtime holds its name for a moment longer than it lists an earlier one that is being
     /// removed, and from earlier on than it lists one whose start was given up.
-    async fn run_sandbox(&self, order: &api::RunPodSandboxRequest) -> Result<String, CallError> {
+    pub(super) async fn run_sandbox(
+        &self,
+        order: &api::RunPodSandboxRequest,
+    ) -> Result<String, CallError> {
         let (client, begin) = (&self.shared.client, Instant::now());
         loop {
             match client.call("RunPodSandbox", order, ORDER_LIMIT).await {
@@ -181,19 +197,27 @@ impl Life {
     /// Stays until nothing of it runs, then says so.
     async fn keep(&mut self, sandbox: &str, container: &str) {
         let code = self.end_of(container).await;
-        let sandbox = sandbox.to_owned();
+        self.end_sandbox(sandbox).await;
+        self.tell_end(code);
+    }
+
+    pub(super) async fn end_sandbox(&self, sandbox: &str) {
         self.end("the sandbox of a pod that has ended", |client, _| {
-            let sandbox = sandbox.clone();
+            let sandbox = sandbox.to_owned();
             async move { client.stop_sandbox(&sandbox).await }
         })
         .await;
+    }
+
+    /// Nothing of it runs any more.
+    pub(super) fn tell_end(&self, code: i32) {
         self.shared.live().remove(&self.pod);
         let (pod, instance) = (self.pod.clone(), self.instance);
         self.shared.tell(RuntimeEvent::Exited { pod, instance, code });
     }
 
     /// The code with which the container ended, when it has.
-    async fn end_of(&mut self, container: &str) -> i32 {
+    pub(super) async fn end_of(&mut self, container: &str) -> i32 {
         let client = self.shared.client.clone();
         let mut listings = self.shared.listing.subscribe();
         let mut kill_at: Option<Instant> = None;
@@ -228,7 +252,7 @@ impl Life {
 
     /// Sees to it that `what` has ended: while the runtime is silent it is asked again, while it refuses not for
     /// ever.
-    async fn end<C>(&self, what: &str, mut order: impl FnMut(CriClient, Pairs) -> C)
+    pub(super) async fn end<C>(&self, what: &str, mut order: impl FnMut(CriClient, Pairs) -> C)
     where
         C: Future<Output = Result<(), CallError>>,
     {
@@ -260,17 +284,19 @@ async fn stop(client: &CriClient, container: &str, kill_at: Option<Instant>) {
     }
 }
 
-fn now() -> UnixMs {
+pub(super) fn now() -> UnixMs {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn make_folder(folder: &PodFolder) -> Attempt<()> {
+fn make_folder(folder: &PodFolder, note: &StartNote) -> Attempt<()> {
     for path in [folder.log(), door_folder(folder)] {
         let making = format!("make the folder {}", path.display());
         private_folder(&path).map_err(attempt(making))?;
     }
-    Ok(())
+    let first = note.containers.iter().find(|one| one.role == ContainerRole::Main);
+    let noting = format!("note the first container in {}", folder.log().display());
+    note_first(&folder.log(), first.map(|one| one.name.as_str())).map_err(attempt(noting))
 }
 
 /// The next order to stop; never ready again when there can be none.

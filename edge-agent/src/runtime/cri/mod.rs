@@ -7,12 +7,13 @@
 //! | `order` | how a start becomes a sandbox and a container (pure) |
 //! | `note` | labels, annotations and the small file by which a start is known again |
 //! | `life` | one start: begin, watch, stop |
+//! | `group` | the same for a pod of several containers |
 //! | `pull`, `credentials` | its image where that is not here, and what registries ask for |
 //! | `found` | what is left of earlier starts when the agent comes up |
 //! | `watcher` | one look at all containers: ends, logs, usage |
 //! | `log` | the format of containers' logs, their rotation and tail |
 //!
-//! A pod is one sandbox with one container, on the node's network. Its uid is the pod's and not the start's, so
+//! A pod is one sandbox with its containers, on the node's network. Its uid is the pod's and not the start's, so
 //! that the runtime itself refuses a second copy. Pods outlive the agent, which adopts them by their labels, and
 //! outlive a kill of the runtime, which adopts its own.
 //!
@@ -33,6 +34,8 @@ mod calls;
 mod client;
 mod credentials;
 mod found;
+mod group;
+mod ids;
 mod life;
 pub(in crate::runtime) mod log;
 mod note;
@@ -46,13 +49,15 @@ use super::{Secrets, StartFailure, probe, volumes};
 use crate::config::PullPolicy;
 use crate::gpu::GpuProcess;
 use crate::ports::{
-    InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError, RuntimeEvent,
-    StartRequest, VolumeContent,
+    ContainerRequest, InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError,
+    RuntimeEvent, StartRequest, VolumeContent,
 };
 use crate::results::{Door, Doors};
 use calls::{ContainerCondition, UNKNOWN_EXIT_CODE, until_answered};
 use client::{CallError, CriClient};
-use found::Found;
+use found::{Found, running_of};
+use group::{Group, GroupOrder};
+use ids::{ContainerIds, Running};
 use life::Life;
 use note::{AgentName, Pairs, StartNote};
 use order::{DOOR_SOCKET, door_folder};
@@ -149,7 +154,9 @@ struct Shared {
 #[derive(Debug)]
 struct Live {
     instance: InstanceId,
-    container: Arc<OnceLock<String>>,
+    containers: Arc<ContainerIds>,
+    /// What is to become of single containers, where there are several.
+    group: Option<mpsc::UnboundedSender<GroupOrder>>,
     /// Milliseconds of grace, once it shall stop.
     stop: watch::Sender<Option<u64>>,
     /// Open for as long as any of it runs.
@@ -224,34 +231,57 @@ impl CriRuntime {
 
     fn life(&self, pod: &PodId, instance: InstanceId) -> (Life, Live) {
         let (stop, orders) = watch::channel(None);
-        let container = Arc::new(OnceLock::new());
+        let containers = Arc::new(ContainerIds::default());
         let shared = Arc::clone(&self.shared);
-        let door = self.open_door(pod, instance, &container);
-        let live = Live { instance, container: Arc::clone(&container), stop, door, volumes: None };
-        (Life { shared, pod: pod.clone(), instance, container, orders }, live)
+        let door = self.open_door(pod, instance, &containers);
+        let ids = Arc::clone(&containers);
+        let live = Live { instance, containers: ids, group: None, stop, door, volumes: None };
+        (Life { shared, pod: pod.clone(), instance, containers, orders }, live)
     }
 
     fn open_door(
         &self,
         pod: &PodId,
         instance: InstanceId,
-        container: &Arc<OnceLock<String>>,
+        containers: &Arc<ContainerIds>,
     ) -> Option<Door> {
         let socket = door_folder(&self.shared.folder(pod)).join(DOOR_SOCKET);
-        let container = Arc::clone(container);
-        let is_member = move |pid| container.get().is_some_and(|container| is_in(pid, container));
+        let containers = Arc::clone(containers);
+        let is_member = move |pid| containers.any(|container| is_in(pid, container));
         Some(self.shared.doors.get()?.open(pod, instance, &socket, Box::new(is_member)))
     }
 
     fn adopt(&self, found: Found) -> Observation {
-        let Found { note, state, sandbox, container } = found;
+        let Found { note, state, sandbox, container, members } = found;
         if let ObservedState::Running { .. } = state {
-            let (life, live) = self.life(&note.pod, note.instance);
-            let _ = live.container.set(container.clone());
-            self.shared.live().insert(note.pod.clone(), live);
-            drop(self.shared.tasks.spawn(life.adopted(sandbox, container)));
+            let (life, mut live) = self.life(&note.pod, note.instance);
+            if note.containers.is_empty() {
+                live.containers.add("", &container);
+                self.keep(&note.pod, live, life.adopted(sandbox, container));
+            } else {
+                let (orders, group) = Group::new(life, note.containers.clone());
+                live.group = Some(orders);
+                self.keep(&note.pod, live, group.adopted(sandbox, running_of(&members)));
+            }
         }
-        note.observed(state)
+        let containers = members.into_iter().map(|(observed, _)| observed).collect();
+        Observation { containers, ..note.observed(state) }
+    }
+
+    /// Has a start kept from now on: it is known before its end can be told.
+    fn keep(&self, pod: &PodId, live: Live, keeper: impl Future<Output = ()> + Send + 'static) {
+        self.shared.live().insert(pod.clone(), live);
+        drop(self.shared.tasks.spawn(keeper));
+    }
+
+    /// Says to those who keep a pod of several containers what is to become of one. One that has just ended is not
+    /// there any more, and its end is told.
+    fn order(&self, pod: &PodId, instance: InstanceId, order: impl FnOnce(&Live) -> GroupOrder) {
+        let live = self.shared.live();
+        let Some(live) = live.get(pod).filter(|live| live.instance == instance) else { return };
+        if let Some(group) = &live.group {
+            let _ = group.send(order(live));
+        }
     }
 
     /// Its sandboxes are removed when the container runtime answers.
@@ -296,10 +326,31 @@ impl Runtime for CriRuntime {
             let failure = StartFailure::new("StillRunning", message);
             return self.shared.tell_failure(pod, instance, failure);
         }
-        let (life, live) = self.life(&pod, instance);
-        let told = live.door.as_ref().map(|door| door.environment().into_iter().collect::<Pairs>());
-        self.shared.live().insert(pod, live);
-        drop(self.shared.tasks.spawn(life.started(request, told)));
+        let (life, mut live) = self.life(&pod, instance);
+        let told = live.told();
+        if request.containers.is_empty() {
+            self.keep(&pod, live, life.started(request, told));
+        } else {
+            let (orders, group) = Group::new(life, request.containers.clone());
+            live.group = Some(orders);
+            self.keep(&pod, live, group.started(request));
+        }
+    }
+
+    fn start_container(&mut self, request: ContainerRequest) {
+        let (pod, instance) = (request.start.pod.clone(), request.start.instance);
+        self.order(&pod, instance, |live| GroupOrder::Start(Box::new(request), live.told()));
+    }
+
+    fn stop_container(
+        &mut self,
+        pod: &PodId,
+        instance: InstanceId,
+        container: &str,
+        grace_ms: u64,
+    ) {
+        let container = container.to_owned();
+        self.order(pod, instance, |_| GroupOrder::Stop { container, grace_ms });
     }
 
     fn stop(&mut self, pod: &PodId, instance: InstanceId, grace_ms: u64) {
@@ -342,15 +393,17 @@ impl Runtime for CriRuntime {
     }
 
     fn probe(&mut self, request: ProbeRequest) {
-        let container = self.shared.live().get(&request.pod).map(|live| live.container.clone());
-        let container = container.and_then(|id| id.get().cloned());
+        let name = request.container.clone().unwrap_or_default();
+        let container =
+            self.shared.live().get(&request.pod).and_then(|live| live.containers.of(&name));
         let shared = Arc::clone(&self.shared);
         drop(self.shared.tasks.spawn(async move {
-            let ProbeRequest { pod, instance, kind, probe } = request;
+            let ProbeRequest { pod, instance, container: name, kind, probe } = request;
             let (client, limit) = (&shared.client, probe::limit_of(&probe));
             let result =
                 probe::run(&probe, |exec| check_by_command(client, container, exec, limit)).await;
-            shared.tell(RuntimeEvent::Probed { pod, instance, kind, result });
+            let event = RuntimeEvent::Probed { pod, instance, container: name, kind, result };
+            shared.tell(event);
         }));
     }
 }
@@ -374,6 +427,13 @@ async fn check_by_command(
     }
 }
 
+impl Live {
+    /// What the pod is told of its door.
+    fn told(&self) -> Option<Pairs> {
+        self.door.as_ref().map(|door| door.environment().into_iter().collect())
+    }
+}
+
 impl Shared {
     fn live(&self) -> MutexGuard<'_, BTreeMap<PodId, Live>> {
         // Nothing is left half done by a panic: entries are put and taken whole.
@@ -385,13 +445,9 @@ impl Shared {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pods that have a container, and which.
-    fn running(&self) -> Vec<(PodId, InstanceId, String)> {
-        let live = self.live();
-        let running = live.iter().filter_map(|(pod, live)| {
-            Some((pod.clone(), live.instance, live.container.get()?.clone()))
-        });
-        running.collect()
+    /// The containers that run.
+    fn running(&self) -> Vec<Running> {
+        self.live().iter().flat_map(|(pod, live)| live.containers.running(pod)).collect()
     }
 
     /// Ends what is left of a start that is not watched; the code with which it ended.

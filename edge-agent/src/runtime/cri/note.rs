@@ -2,7 +2,7 @@
 //! folder, so that a start is known when the runtime has lost it.
 
 use crate::placement::{MainShare, Placement};
-use crate::ports::{InstanceId, Observation, ObservedState, StartRequest};
+use crate::ports::{ContainerPlan, InstanceId, Observation, ObservedState, StartRequest};
 use crate::runtime::folder::{PodFolder, read, replace};
 use crate::runtime::layers::{Attempt, attempt};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ pub(super) struct StartNote {
     pub(super) taken: Option<MainShare>,
     #[serde(default)]
     pub(super) parameters_id: u64,
+    /// Its containers in the order of their start, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) containers: Vec<ContainerPlan>,
 }
 
 /// Tells the pods of this agent from those of another on the same runtime, by the folder of its pods.
@@ -92,6 +95,7 @@ impl StartNote {
             placement: Placement { gpus, gpu_memory_bytes },
             taken: Some(request.taken),
             parameters_id: request.parameters_id,
+            containers: request.containers.clone(),
         }
     }
 
@@ -138,6 +142,7 @@ impl StartNote {
             placement: if runs { self.placement } else { Placement::default() },
             taken: self.taken.filter(|_| runs),
             parameters_id: if runs { self.parameters_id } else { 0 },
+            containers: vec![],
         }
     }
 }
@@ -155,6 +160,7 @@ mod tests {
             placement: Placement { gpus: vec!["GPU-1".to_owned()], gpu_memory_bytes: Some(1) },
             taken: Some(MainShare::default()),
             parameters_id: 3,
+            containers: vec![],
         }
     }
 

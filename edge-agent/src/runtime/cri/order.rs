@@ -253,6 +253,7 @@ mod tests {
             instance: InstanceId(7),
             revision: Revision(9),
             container: Container { name: "main".to_owned(), env, ..Container::default() },
+            containers: vec![],
             gpus: vec!["GPU-1".to_owned()],
             gpu_memory_bytes: None,
             taken: MainShare { cpu_millicores: 500, memory_bytes: 1 << 20 },

@@ -14,7 +14,7 @@ use crate::config::PullPolicy;
 use crate::ports::{PullTerms, RuntimeEvent};
 use crate::runtime::{Secrets, StartFailure};
 use shared::in_words;
-use shared::model::{Container, DOCKER_CONFIG_KEY, ImagePullPolicy};
+use shared::model::{DOCKER_CONFIG_KEY, ImagePullPolicy};
 use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -29,10 +29,10 @@ const SAID_EVERY: Duration = Duration::from_secs(30);
 /// Why an image that is not here is not pulled, if it is not; with what can be done.
 pub(super) fn why_not(
     options: &CriOptions,
-    container: &Container,
+    policy: Option<ImagePullPolicy>,
     terms: &PullTerms,
 ) -> Option<&'static str> {
-    if container.image_pull_policy == Some(ImagePullPolicy::Never) {
+    if policy == Some(ImagePullPolicy::Never) {
         return Some("its imagePullPolicy is Never: import it into the runtime");
     }
     match options.pulls {
@@ -51,17 +51,15 @@ impl Life {
     /// The id of a container's image, once it is here.
     pub(super) async fn image(
         &mut self,
-        container: &Container,
+        image: Option<&str>,
+        policy: Option<ImagePullPolicy>,
         terms: &PullTerms,
     ) -> Result<String, StartFailure> {
-        let image = container.image.as_deref().filter(|image| !image.is_empty());
-        let image = image.ok_or_else(|| {
-            StartFailure::new("NoImage", "the CRI runtime needs `image`, and there is none")
-        })?;
-        if let Some(id) = self.image_here(image).await? {
+        let image = named(image)?;
+        if let Some(id) = self.found(image).await? {
             return Ok(id);
         }
-        if let Some(why) = why_not(&self.shared.options, container, terms) {
+        if let Some(why) = why_not(&self.shared.options, policy, terms) {
             let message =
                 format!("the image {image} is not on this node, and is not pulled: {why}");
             return Err(StartFailure::new("ImageMissing", message));
@@ -70,7 +68,13 @@ impl Life {
         self.pulled(image, &auths).await
     }
 
-    async fn image_here(&self, image: &str) -> Result<Option<String>, StartFailure> {
+    /// The id of an image that was here when the pod was started.
+    pub(super) async fn image_here(&self, image: Option<&str>) -> Result<String, StartFailure> {
+        let image = named(image)?;
+        self.found(image).await?.ok_or_else(|| gone(image))
+    }
+
+    async fn found(&self, image: &str) -> Result<Option<String>, StartFailure> {
         let found = until_answered(Some(START_PATIENCE), || self.shared.client.image(image)).await;
         found.map_err(|error| failure_of(&error))
     }
@@ -84,7 +88,7 @@ impl Life {
                 ("ImagePulling", format!("the image {image} waits for another to be pulled"));
             let turn = self.while_saying(waits, shared.pulling.acquire()).await?;
             // It may have come for another pod, or by hand.
-            if let Some(id) = self.image_here(image).await? {
+            if let Some(id) = self.found(image).await? {
                 return Ok(id);
             }
             info!(pod = %self.pod, image, "is being pulled");
@@ -93,13 +97,7 @@ impl Life {
             let ended = self.while_saying(pulls, attempt).await?;
             drop(turn);
             match ended {
-                Ok(()) => {
-                    let absent = || {
-                        let message = format!("the image {image} was pulled, and is not there");
-                        StartFailure::new("ImageMissing", message)
-                    };
-                    return self.image_here(image).await?.ok_or_else(absent);
-                }
+                Ok(()) => return self.found(image).await?.ok_or_else(|| gone(image)),
                 Err(error) => {
                     let error = in_words(&error);
                     warn!(pod = %self.pod, image, error, "was not pulled");
@@ -133,6 +131,16 @@ impl Life {
             }
         }
     }
+}
+
+fn named(image: Option<&str>) -> Result<&str, StartFailure> {
+    image.filter(|image| !image.is_empty()).ok_or_else(|| {
+        StartFailure::new("NoImage", "the CRI runtime needs `image`, and there is none")
+    })
+}
+
+fn gone(image: &str) -> StartFailure {
+    StartFailure::new("ImageMissing", format!("the image {image} was here, and is not any more"))
 }
 
 /// As nobody where there are no credentials, else as the first that is let in.

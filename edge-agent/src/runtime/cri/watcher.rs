@@ -3,9 +3,9 @@
 
 use super::api;
 use super::client::{CriClient, QUESTION_LIMIT};
+use super::ids::Running;
 use super::log::{Rotation, rotate};
 use super::{Shared, blocking};
-use crate::ports::InstanceId;
 use crate::runtime::{disk_series, pod_series, usage_series};
 use shared::in_words;
 use shared::model::PodId;
@@ -76,9 +76,10 @@ async fn list(shared: &Shared) -> Result<Listing, String> {
     Ok(containers.map(|container| (container.id, container.state)).collect())
 }
 
-async fn rotate_logs(shared: &Shared, running: Vec<(PodId, InstanceId, String)>) {
-    for (pod, _, container) in running {
-        let (folder, options) = (shared.folder(&pod).log(), &shared.options);
+async fn rotate_logs(shared: &Shared, running: Vec<Running>) {
+    for Running { pod, name, id: container } in running {
+        // Of the only one its name is empty.
+        let (folder, options) = (shared.folder(&pod).log().join(name), &shared.options);
         let (bytes_max, files_max) = (options.log_max_bytes, options.log_max_files);
         match blocking(move || rotate(&folder, bytes_max, files_max)).await {
             Some(Ok(Rotation::Reopen)) => reopen(&shared.client, &pod, container).await,
@@ -126,7 +127,7 @@ async fn ask_usage(shared: &Shared) -> Option<BTreeMap<Series, f64>> {
     let question = api::ListContainerStatsRequest { filter };
     let answer = shared.client.call("ListContainerStats", &question, QUESTION_LIMIT).await;
     let api::ListContainerStatsResponse { stats } = answer.ok()?;
-    let pods = shared.running().into_iter().map(|(pod, _, container)| (container, pod));
+    let pods = shared.running().into_iter().map(|one| (one.id, one.pod));
     let pods: BTreeMap<String, PodId> = pods.collect();
     let values = stats.into_iter().filter_map(|stats| {
         let pod = pods.get(&stats.attributes?.id)?;
@@ -135,7 +136,9 @@ async fn ask_usage(shared: &Shared) -> Option<BTreeMap<Series, f64>> {
         let written = stats.writable_layer.and_then(|layer| layer.used_bytes);
         Some(usual.into_iter().chain(written.map(|bytes| disk_series(pod, bytes.value))))
     });
-    Some(values.flatten().collect())
+    let mut sums = BTreeMap::new();
+    values.flatten().for_each(|(series, value)| *sums.entry(series).or_insert(0.0) += value);
+    Some(sums)
 }
 
 /// Memory of GPUs by pod.
@@ -149,8 +152,8 @@ pub(super) fn gpu_memory(
     }
     let running = shared.running();
     for process in processes {
-        let owner = running.iter().find(|(_, _, container)| is_in(process.pid, container));
-        if let Some((pod, ..)) = owner {
+        let owner = running.iter().find(|one| is_in(process.pid, &one.id));
+        if let Some(Running { pod, .. }) = owner {
             let series = pod_series(pod, "container_accelerator_memory_used_bytes");
             *values.entry(series.with("acc_id", &process.uuid)).or_insert(0.0) += process.bytes;
         }

@@ -205,7 +205,16 @@ impl ProcessRuntime {
         let ended = |instance, revision, state| {
             let (pod, placement, parameters_id) = (pod.clone(), Placement::default(), 0);
             let taken = None;
-            Some(Observation { pod, instance, revision, state, placement, taken, parameters_id })
+            Some(Observation {
+                pod,
+                instance,
+                revision,
+                state,
+                placement,
+                taken,
+                parameters_id,
+                containers: vec![],
+            })
         };
         match finding {
             Finding::Nothing => None,
@@ -219,6 +228,7 @@ impl ProcessRuntime {
                     placement: state.placement,
                     taken: state.taken,
                     parameters_id: state.parameters_id,
+                    containers: vec![],
                 })
             }
             Finding::Exited { instance, revision, code } => {
@@ -362,9 +372,9 @@ impl Runtime for ProcessRuntime {
         let probed = Probed { folder: self.shared.folder(&request.pod), main };
         let shared = self.shared.clone();
         self.shared.tasks.spawn(async move {
-            let ProbeRequest { pod, instance, kind, probe } = request;
+            let ProbeRequest { pod, instance, container, kind, probe } = request;
             let result = probe::run(&probe, &probed).await;
-            shared.tell(RuntimeEvent::Probed { pod, instance, kind, result });
+            shared.tell(RuntimeEvent::Probed { pod, instance, container, kind, result });
         });
     }
 }

@@ -200,6 +200,7 @@ mod tests {
             instance: InstanceId(1),
             revision: Revision(2),
             container,
+            containers: vec![],
             gpus: vec!["GPU-1".to_owned(), "GPU-2".to_owned()],
             gpu_memory_bytes: Some(1024),
             taken: MainShare::default(),

@@ -16,6 +16,7 @@ pub(crate) fn reported_pod(pod: &str) -> (String, Vec<u8>) {
         started_at: None,
         last_exit_code: None,
         gpus: vec![],
+        containers: vec![],
     };
     (format!("p/{pod}"), encode("pod status", &status).unwrap())
 }

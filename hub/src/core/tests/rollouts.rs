@@ -211,6 +211,7 @@ impl Fleet {
             started_at: None,
             last_exit_code: None,
             gpus: vec![],
+            containers: vec![],
         };
         let before = self.told.insert(id.clone(), told.revision);
         let had = self.had.entry(id.clone()).or_default();

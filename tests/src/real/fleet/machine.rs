@@ -85,7 +85,7 @@ impl Runtime for Machine {
     fn attach(&mut self, _: &PodId, _: InstanceId, _: Vec<VolumeContent>) {}
 
     fn probe(&mut self, request: ProbeRequest) {
-        let ProbeRequest { pod, instance, kind, .. } = request;
-        self.events.push(RuntimeEvent::Probed { pod, instance, kind, result: Ok(()) });
+        let ProbeRequest { pod, instance, container, kind, .. } = request;
+        self.events.push(RuntimeEvent::Probed { pod, instance, container, kind, result: Ok(()) });
     }
 }

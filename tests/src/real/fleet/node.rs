@@ -248,6 +248,7 @@ fn core_options(keys: Keys, clock: &SystemClock, now: Now) -> CoreOptions {
         },
         reserved: Reserved::default(),
         recorder: RECORDER,
+        several_containers: true,
         quota: OutboxQuota::default(),
     }
 }

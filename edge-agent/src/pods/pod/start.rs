@@ -1,0 +1,108 @@
+//! A start of a pod: what is asked of the runtime, what is recorded, and what follows when it has started.
+
+use super::{Containers, Live, Planned, Pod, PodAction, Probes, START_DEADLINE_MS, State};
+use crate::placement::{MainShare, Placement};
+use crate::pods::record::PodRecord;
+use crate::pods::wanted::Wanted;
+use crate::ports::{ContainerPlan, InstanceId, PullTerms, StartRequest};
+use shared::model::{MonotonicMs, UnixMs};
+use std::collections::VecDeque;
+
+impl Pod {
+    /// Begins a start. Its record comes first.
+    pub(in crate::pods) fn start(
+        &mut self,
+        instance: InstanceId,
+        placement: Placement,
+        now: MonotonicMs,
+        actions: &mut VecDeque<PodAction>,
+    ) {
+        let Some(wanted) = &self.wanted else { return };
+        let grace_seconds = wanted.grace_seconds();
+        let taken = MainShare::of(&wanted.template.resources());
+        let live = Live {
+            instance,
+            revision: wanted.revision,
+            parameters_id: wanted.parameters_id,
+            placement,
+            taken: Some(taken),
+            grace_ms: u64::from(grace_seconds) * 1000,
+            volumes_version: Some(wanted.volumes_version),
+        };
+        let mut request = self.request_of(wanted, &live);
+        self.planned = wanted.planned(&request);
+        request.containers = self.planned.iter().map(plan_of).collect();
+        self.started = Some((wanted.revision, wanted.parameters_id));
+        self.live = Some(live);
+        self.state = State::Starting {
+            deadline: now.plus_ms(START_DEADLINE_MS),
+            doing: (String::new(), String::new()),
+        };
+        actions.extend(self.record(None).map(PodAction::Record));
+        actions.push_back(PodAction::Start(request));
+    }
+
+    pub(in crate::pods) fn record(&self, completed: Option<bool>) -> Option<PodRecord> {
+        let live = self.live.as_ref()?;
+        Some(PodRecord {
+            pod: self.id.clone(),
+            revision: live.revision,
+            instance: live.instance,
+            placement: live.placement.clone(),
+            restarts: self.restarts,
+            backoff_level: self.backoff.level,
+            last_exit_code: self.last_exit_code,
+            completed,
+            taken: live.taken,
+            parameters_id: live.parameters_id,
+        })
+    }
+
+    /// What the runtime is asked for by a start with these.
+    pub(super) fn request_of(&self, wanted: &Wanted, live: &Live) -> StartRequest {
+        StartRequest {
+            pod: self.id.clone(),
+            instance: live.instance,
+            revision: wanted.revision,
+            container: wanted.container(self.id.ordinal),
+            containers: vec![],
+            gpus: live.placement.gpus.clone(),
+            gpu_memory_bytes: live.placement.gpu_memory_bytes,
+            taken: live.taken.unwrap_or_default(),
+            grace_seconds: wanted.grace_seconds(),
+            parameters_id: wanted.parameters_id,
+            volumes: wanted.volumes().to_vec(),
+            pull: PullTerms { is_metered: false, secrets: wanted.pull_secrets().to_vec() },
+        }
+    }
+
+    pub(super) fn started(
+        &mut self,
+        started_at: UnixMs,
+        since: MonotonicMs,
+        actions: &mut VecDeque<PodAction>,
+    ) {
+        if let (State::Starting { .. }, Some(wanted)) = (&self.state, &self.wanted) {
+            let planned = std::mem::take(&mut self.planned);
+            self.state = match planned.is_empty() {
+                true => {
+                    let probes = Probes::new(&wanted.container(self.id.ordinal), since);
+                    State::Running { since, started_at, probes }
+                }
+                false => {
+                    let containers = Containers::new(planned, wanted.template.spec.restart_policy);
+                    State::Several { since, started_at, containers }
+                }
+            };
+        }
+        self.renew_volumes(actions);
+        self.drive(since, actions);
+    }
+}
+
+fn plan_of((role, start): &Planned) -> ContainerPlan {
+    let container = &start.container;
+    let (name, image, pulls) =
+        (container.name.clone(), container.image.clone(), container.image_pull_policy);
+    ContainerPlan { name, role: *role, image, pulls }
+}
