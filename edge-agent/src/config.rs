@@ -3,12 +3,12 @@
 //! Every option has a default. An unknown key, a wrong type or a value out of bounds is refused with
 //! the file's name, the key and what was expected. Secrets are files of their own.
 
-use crate::core::{RecorderOptions, Reserved};
+use crate::core::{RecorderOptions, RemotePolicy, Reserved};
 use crate::heat::GpuLimits;
 use crate::pressure::EvictionLimits;
 use crate::runtime::cri::{DEFAULT_CGROUP_PARENT, DEFAULT_SOCKET};
 use serde::Deserialize;
-use shared::model::{CpuQuantity, MemoryQuantity};
+use shared::model::{CpuQuantity, MemoryQuantity, RemoteAccess};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -49,12 +49,27 @@ pub struct Config {
     pub simulate_gpus: Option<String>,
     /// NVIDIA's library `libnvidia-ml.so.1`, where it is not where drivers install it.
     pub nvml_library: Option<PathBuf>,
+    /// What others may do from afar.
+    pub remote_access: RemoteAccessConfig,
     /// What GPUs may not exceed.
     pub gpu_limits: GpuLimitsConfig,
     /// When pods leave since the node runs out of something.
     pub eviction: EvictionConfig,
     /// `text` or `json`.
     pub log_format: LogFormat,
+    /// The file itself, where there is one.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
+}
+
+/// What others may do from afar, through the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoteAccessConfig {
+    /// Whether they may read logs of pods.
+    pub logs: bool,
+    /// Whether they may run commands in pods.
+    pub exec: bool,
 }
 
 /// What GPUs may not exceed: over it the pods of the lowest priority rest.
@@ -183,10 +198,20 @@ impl Default for Config {
             images: ImagesConfig::default(),
             simulate_gpus: None,
             nvml_library: None,
+            remote_access: RemoteAccessConfig::default(),
             gpu_limits: GpuLimitsConfig::default(),
             eviction: EvictionConfig::default(),
             log_format: LogFormat::default(),
+            file: None,
         }
+    }
+}
+
+impl Default for RemoteAccessConfig {
+    /// Logs may be read, commands may not be run.
+    fn default() -> Self {
+        let RemoteAccess { logs, exec } = RemotePolicy::default().access;
+        Self { logs, exec }
     }
 }
 
@@ -266,11 +291,12 @@ impl Config {
         let Some(path) = path else { return Ok(Self::default()) };
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        let mut config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
         config.check(path)?;
+        config.file = Some(path.to_owned());
         Ok(config)
     }
 
@@ -337,6 +363,13 @@ impl Config {
     #[must_use]
     pub fn eviction_limits(&self) -> EvictionLimits {
         EvictionLimits { memory_available_bytes: self.eviction.memory_available.bytes }
+    }
+
+    /// What others may do from afar.
+    #[must_use]
+    pub fn remote_policy(&self) -> RemotePolicy {
+        let RemoteAccessConfig { logs, exec } = self.remote_access;
+        RemotePolicy { access: RemoteAccess { logs, exec }, file: self.file.clone() }
     }
 
     /// How often is sampled, and how many samples make a batch.
@@ -455,6 +488,17 @@ mod tests {
     }
 
     #[test]
+    fn logs_may_be_read_and_commands_not_be_run_unless_the_file_says_so_which_is_then_known() {
+        assert!(refusal("[remote_access]\nshell = true").contains("shell"));
+        let RemoteAccess { logs, exec } = Config::default().remote_policy().access;
+        assert!(logs && !exec);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(Config::load(Some(&path)).unwrap().remote_policy().file, Some(path));
+    }
+
+    #[test]
     fn limits_that_no_gpu_can_keep_are_refused() {
         let words = refusal("[gpu_limits]\ncelsius = 20");
         assert!(words.contains("gpu_limits.celsius") && words.contains("30 to 120"), "{words}");
@@ -468,9 +512,11 @@ mod tests {
             nvml_library = \"/lib/libnvidia-ml.so.1\"\nruntime = \"cri\"\nlog_format = \"json\"\n[reserved]\ncpu = \"1\"\nmemory = \"1Gi\"\n[telemetry]\n\
             sample_interval_ms = 1000\nsamples_per_batch = 10\n[pod_logs]\nmax_size = \"1Mi\"\nmax_files = 2\n\
             [cri]\nsocket = \"/run/k3s/containerd/containerd.sock\"\ncgroup_parent = \"pods.slice\"\ncdi = true\n\
-            gpu_runtime_handler = \"nvidia\"";
+            gpu_runtime_handler = \"nvidia\"\n[remote_access]\nlogs = false\nexec = true";
         let config: Config = toml::from_str(text).unwrap();
         assert_eq!(config.reserved().cpu_millicores, 1000);
+        let RemoteAccess { logs, exec } = config.remote_policy().access;
+        assert!(!logs && exec);
         assert_eq!(config.places().store, PathBuf::from("/s/store"));
     }
 }

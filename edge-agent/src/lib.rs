@@ -4,6 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`core`] | events and the present moment in, effects in order out (pure) |
+//! | [`audit`] | who read logs and ran commands (pure) |
 //! | [`placement`] | which pod gets which GPUs, CPU and memory, and why not (pure) |
 //! | [`pods`] | the life of pods: starts, probes, backoff, stops (pure) |
 //! | [`ports`] | the traits by which the shell reaches runtime and GPUs |
@@ -17,6 +18,7 @@
 //! | [`models`] | the models on this node, by their content |
 //! | [`scaling`] | how many pods a workload has, by what they have to do (pure) |
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod core;

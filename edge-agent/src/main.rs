@@ -16,9 +16,6 @@ fn main() -> ExitCode {
     shared::io::tls::install_crypto_provider();
     match Cli::parse().carry_out() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            edge_agent::cli::complain(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => ExitCode::from(edge_agent::cli::complain(&error)),
     }
 }

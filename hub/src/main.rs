@@ -17,9 +17,6 @@ fn main() -> ExitCode {
     };
     match carried_out {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            hub::cli::complain(&arguments, &error);
-            ExitCode::FAILURE
-        }
+        Err(error) => ExitCode::from(hub::cli::complain(&arguments, &error)),
     }
 }

@@ -49,6 +49,27 @@ pub const RESULT_ROUTES_MAX: usize = 64;
 /// One response to a call: the tail of a log, as much as fits one MQTT payload.
 pub const CALL_BODY_BYTES_MAX: usize = 12 * 1024;
 
+/// Text of one page of a log: an alarm waits for at most one (a second at 64 kbit/s).
+pub const LOG_PAGE_BYTES_MAX: u32 = 8 * 1024;
+
+/// Lines of a log that are asked for at once, over all pages.
+pub const LOG_LINES_MAX: u32 = 10_000;
+
+/// For how long a node may keep the question for a page until there is more of the log.
+pub const LOG_WAIT_MS_MAX: u32 = 60_000;
+
+/// Who asks a node for a log or to run a command, in words.
+pub const CALLER_BYTES_MAX: usize = 128;
+
+/// All words of a command that a node is asked to run: each one is recorded.
+pub const EXEC_COMMAND_BYTES_MAX: usize = 2 * 1024;
+
+/// What one command's outputs may have together; with what stands around them it fits an answer.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 11 * 1024;
+
+/// A command that is asked for from afar is to look at something, not to do the pod's work.
+pub const EXEC_TIMEOUT_MS_MAX: u32 = 600_000;
+
 /// Pods of one workload on one node.
 pub const REPLICAS_PER_NODE_MAX: u32 = 256;
 

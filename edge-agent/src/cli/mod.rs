@@ -2,6 +2,7 @@
 
 mod enroll;
 mod models;
+mod pods;
 mod query;
 mod table;
 
@@ -9,8 +10,10 @@ use crate::config::{Config, LogFormat};
 use crate::shell;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use shared::io::remote::{EndedWith, ExecBody, LogOrder, parse_time};
 use shared::model::{ModelDigest, NodeId, PodId};
 use std::path::PathBuf;
+use std::time::Duration;
 use tracing::warn;
 
 /// Keeps inference pods running on this node, with or without a network.
@@ -44,6 +47,10 @@ enum Command {
     Status(StatusArguments),
     /// Show the last lines of a pod's log
     Logs(LogsArguments),
+    /// Run a command in a pod: without a terminal and without input
+    Exec(ExecArguments),
+    /// Show who read logs and ran commands, the oldest first
+    Audit(StatusArguments),
     /// Put models on this node, list them, or remove them
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -98,12 +105,64 @@ struct StatusArguments {
 struct LogsArguments {
     /// The pod, as in `default/ocr-0`
     pod: PodId,
-    /// Which of its containers, where it has several; the first that is no init container if none is named
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+#[derive(Debug, Args)]
+struct ExecArguments {
+    /// The pod, as in `default/ocr-0`
+    pod: PodId,
+    #[command(flatten)]
+    exec: ExecOptions,
+}
+
+/// What of a log is shown.
+#[derive(Debug, Args)]
+struct LogOptions {
+    /// How many lines; 100 unless `--since` is given
+    #[arg(long, alias = "lines")]
+    tail: Option<u32>,
+    /// None that is older, as in `10m`
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    since: Option<Duration>,
+    /// Go on with what is printed from now on
     #[arg(long, short)]
-    container: Option<NodeId>,
-    /// How many lines
-    #[arg(long, default_value_t = 100)]
-    lines: u32,
+    follow: bool,
+    /// For how long to follow
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_time)]
+    timeout: Duration,
+    /// The container
+    #[arg(long, short, value_name = "NAME")]
+    container: Option<String>,
+}
+
+impl LogOptions {
+    fn order(self) -> LogOrder {
+        let Self { tail, since, follow, timeout, container } = self;
+        LogOrder { tail, since, follow: follow.then_some(timeout), container }
+    }
+}
+
+/// What is run.
+#[derive(Debug, Args)]
+struct ExecOptions {
+    /// When it is killed, as in `90s`; at most 10m
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = parse_time)]
+    timeout: Duration,
+    /// The container
+    #[arg(long, short, value_name = "NAME")]
+    container: Option<String>,
+    /// The program and its arguments, after `--`
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+impl ExecOptions {
+    fn body(self) -> ExecBody {
+        let timeout_ms = u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX);
+        ExecBody { command: self.command, timeout_ms, container: self.container }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -149,9 +208,9 @@ impl Cli {
             },
             Command::Run(arguments) => run(config, arguments),
             Command::Status(arguments) => query::status(&config, arguments.output == Output::Json),
-            Command::Logs(LogsArguments { pod, container, lines }) => {
-                query::logs(&config, &pod, container.as_ref(), lines)
-            }
+            Command::Logs(arguments) => pods::logs(&config, &arguments.pod, &arguments.log.order()),
+            Command::Exec(arguments) => pods::exec(&config, &arguments.pod, &arguments.exec.body()),
+            Command::Audit(arguments) => pods::audit(&config, arguments.output == Output::Json),
             Command::Models(ModelsCommand::Import { file, digest }) => {
                 models::import(&config, &file, digest)
             }
@@ -163,10 +222,16 @@ impl Cli {
     }
 }
 
-/// Says on standard error why a command failed, with all causes.
+/// Says on standard error why a command failed, with all causes; the exit status. That of a command in a pod is its
+/// own, and says enough.
 #[allow(clippy::print_stderr)]
-pub fn complain(error: &anyhow::Error) {
+#[must_use]
+pub fn complain(error: &anyhow::Error) -> u8 {
+    if let Some(EndedWith(status)) = error.downcast_ref() {
+        return *status;
+    }
     eprintln!("edge-agent: {error:#}");
+    1
 }
 
 /// The agent's own log goes to standard error, where the service manager takes it.

@@ -4,10 +4,12 @@ use super::table;
 use crate::config::Config;
 use crate::core::AgentStatus;
 use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::Request;
 use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap};
+use hyper::http::request::Builder;
 use hyper_util::rt::TokioIo;
-use shared::model::{NodeId, PodId};
 use shared::ports::Tree;
 use std::io::Write as _;
 use std::path::Path;
@@ -18,27 +20,16 @@ use tokio::net::UnixStream;
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// The agent answers at once, or it is stuck.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn status(config: &Config, json: bool) -> anyhow::Result<()> {
-    let answer = ask(&config.places().admin_socket, "/v1/status")?;
+    let answer = get(&config.places().admin_socket, "/v1/status", ANSWER_TIMEOUT)?;
+    let answer = answer.body;
     let status: AgentStatus =
         serde_json::from_slice(&answer).context("the agent answered something else")?;
     let text =
         if json { serde_json::to_string_pretty(&status)? + "\n" } else { table::status(&status) };
     print(text.as_bytes())
-}
-
-pub(super) fn logs(
-    config: &Config,
-    pod: &PodId,
-    container: Option<&NodeId>,
-    lines: u32,
-) -> anyhow::Result<()> {
-    let namespace = pod.workload.namespace();
-    let of = container.map(|name| format!("&container={name}")).unwrap_or_default();
-    let path = format!("/v1/pods/{namespace}/{}/log?lines={lines}{of}", pod.name());
-    print(&ask(&config.places().admin_socket, &path)?)
 }
 
 pub(super) fn version() -> anyhow::Result<()> {
@@ -71,32 +62,56 @@ pub(super) fn verify_store(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the agent answered.
+pub(super) struct Answer {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+/// Asks the running agent.
+pub(super) fn get(socket: &Path, path: &str, within: Duration) -> anyhow::Result<Answer> {
+    ask(socket, Request::get(path), Vec::new(), within)
+}
+
+/// Tells it something, as JSON.
+pub(super) fn post(
+    socket: &Path,
+    path: &str,
+    body: Vec<u8>,
+    within: Duration,
+) -> anyhow::Result<Answer> {
+    ask(socket, Request::post(path).header(CONTENT_TYPE, "application/json"), body, within)
+}
+
 #[tokio::main(flavor = "current_thread")]
-async fn ask(socket: &Path, path: &str) -> anyhow::Result<Vec<u8>> {
-    tokio::time::timeout(ANSWER_TIMEOUT, request(socket, path))
+async fn ask(
+    socket: &Path,
+    request: Builder,
+    body: Vec<u8>,
+    within: Duration,
+) -> anyhow::Result<Answer> {
+    let request = request.header(HOST, "agent").body(Full::new(Bytes::from(body)))?;
+    tokio::time::timeout(within, exchange(socket, request))
         .await
         .context("the agent does not answer")?
 }
 
-async fn request(socket: &Path, path: &str) -> anyhow::Result<Vec<u8>> {
+async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
         format!("no agent runs with this state folder: could not connect to {}", socket.display())
     })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = hyper::Request::get(path)
-        .header(hyper::header::HOST, "agent")
-        .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|error| anyhow::anyhow!("could not read the answer: {error}"))?;
     drop(sender);
     connection.abort();
-    let bytes = body.to_bytes().to_vec();
-    if !status.is_success() {
-        bail!("{}", String::from_utf8_lossy(&bytes).trim());
+    let body = body.to_bytes().to_vec();
+    if !head.status.is_success() {
+        bail!("{}", String::from_utf8_lossy(&body).trim());
     }
-    Ok(bytes)
+    Ok(Answer { headers: head.headers, body })
 }

@@ -80,7 +80,7 @@ impl AgentCore {
             }
             Message::LogHold(hold) => self.outbox.handle_hold(hold, now.monotonic),
             Message::LogAck(ack) => self.handle_log_ack(ack, now.monotonic),
-            Message::CallRequest(request) => self.effects.push_back(Effect::AnswerCall(request)),
+            Message::CallRequest(request) => self.handle_call_request(request, now),
             other => {
                 self.refused_payloads += 1;
                 debug!(node = %self.node, message = ?other, "the hub sent what an agent sends");

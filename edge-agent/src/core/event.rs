@@ -10,7 +10,7 @@ use shared::model::{BootClock, GpuInventory, PodId, UnixMs};
 use shared::ports::WriteBatch;
 use shared::sync::LogRead;
 use shared::telemetry::Sample;
-use shared::wire::{CallRequest, CallResponse, SequenceNumber, Version};
+use shared::wire::{CallMethod, CallOutcome, CallRequest, CallResponse, SequenceNumber, Version};
 
 /// Something that happened outside the core.
 #[derive(Debug, Clone)]
@@ -40,6 +40,13 @@ pub enum Event {
     },
     /// Answers [`Effect::AnswerCall`].
     CallAnswered(CallResponse),
+    /// Somebody on this machine asks; ends as [`Effect::EndLocalCall`].
+    LocalCall {
+        /// The caller's number.
+        ticket: u64,
+        /// What is asked.
+        method: CallMethod,
+    },
     /// Pods handed in results; each post is answered by [`Effect::AnswerPost`].
     Posted {
         /// What they handed in, in the order of its arrival.
@@ -120,8 +127,15 @@ pub enum Effect {
     },
     /// Read records of the outbox; answered by `RecordsRead`.
     ReadRecords(LogRead),
-    /// Answer a call of the hub; answered by `CallAnswered`, at some time.
+    /// Answer a call; answered by `CallAnswered`, at some time. The number is the core's own.
     AnswerCall(CallRequest),
+    /// A call of somebody on this machine came to its end.
+    EndLocalCall {
+        /// The caller's number.
+        ticket: u64,
+        /// What came of it.
+        outcome: CallOutcome,
+    },
     /// Take a sample; answered by `Sampled`.
     Sample,
     /// Begin to read the metrics of these pods, for the next sample.

@@ -12,6 +12,7 @@
 //! | which GPUs there were, and what became of them | `gpu_health.rs` |
 //! | samples to batches to the outbox | `recorder.rs` |
 //! | what the link may carry, and how much telemetry that is | `link_budget.rs`, `ladder.rs` |
+//! | calls: allowed, recorded, answered | `calls.rs` |
 //! | clocks of this boot and earlier ones | `clocks.rs` |
 //! | what pods say of themselves in samples | `series.rs` |
 //! | how many pods a workload has, by what they have to do | `scaling.rs` |
@@ -26,6 +27,7 @@
 //! no log is read or sent.
 
 mod attempts;
+mod calls;
 mod clocks;
 mod downlink;
 mod event;
@@ -46,6 +48,7 @@ mod storage;
 mod tests;
 mod uplink;
 
+pub use calls::RemotePolicy;
 pub use event::{Effect, Event};
 pub use recorder::RecorderOptions;
 pub use restore::{Capacity, CoreOptions, Reserved, Restored, StoredState, read_stored_state};
@@ -57,6 +60,7 @@ use crate::pods::Pods;
 use crate::pressure::Pressure;
 use crate::scaling::Scaling;
 use attempts::Attempts;
+use calls::Calls;
 use clocks::Clocks;
 use gpu_health::KnownGpus;
 use link_budget::DesiredPace;
@@ -114,6 +118,7 @@ pub struct AgentCore {
     storage: Storage,
     budget: Budget,
     attempts: Attempts,
+    calls: Calls,
     clocks: Clocks,
     /// A handshake or a greeting is due and can't be afforded yet.
     session_waits: bool,
@@ -154,7 +159,8 @@ impl AgentCore {
             }
             Event::Posted { posts, clock } => self.handle_posts(posts, clock, now),
             Event::RecordsRead { read, records } => self.handle_records(&read, records, now),
-            Event::CallAnswered(response) => self.answer(Message::CallResponse(response)),
+            Event::CallAnswered(response) => self.handle_call_answered(response, now),
+            Event::LocalCall { ticket, method } => self.handle_local_call(ticket, method, now),
             Event::Persisted => self.handle_persisted(now),
             Event::PersistFailed { batch, error } => self.handle_persist_failed(batch, error, now),
             Event::WireBytes(total) => self.budget.handle_wire(total, now.monotonic),
@@ -198,6 +204,7 @@ impl AgentCore {
             Some(self.recorder.poll_timeout()),
             self.storage.retry_at(),
             self.results_due(),
+            self.calls.poll_timeout(),
         ];
         timers.into_iter().flatten().min()
     }
@@ -224,6 +231,7 @@ impl AgentCore {
         self.outbox.pause();
         self.end_pace();
         self.answers.clear();
+        self.calls.handle_link_down();
     }
 
     fn handle_inventory(&mut self, gpus: GpuInventory, now: Now) {

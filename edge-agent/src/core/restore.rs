@@ -1,6 +1,7 @@
 //! What the core is at boot, from the local store alone.
 
 use super::attempts::Attempts;
+use super::calls::Calls;
 use super::clocks::Clocks;
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
 use super::gpu_health::KnownGpus;
@@ -9,6 +10,7 @@ use super::results::Results;
 use super::storage::Storage;
 use super::uplink::empty_report;
 use super::{AgentCore, Effect};
+use crate::audit;
 use crate::heat::Heat;
 use crate::models::NodeModels;
 use crate::pods::{PodRecord, Pods};
@@ -199,6 +201,7 @@ impl AgentCore {
             clocks,
             budget: Budget::restore(budget.as_ref(), now),
             attempts: Attempts::default(),
+            calls: Calls::new(audit::newest(&restored.stored.meta)),
             session_waits: false,
             budget_exhausted: false,
             disk_pressure: false,

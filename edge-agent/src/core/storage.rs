@@ -24,6 +24,8 @@ pub(super) enum After {
     Recover,
     /// These posts are answered: what they held is durable.
     AnswerPosts(Vec<(u64, PostOutcome)>),
+    /// This call is handed out: its record is durable.
+    HandOut(u64),
 }
 
 /// Batches that wait for their answer, and the batch that failed.
@@ -103,6 +105,7 @@ impl AgentCore {
                 self.record_event("node", "StoreWritable", "the store can be written again", now);
             }
             Some(After::AnswerPosts(posts)) => self.answer_posts(posts),
+            Some(After::HandOut(id)) => self.hand_out(id),
             Some(After::Nothing) | None => {}
         }
     }
@@ -133,9 +136,10 @@ impl AgentCore {
         if !matches!(after, Some(After::Accept(_))) {
             failed.add_older(batch);
         }
+        self.go_on_unrecorded(after.as_ref(), now);
         self.recorder.begin_runs();
         if first {
-            self.drop_unsafe_effects();
+            self.drop_unsafe_effects(now);
             self.pods.hold(true);
             self.schedule_report(now.monotonic);
         }
@@ -143,7 +147,7 @@ impl AgentCore {
 
     /// What was to follow a write that failed: sends are lost packets, later batches join it, and the
     /// runtime keeps the ends of pods that are not recorded. An accepted version is durable already.
-    fn drop_unsafe_effects(&mut self) {
+    fn drop_unsafe_effects(&mut self, now: Now) {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Send(_) | Effect::Forget { keep_logs: true, .. } => {}
@@ -156,9 +160,18 @@ impl AgentCore {
                     }
                     let error = self.storage.error().unwrap_or_default().to_owned();
                     self.refuse_posts(after.as_ref(), &error);
+                    self.go_on_unrecorded(after.as_ref(), now);
                 }
                 other => self.effects.push_back(other),
             }
+        }
+    }
+
+    /// A call's record is not durable.
+    fn go_on_unrecorded(&mut self, after: Option<&After>, now: Now) {
+        if let Some(After::HandOut(id)) = after {
+            let error = self.storage.error().unwrap_or_default().to_owned();
+            self.begin_unrecorded(*id, &error, now);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod budget;
+mod calls;
 mod greetings;
 mod heat;
 mod pressure;
@@ -26,8 +27,8 @@ use shared::telemetry::{Sample, Series};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::SigningKey;
 use shared::wire::{
-    CallMethod, CallOutcome, CallRequest, CallResponse, HelloReply, MapAck, MapChunk, MapHeader,
-    MapName, MapPosition, Message, RefusalReason, Resume, Version, desired_header_context, encode,
+    HelloReply, MapAck, MapChunk, MapHeader, MapName, MapPosition, Message, RefusalReason, Resume,
+    Version, desired_header_context, encode,
 };
 use std::collections::BTreeMap;
 
@@ -404,19 +405,6 @@ fn samples_become_a_record_that_is_read_from_the_store_and_sent() {
     bench.tell(Event::RecordsRead { read, records: Ok(vec![(read.first, vec![1, 2, 3])]) });
     let sent = bench.received.iter().any(|message| matches!(message, Message::LogBatch(_)));
     assert!(sent, "{:?}", bench.received);
-}
-
-#[test]
-fn a_call_is_handed_out_and_its_answer_is_sent() {
-    let mut bench = Bench::new();
-    bench.join();
-    let method = CallMethod::TailLog { pod: "default/ocr-0".parse().unwrap(), lines: 3 };
-    let request = CallRequest { id: 5, timeout_ms: 1000, method };
-    bench.hub_sends(&Message::CallRequest(request.clone()));
-    assert!(bench.others.contains(&Effect::AnswerCall(request)));
-    let response = CallResponse { id: 5, outcome: CallOutcome::done(vec![1]) };
-    bench.tell(Event::CallAnswered(response.clone()));
-    assert!(bench.received.contains(&Message::CallResponse(response)));
 }
 
 #[test]

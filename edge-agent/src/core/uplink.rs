@@ -90,6 +90,7 @@ impl AgentCore {
                 cpu_millicores: self.reserved.cpu_millicores,
                 memory_bytes: self.reserved.memory_bytes,
             },
+            remote_access: Some(self.remote_access()),
         }
     }
 
@@ -203,6 +204,7 @@ impl AgentCore {
         }
         self.ask_for_desired(now)?;
         self.transmit_reported(now)?;
+        self.transmit_answers(now)?;
         self.read_outbox(at);
         if self.reported.attempts().max(self.outbox.attempts()) >= SUSPICIOUS_ATTEMPTS {
             self.ask_for_session();

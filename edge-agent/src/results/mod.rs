@@ -29,6 +29,7 @@ pub use door::{Door, Doors, Membership};
 pub use request::{NewResult, Refusal, Request, parse};
 pub use server::serve_loopback;
 pub use thinning::{Offer, Thinner, TopicKey};
+pub(crate) use time::parse_rfc3339;
 pub use token::TokenKey;
 
 use shared::model::PodId;

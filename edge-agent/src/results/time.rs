@@ -5,7 +5,7 @@ use shared::model::UnixMs;
 
 /// The moment that `text` names, as in `2026-11-24T18:40:10.250Z`; digits beyond the millisecond are
 /// left out. `None` when it is not such a time.
-pub(super) fn parse_rfc3339(text: &str) -> Option<UnixMs> {
+pub(crate) fn parse_rfc3339(text: &str) -> Option<UnixMs> {
     let (date, time) = (text.get(..10)?, text.get(11..)?);
     if !matches!(text.as_bytes().get(10)?, b'T' | b't' | b' ') {
         return None;

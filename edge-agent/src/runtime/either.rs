@@ -1,5 +1,6 @@
 //! The runtime that the configuration names.
 
+use super::ExecOrder;
 use super::cri::CriRuntime;
 use super::process::ProcessRuntime;
 use crate::gpu::GpuProcess;
@@ -9,7 +10,10 @@ use crate::ports::{
 };
 use shared::model::PodId;
 use shared::telemetry::Series;
+use shared::wire::ExecResult;
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 
 /// Pods as processes or as containers.
 #[derive(Debug)]
@@ -19,6 +23,9 @@ pub enum AnyRuntime {
     /// As containers.
     Cri(CriRuntime),
 }
+
+/// A command that runs: what becomes of it, or a sentence that says why it did not run.
+pub type Running = Pin<Box<dyn Future<Output = Result<ExecResult, String>> + Send>>;
 
 impl AnyRuntime {
     /// CPU time and memory of every pod that runs.
@@ -36,6 +43,14 @@ impl AnyRuntime {
         match self {
             Self::Process(runtime) => runtime.gpu_memory(processes),
             Self::Cri(runtime) => runtime.gpu_memory(processes),
+        }
+    }
+
+    /// Runs a command in a pod, which is killed at its deadline.
+    pub fn exec(&self, order: ExecOrder) -> Running {
+        match self {
+            Self::Process(runtime) => Box::pin(runtime.exec(order)),
+            Self::Cri(runtime) => Box::pin(runtime.exec(order)),
         }
     }
 

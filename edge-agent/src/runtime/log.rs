@@ -1,7 +1,12 @@
-//! What a pod prints: rotated files, and reading their end.
+//! What a pod prints: rotated files, and reading their end. Pages are in `page`, times in `times`.
 //!
 //! `0.log` is being written; `1.log` is the one before, and so on. No file grows beyond its limit. A
 //! disk that takes nothing loses lines, counted, and never holds up the pod.
+
+mod page;
+mod times;
+
+pub use page::read_page;
 
 use super::cri::log as container_log;
 use super::folder::PodFolder;
@@ -10,6 +15,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use times::Times;
 
 /// The smallest limit of a file that makes sense; less would rotate with every line.
 const FILE_BYTES_MIN: u64 = 4 * 1024;
@@ -25,6 +31,7 @@ pub(super) struct RotatingLog {
     files_max: u32,
     current: Option<File>,
     current_bytes: u64,
+    times: Times,
     lost_bytes: u64,
 }
 
@@ -37,6 +44,7 @@ impl RotatingLog {
             files_max: files_max.clamp(1, FILES_MAX),
             current: None,
             current_bytes: 0,
+            times: Times::default(),
             lost_bytes: 0,
         }
     }
@@ -85,7 +93,10 @@ impl RotatingLog {
             None => fitting,
         };
         let written = match &mut self.current {
-            Some(file) if !part.is_empty() => file.write(part)?,
+            Some(file) if !part.is_empty() => {
+                self.times.note(&self.folder, self.current_bytes);
+                file.write(part)?
+            }
             _ => 0,
         };
         self.current_bytes += u64::try_from(written).unwrap_or(0);
@@ -114,6 +125,7 @@ impl RotatingLog {
         self.current = None;
         for number in (0..self.files_max).rev() {
             let from = path(&self.folder, number);
+            times::rename(&self.folder, number, number + 1 == self.files_max);
             let moved = if number + 1 == self.files_max {
                 fs::remove_file(&from)
             } else {
@@ -125,6 +137,7 @@ impl RotatingLog {
             }
         }
         self.current_bytes = 0;
+        self.times.begin_file();
         Ok(())
     }
 }
@@ -275,7 +288,9 @@ mod tests {
         }
         let folder = PodFolder::of(temporary.path(), &pod()).log();
         let files: Vec<_> = fs::read_dir(&folder).unwrap().map(Result::unwrap).collect();
-        assert_eq!(files.len(), 3);
+        let is_log = |file: &fs::DirEntry| file.file_name().to_string_lossy().ends_with(".log");
+        let (files, times): (Vec<_>, Vec<_>) = files.into_iter().partition(is_log);
+        assert_eq!((files.len(), times.len()), (3, 3));
         for file in files {
             let text = fs::read(file.path()).unwrap();
             assert!(text.len() <= 5000 && text.ends_with(b"\n") && text.starts_with(b"line "));

@@ -8,11 +8,13 @@
 //! | `folder` | the folder of one pod |
 //! | `volumes`, `secrets` | the files that a pod has of ConfigMaps, Secrets and models |
 //! | `log` | rotated logs and their tail |
+//! | `exec` | a command in a pod, and what is kept of its output |
 //! | `probe` | checks by HTTP and TCP |
 //! | `layers` | errors that say what was attempted |
 
 pub mod cri;
 mod either;
+mod exec;
 mod folder;
 mod layers;
 mod log;
@@ -21,8 +23,9 @@ pub mod process;
 mod secrets;
 mod volumes;
 
-pub use either::AnyRuntime;
-pub use log::tail_log;
+pub use either::{AnyRuntime, Running};
+pub use exec::ExecOrder;
+pub use log::{read_page, tail_log};
 pub use secrets::Secrets;
 
 use serde::{Deserialize, Serialize};

@@ -1,44 +1,47 @@
-//! Health and metrics on loopback, status and logs on a socket that only the owner can open.
+//! Health and metrics on loopback; status, logs and commands on a socket that only the owner can open.
 //!
 //! Answers come from the core between two events; nothing here changes it.
 
+use crate::audit::AuditRecord;
 use crate::config::Config;
 use crate::core::AgentStatus;
 use crate::owner_socket::bind_for_owner;
-use axum::Router;
+use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Path, Query as UrlQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde::Deserialize;
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
+use shared::io::remote::{CURSOR_HEADER, ExecAnswer, ExecBody, LogQuery, MARKS_HEADER, PageMarks};
 use shared::model::{GpuSource, PodId, PodPhase};
+use shared::wire::{CallMethod, CallOutcome, ExecResult, LogPage, decode};
 use std::fmt::Write as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 /// Questions that wait for the core. A person asks a few; more are refused.
 const QUERIES_MAX: usize = 16;
 
-/// Lines of a log that are given at once.
-const LOG_LINES_MAX: u32 = 10_000;
+/// Text of one page of a log for a command on this machine.
+const LOCAL_PAGE_BYTES_MAX: u32 = 1 << 20;
 
 /// A question to the running agent.
 #[derive(Debug)]
 pub enum Query {
     /// The present status.
     Status(oneshot::Sender<AgentStatus>),
-    /// The last lines of a pod's log.
-    TailLog {
-        /// Which pod.
-        pod: PodId,
-        /// Which of its several containers, where it is not the first.
-        container: Option<String>,
-        /// How many lines at most.
-        lines: u32,
-        /// The text, or a sentence that says why there is none.
-        reply: oneshot::Sender<Result<Vec<u8>, String>>,
+    /// A call of somebody on this machine.
+    Call {
+        /// What is asked.
+        method: CallMethod,
+        /// What came of it.
+        reply: oneshot::Sender<CallOutcome>,
     },
+    /// Who read logs and ran commands, the oldest first.
+    Audit(oneshot::Sender<Result<Vec<AuditRecord>, String>>),
 }
 
 /// Serves health and metrics on loopback, status and logs on the admin socket. A port or a socket
@@ -57,7 +60,8 @@ pub(super) async fn serve(config: &Config) -> mpsc::Receiver<Query> {
     let socket = config.places().admin_socket;
     match bind_for_owner(&socket) {
         Ok(listener) => {
-            drop(tokio::spawn(axum::serve(listener, private_router(sender)).into_future()));
+            let router = private_router(sender).into_make_service_with_connect_info::<Peer>();
+            drop(tokio::spawn(axum::serve(listener, router).into_future()));
         }
         Err(error) => {
             let socket = socket.display();
@@ -76,7 +80,9 @@ fn public_router(queries: mpsc::Sender<Query>) -> Router {
 fn private_router(queries: mpsc::Sender<Query>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/pods/{namespace}/{name}/log", get(tail_log))
+        .route("/v1/pods/{namespace}/{name}/log", get(read_log))
+        .route("/v1/pods/{namespace}/{name}/exec", post(exec))
+        .route("/v1/audit", get(audit))
         .with_state(queries)
 }
 
@@ -97,41 +103,111 @@ async fn health(State(queries): State<mpsc::Sender<Query>>) -> Response {
 
 async fn status(State(queries): State<mpsc::Sender<Query>>) -> Response {
     match ask(&queries).await {
-        Some(status) => axum::Json(status).into_response(),
+        Some(status) => Json(status).into_response(),
         None => STOPPING.into_response(),
     }
 }
 
-#[derive(Deserialize)]
-struct Tail {
-    #[serde(default)]
-    container: Option<String>,
-    #[serde(default = "default_lines")]
-    lines: u32,
+/// One connection: who is at its other end.
+#[derive(Debug, Clone, Copy)]
+struct Peer(Option<u32>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok().map(|peer| peer.uid()))
+    }
 }
 
-fn default_lines() -> u32 {
-    100
+impl Peer {
+    fn in_words(self) -> String {
+        match self.0 {
+            Some(user) => format!("user {user} on the node"),
+            None => "somebody on the node".to_owned(),
+        }
+    }
 }
 
-async fn tail_log(
+fn bad(sentence: String) -> Response {
+    (StatusCode::BAD_REQUEST, sentence + "\n").into_response()
+}
+
+/// What came of a call, or a response that says why there is nothing.
+async fn call<T: DeserializeOwned>(
+    queries: &mpsc::Sender<Query>,
+    method: CallMethod,
+) -> Result<T, Response> {
+    let (reply, answer) = oneshot::channel();
+    let stopping = || STOPPING.into_response();
+    queries.send(Query::Call { method, reply }).await.map_err(|_| stopping())?;
+    let failed = |message| (StatusCode::NOT_FOUND, format!("{message}\n")).into_response();
+    match answer.await.map_err(|_| stopping())? {
+        CallOutcome::Done { body } => {
+            decode("answer", &body, body.len()).map_err(|error| failed(error.to_string()))
+        }
+        CallOutcome::Failed { message } => Err(failed(message)),
+    }
+}
+
+async fn read_log(
     State(queries): State<mpsc::Sender<Query>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     Path((namespace, name)): Path<(String, String)>,
-    UrlQuery(tail): UrlQuery<Tail>,
+    UrlQuery(query): UrlQuery<LogQuery>,
 ) -> Response {
     let pod = match format!("{namespace}/{name}").parse::<PodId>() {
         Ok(pod) => pod,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+        Err(error) => return bad(error.to_string()),
     };
+    let method = match query.call(pod.clone(), peer.in_words(), LOCAL_PAGE_BYTES_MAX) {
+        Ok(method) => method,
+        Err(problem) => return bad(problem),
+    };
+    let page = match call::<LogPage>(&queries, method).await {
+        Ok(page) => page,
+        Err(response) => return response,
+    };
+    let status = ask(&queries).await;
+    let is_over = status.is_some_and(|status| has_ended(&status, &pod));
+    let marks = PageMarks { is_over, ..PageMarks::from(&page) };
+    let headers = [(CURSOR_HEADER, page.next.to_string()), (MARKS_HEADER, marks.to_text())];
+    (headers, page.text.into_vec()).into_response()
+}
+
+fn has_ended(status: &AgentStatus, pod: &PodId) -> bool {
+    let found = status.pods.iter().find(|status| status.pod == *pod);
+    found.is_some_and(|pod| matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed))
+}
+
+async fn exec(
+    State(queries): State<mpsc::Sender<Query>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((namespace, name)): Path<(String, String)>,
+    Json(body): Json<ExecBody>,
+) -> Response {
+    let pod = match format!("{namespace}/{name}").parse::<PodId>() {
+        Ok(pod) => pod,
+        Err(error) => return bad(error.to_string()),
+    };
+    let method = match body.call(pod, peer.in_words()) {
+        Ok(method) => method,
+        Err(problem) => return bad(problem),
+    };
+    match call::<ExecResult>(&queries, method).await {
+        Ok(result) => Json(ExecAnswer::from(result)).into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn audit(State(queries): State<mpsc::Sender<Query>>) -> Response {
     let (reply, answer) = oneshot::channel();
-    let Tail { container, lines } = tail;
-    let query = Query::TailLog { pod, container, lines: lines.min(LOG_LINES_MAX), reply };
-    if queries.send(query).await.is_err() {
+    if queries.send(Query::Audit(reply)).await.is_err() {
         return STOPPING.into_response();
     }
     match answer.await {
-        Ok(Ok(text)) => text.into_response(),
-        Ok(Err(problem)) => (StatusCode::NOT_FOUND, format!("{problem}\n")).into_response(),
+        Ok(Ok(records)) => Json(records).into_response(),
+        Ok(Err(problem)) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{problem}\n")).into_response()
+        }
         Err(_) => STOPPING.into_response(),
     }
 }

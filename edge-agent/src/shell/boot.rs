@@ -2,8 +2,9 @@
 //!
 //! What is missing or damaged is said in words; what can be done without is done without.
 
+use super::calls::Answerer;
 use super::models;
-use super::outside::{Outside, tails};
+use super::outside::Outside;
 use super::scrape::Scraper;
 use super::system;
 use crate::config::{Config, Places, RuntimeKind};
@@ -199,6 +200,7 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let mut core = AgentCore::new(options, restored, clock.now());
     core.limit_gpus(config.gpu_limits(), clock.now());
     core.evict_at(config.eviction_limits(), clock.now());
+    core.set_remote_policy(config.remote_policy());
     let (answers_sender, answers) = mpsc::unbounded_channel();
     let outside = Outside {
         clock,
@@ -209,12 +211,10 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
         trusted_time,
         link: None,
         state_dir: places.state_dir,
-        pods_dir: places.pods,
-        tails: tails(),
+        calls: Answerer::new(places.pods, answers_sender),
         scraper: Scraper::new(),
         desk: Desk::default(),
         boot: system::boot(),
-        answers: answers_sender,
     };
     Ok(Booted {
         core,

@@ -9,6 +9,7 @@
 //! | `run.rs` | the loop |
 //! | `perform.rs` | performs one effect; the simulation compiles the same |
 //! | `outside.rs` | the ports of `perform` on real things |
+//! | `calls.rs` | answers calls |
 //! | `link.rs` | MQTT as events |
 //! | `scrape.rs` | the metrics pages of pods |
 //! | `admin.rs` | health, metrics, status, logs |
@@ -17,6 +18,7 @@
 
 mod admin;
 mod boot;
+mod calls;
 mod link;
 mod models;
 mod outside;

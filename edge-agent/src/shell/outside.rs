@@ -1,5 +1,6 @@
 //! The ports of `perform` on real things: store, ledger, runtime, GPUs, link, clocks.
 
+use super::calls::Answerer;
 use super::link::Link;
 use super::perform::AgentPorts;
 use super::scrape::Scraper;
@@ -7,26 +8,18 @@ use super::system;
 use crate::gpu::Gpus;
 use crate::ports::{Runtime, ScrapeTarget};
 use crate::results::{Desk, PostOutcome};
-use crate::runtime::{AnyRuntime, tail_log};
+use crate::runtime::AnyRuntime;
 use shared::io::clock::{SystemClock, TrustedTime};
 use shared::io::ledger::{Ledger, LedgerError};
 use shared::io::store::SealedStore;
-use shared::limits::CALL_BODY_BYTES_MAX;
-use shared::model::{BootClock, Now, PodId, UnixMs};
+use shared::model::{BootClock, Now, UnixMs};
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::{LogRead, read_log};
 use shared::telemetry::Sample;
-use shared::wire::{CallMethod, CallOutcome, CallRequest, CallResponse, SequenceNumber, Version};
+use shared::wire::{CallOutcome, CallRequest, SequenceNumber, Version};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
-
-/// Tails of logs that are read at once; each holds a file's end in memory for a moment.
-const TAILS_MAX: usize = 4;
-
-/// Bytes of a log's tail for a command on this machine.
-const LOCAL_TAIL_BYTES_MAX: usize = 4 << 20;
 
 /// What the agent's effects reach.
 pub(super) struct Outside {
@@ -39,20 +32,12 @@ pub(super) struct Outside {
     /// Absent until pods were started.
     pub(super) link: Option<Link>,
     pub(super) state_dir: PathBuf,
-    pub(super) pods_dir: PathBuf,
-    pub(super) tails: Arc<Semaphore>,
+    pub(super) calls: Answerer,
     pub(super) scraper: Scraper,
     /// Which pods wait for which answers.
     pub(super) desk: Desk,
     /// Names the machine's present boot.
     pub(super) boot: u64,
-    /// Where answers to calls go.
-    pub(super) answers: mpsc::UnboundedSender<CallResponse>,
-}
-
-/// How many tails may be read at once.
-pub(super) fn tails() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(TAILS_MAX))
 }
 
 impl Outside {
@@ -65,37 +50,6 @@ impl Outside {
             offset_ms: signed(now.wall.0).saturating_sub(signed(now.monotonic.0)),
             quality: now.quality,
         }
-    }
-
-    /// Reads a pod's log for a command on this machine.
-    pub(super) fn tail_for_query(
-        &self,
-        of: (PodId, Option<String>),
-        lines: u32,
-        reply: oneshot::Sender<Result<Vec<u8>, String>>,
-    ) {
-        self.tail(of, lines, LOCAL_TAIL_BYTES_MAX, |outcome| {
-            // Whoever asked may be gone.
-            let _ = reply.send(outcome);
-        });
-    }
-
-    /// Reads the log of a pod, or of one of its containers, on a thread of its own, since a disk may be slow, and
-    /// hands it to `done`.
-    fn tail(
-        &self,
-        (pod, container): (PodId, Option<String>),
-        lines: u32,
-        bytes_max: usize,
-        done: impl FnOnce(Result<Vec<u8>, String>) + Send + 'static,
-    ) {
-        let (folder, tails) = (self.pods_dir.clone(), Arc::clone(&self.tails));
-        tokio::spawn(async move {
-            let Ok(_turn) = tails.acquire().await else { return };
-            let read = move || tail_log(&folder, &pod, container.as_deref(), lines, bytes_max);
-            let outcome = tokio::task::spawn_blocking(read).await;
-            done(outcome.unwrap_or_else(|error| Err(format!("could not read the log: {error}"))));
-        });
     }
 }
 
@@ -140,16 +94,11 @@ impl AgentPorts for Outside {
     }
 
     fn answer_call(&mut self, request: CallRequest) {
-        let (id, answers) = (request.id, self.answers.clone());
-        let CallMethod::TailLog { pod, lines } = request.method;
-        self.tail((pod, None), lines, CALL_BODY_BYTES_MAX, move |outcome| {
-            let outcome = match outcome {
-                Ok(body) => CallOutcome::done(body),
-                Err(message) => CallOutcome::Failed { message },
-            };
-            // Lost only when the agent stops.
-            let _ = answers.send(CallResponse { id, outcome });
-        });
+        self.calls.answer(request, &self.runtime);
+    }
+
+    fn end_local_call(&mut self, ticket: u64, outcome: CallOutcome) {
+        self.calls.end_local(ticket, outcome);
     }
 
     fn sample(&mut self) -> Sample {

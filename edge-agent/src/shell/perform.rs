@@ -8,7 +8,7 @@ use shared::model::UnixMs;
 use shared::ports::{StoreError, WriteBatch};
 use shared::sync::LogRead;
 use shared::telemetry::Sample;
-use shared::wire::{CallRequest, SequenceNumber, Version};
+use shared::wire::{CallOutcome, CallRequest, SequenceNumber, Version};
 
 /// What the agent's effects need of the world.
 pub trait AgentPorts {
@@ -36,6 +36,8 @@ pub trait AgentPorts {
     ) -> Result<Vec<(SequenceNumber, Vec<u8>)>, StoreError>;
     /// Begins to answer a call; ends as [`Event::CallAnswered`].
     fn answer_call(&mut self, request: CallRequest);
+    /// A call of somebody on this machine came to its end: whoever asked is told.
+    fn end_local_call(&mut self, ticket: u64, outcome: CallOutcome);
     /// Takes a sample.
     fn sample(&mut self) -> Sample;
     /// Begins to read the metrics of pods; what comes of it is in the next sample.
@@ -77,6 +79,7 @@ pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
             ports.runtime().stop_container(&pod, instance, &container, grace_ms);
         }
         Effect::AnswerCall(request) => ports.answer_call(request),
+        Effect::EndLocalCall { ticket, outcome } => ports.end_local_call(ticket, outcome),
         Effect::Scrape(targets) => ports.scrape(targets),
         Effect::AnswerPost { id, outcome } => ports.answer_post(id, outcome),
         Effect::TrustTime(time) => ports.trust_time(time),

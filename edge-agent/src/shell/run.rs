@@ -8,6 +8,7 @@ use super::link::Link;
 use super::models::watch;
 use super::outside::Outside;
 use super::perform::perform;
+use crate::audit::read_all;
 use crate::config::Config;
 use crate::core::{AgentCore, Event};
 use crate::models::{ModelFolder, NodeModels};
@@ -190,15 +191,21 @@ impl Agent {
         self.core.poll_timeout().map_or(LONGEST_SLEEP, wait).min(LONGEST_SLEEP)
     }
 
-    fn answer(&self, query: Query) {
+    fn answer(&mut self, query: Query) {
         match query {
             Query::Status(reply) => {
                 let link = self.outside.link.as_ref().map(Link::status);
                 // Whoever asked may be gone.
                 let _ = reply.send(self.core.status(link.unwrap_or_default()));
             }
-            Query::TailLog { pod, container, lines, reply } => {
-                self.outside.tail_for_query((pod, container), lines, reply);
+            Query::Call { method, reply } => {
+                let ticket = self.outside.calls.begin_local(reply);
+                let now = self.outside.clock.now();
+                self.core.handle_event(Event::LocalCall { ticket, method }, now);
+            }
+            Query::Audit(reply) => {
+                let records = read_all(&self.outside.store, self.core.newest_audit_record());
+                let _ = reply.send(records.map_err(|error| shared::in_words(&error)));
             }
         }
     }

@@ -18,8 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
-/// A call to a node has 15 s; nothing else takes a second.
+/// Nothing but calls to nodes takes a second.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A call ends by its own time: a command after ten minutes at most.
+const CALL_TIMEOUT: Duration = Duration::from_secs(700);
 
 /// Shows the token where `Authorization` is another's.
 pub(crate) const TOKEN_HEADER: &str = "x-hinterland-token";
@@ -52,6 +55,10 @@ pub enum TokenError {
         path: PathBuf,
     },
 }
+
+/// Who asks has shown the token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ByToken;
 
 /// What a request must show.
 pub(crate) struct Token(String);
@@ -103,13 +110,19 @@ fn is_same(shown: Option<&[u8]>, expected: &[u8]) -> bool {
 /// Passes on what may pass.
 pub(super) async fn guard(
     State(token): State<Option<Arc<Token>>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     if let Err(failure) = admit(token.as_deref(), &request) {
         return failure.into_response();
     }
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+    if token.is_some() {
+        request.extensions_mut().insert(ByToken);
+    }
+    let path = request.uri().path();
+    let is_call = path.ends_with("/log") || path.ends_with("/exec");
+    let limit = if is_call { CALL_TIMEOUT } else { REQUEST_TIMEOUT };
+    match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => with_words(response),
         Err(_) => {
             let words = "the hub did not answer in time".to_owned();

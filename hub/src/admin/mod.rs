@@ -6,7 +6,8 @@
 //! | `GET /v1/nodes`, `GET /v1/nodes/{node}` | nodes in short; one node in full |
 //! | `GET /v1/workloads`, `GET /v1/workloads/{namespace}/{name}` | workloads over the fleet |
 //! | `GET /v1/why/{node}/{namespace}/{pod}` | one pod, and why it is as it is |
-//! | `GET /v1/nodes/{node}/pods/{namespace}/{pod}/log?lines=` | the end of a log, as text |
+//! | `GET /v1/nodes/{node}/pods/{namespace}/{pod}/log?tail=&since_ms=&cursor=&wait_ms=&container=` | a page of a log, as text; headers say where the next begins |
+//! | `POST /v1/nodes/{node}/pods/{namespace}/{pod}/exec` | a command in, its exit code and outputs out |
 //! | `POST /v1/nodes/sign` | a request (PEM) in, an enrolment out |
 //! | `POST /v1/nodes/{node}/revoke` | the node is out |
 //! | `GET /metrics`, `/healthz`, `/readyz` | for machines |
@@ -15,6 +16,7 @@
 //! `{"error": "…"}`. It refuses who has no token where one is configured, requests of foreign web
 //! pages, large bodies, and to wait for ever.
 
+mod calls;
 mod guard;
 mod query;
 mod routes;
@@ -23,6 +25,7 @@ mod standby;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use calls::CALLER_HEADER;
 pub use guard::TokenError;
 pub(crate) use guard::{TOKEN_HEADER, Token};
 pub use query::{

@@ -1,13 +1,14 @@
 //! What the API asks the loop, and what comes back.
 
 pub use crate::core::NodeSummary;
-use crate::core::{HubView, NodeView, PodView, WorkloadView};
+use crate::core::{HubView, NodeView, PodView, Reach, WorkloadView};
 pub use crate::export::tally::SinkView;
 use crate::shell::SignError;
 use serde::{Deserialize, Serialize};
 use shared::model::{NodeId, PodId, WorkloadKey};
+use shared::sync::CallEnded;
 use shared::trust::enrollment::Enrollment;
-use shared::wire::CallOutcome;
+use shared::wire::CallMethod;
 use tokio::sync::oneshot;
 
 /// Where the answer goes. Whoever asked may have gone away.
@@ -28,16 +29,18 @@ pub enum Query {
     Workload(WorkloadKey, Reply<Option<WorkloadView>>),
     /// Why a pod is as it is; a sentence where there is none.
     Why(NodeId, PodId, Reply<Result<Box<PodView>, String>>),
-    /// The last lines of a pod's log, asked of its node.
-    TailLog {
+    /// What is known of a pod before its node is asked.
+    Reach(NodeId, PodId, Reply<Reach>),
+    /// Ask a node.
+    Call {
         /// Which node.
         node: NodeId,
-        /// Which of its pods.
-        pod: PodId,
-        /// How many lines at most.
-        lines: u32,
-        /// The lines, or why there are none.
-        reply: Reply<CallOutcome>,
+        /// What is asked.
+        method: Box<CallMethod>,
+        /// Milliseconds within which the answer is of use.
+        timeout_ms: u32,
+        /// The answer, or why there is none.
+        reply: Reply<CallEnded>,
     },
     /// Sign a node's request (PEM).
     Sign(String, Reply<Result<Box<Enrollment>, SignError>>),

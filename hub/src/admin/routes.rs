@@ -1,20 +1,20 @@
 //! The requests of the API as questions to the loop, and its answers as responses.
 
+use super::calls::{exec, read_log};
 use super::guard::{Token, guard};
 use super::query::{HubStatus, Query, Reply, Revoked};
 use super::standby::{Standby, stand_by};
 use crate::shell::SignError;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query as UrlQuery, State};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use shared::in_words;
 use shared::model::{IdError, NodeId, PodId, WorkloadKey};
 use shared::trust::certificate::{CertificateError, REQUEST_BYTES_MAX};
-use shared::wire::CallOutcome;
 use std::str::FromStr;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -22,13 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Questions that wait for the loop. People and a Prometheus ask a few; more wait at the socket.
 const QUERIES_MAX: usize = 64;
 
-/// Lines of a log that are asked of a node at once; what fits one message comes back.
-const LOG_LINES_MAX: u32 = 10_000;
-
-/// Lines of a log, unless it is said how many.
-const LOG_LINES_DEFAULT: u32 = 100;
-
-type Queries = mpsc::Sender<Query>;
+pub(super) type Queries = mpsc::Sender<Query>;
 
 /// What went wrong, as a response.
 #[derive(Debug)]
@@ -55,7 +49,8 @@ pub(crate) fn router(queries: Queries, token: Option<Token>, standby: Standby) -
         .route("/v1/nodes/sign", post(sign).get(node_of_the_name_sign))
         .route("/v1/nodes/{node}", get(node))
         .route("/v1/nodes/{node}/revoke", post(revoke))
-        .route("/v1/nodes/{node}/pods/{namespace}/{pod}/log", get(tail_log))
+        .route("/v1/nodes/{node}/pods/{namespace}/{pod}/log", get(read_log))
+        .route("/v1/nodes/{node}/pods/{namespace}/{pod}/exec", post(exec))
         .route("/v1/workloads", get(workloads))
         .route("/v1/workloads/{namespace}/{name}", get(workload))
         .route("/v1/why/{node}/{namespace}/{pod}", get(why))
@@ -85,7 +80,10 @@ fn not_found(what: String) -> Failure {
     Failure(StatusCode::NOT_FOUND, what)
 }
 
-async fn ask<T>(queries: &Queries, query: impl FnOnce(Reply<T>) -> Query) -> Result<T, Failure> {
+pub(super) async fn ask<T>(
+    queries: &Queries,
+    query: impl FnOnce(Reply<T>) -> Query,
+) -> Result<T, Failure> {
     let (reply, answer) = oneshot::channel();
     queries.send(query(reply)).await.map_err(stopping)?;
     answer.await.map_err(stopping)
@@ -96,7 +94,7 @@ fn json(body: impl Serialize) -> Answer {
 }
 
 /// A name out of a path.
-fn name<T: FromStr<Err = IdError>>(text: &str) -> Result<T, Failure> {
+pub(super) fn name<T: FromStr<Err = IdError>>(text: &str) -> Result<T, Failure> {
     text.parse().map_err(|error: IdError| Failure(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
@@ -153,28 +151,6 @@ async fn why(
 ) -> Answer {
     let (node, pod): (NodeId, PodId) = (name(&node)?, name(&format!("{namespace}/{pod}"))?);
     json(ask(&queries, |reply| Query::Why(node, pod, reply)).await?.map_err(not_found)?)
-}
-
-#[derive(Debug, Deserialize)]
-struct Tail {
-    lines: Option<u32>,
-}
-
-async fn tail_log(
-    State(queries): State<Queries>,
-    Path((node, namespace, pod)): Path<(String, String, String)>,
-    UrlQuery(tail): UrlQuery<Tail>,
-) -> Answer {
-    let (node, pod): (NodeId, PodId) = (name(&node)?, name(&format!("{namespace}/{pod}"))?);
-    let lines = tail.lines.unwrap_or(LOG_LINES_DEFAULT).min(LOG_LINES_MAX);
-    let query = |reply| Query::TailLog { node, pod, lines, reply };
-    match ask(&queries, query).await? {
-        CallOutcome::Done { body } => {
-            let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-            Ok((kind, body.into_vec()).into_response())
-        }
-        CallOutcome::Failed { message } => Err(Failure(StatusCode::BAD_GATEWAY, message)),
-    }
 }
 
 async fn sign(State(queries): State<Queries>, body: Body) -> Answer {

@@ -1,9 +1,13 @@
 //! Connections to the API: bounded in number, and none may take its time with a request's head.
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,10 +29,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router) {
     loop {
         let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let service = router.clone();
                 tokio::spawn(async move {
-                    serve_one(stream, service).await;
+                    serve_one(stream, Peer(peer), service).await;
                     drop(place);
                 });
             }
@@ -40,13 +44,22 @@ pub(crate) async fn serve(listener: TcpListener, router: Router) {
     }
 }
 
-async fn serve_one(stream: TcpStream, router: Router) {
+/// The other end of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+async fn serve_one(stream: TcpStream, peer: Peer, router: Router) {
     // Small answers at once; a failure costs some milliseconds.
     let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        service.call(request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
         debug!(error = %error, "a connection to the API ended early");

@@ -1,15 +1,17 @@
 //! Asks the running hub over its HTTP API: one request a connection, or through the API server's proxy to the
 //! hub's service.
 
-use crate::admin::{TOKEN_HEADER, Token};
+use crate::admin::{CALLER_HEADER, TOKEN_HEADER, Token};
 use crate::config::Config;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes};
-use hyper::{Method, Request, Response, header};
+use hyper::header::HeaderMap;
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use shared::io::remote::Unanswered;
 use std::error::Error;
 use std::fmt;
 use std::rc::Rc;
@@ -20,7 +22,7 @@ use tokio::runtime::Runtime;
 /// An answer: ten thousand nodes in short are 3 MB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// The hub gives a node 15 s for a log; all else is at once.
+/// The hub answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a hub is asked.
@@ -54,6 +56,12 @@ struct ErrorBody {
     error: String,
 }
 
+/// What the hub answered.
+pub(super) struct Answer {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
 /// What a command waits for others in.
 pub(super) fn runtime() -> anyhow::Result<Rc<Runtime>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -78,7 +86,7 @@ impl Client {
 
     /// The bytes under a path.
     pub(super) fn fetch(&self, path: &str) -> anyhow::Result<Vec<u8>> {
-        self.ask(Method::GET, path, Vec::new())
+        Ok(self.ask(Method::GET, path, Vec::new(), ANSWER_TIMEOUT)?.body)
     }
 
     /// The JSON under a path.
@@ -88,10 +96,20 @@ impl Client {
 
     /// Tells the hub something.
     pub(super) fn post(&self, path: &str, body: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-        self.ask(Method::POST, path, body)
+        Ok(self.ask(Method::POST, path, body, ANSWER_TIMEOUT)?.body)
     }
 
-    fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    /// Asks, and waits for so long.
+    ///
+    /// # Errors
+    /// [`Unanswered`], where the hub could not ask the node; else a sentence.
+    pub(super) fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> anyhow::Result<Answer> {
         let asked = async {
             match &self.way {
                 Way::Direct(authority) => self.exchange(authority, method, path, body).await,
@@ -101,7 +119,7 @@ impl Client {
             }
         };
         self.runtime.block_on(async {
-            let answered = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+            let answered = tokio::time::timeout(within, asked).await;
             answered.with_context(|| format!("the hub at {} does not answer", self.way))?
         })
     }
@@ -113,8 +131,9 @@ impl Client {
         method: Method,
         path: String,
         body: Vec<u8>,
-    ) -> anyhow::Result<Vec<u8>> {
-        let mut request = Request::builder().method(method).uri(path);
+    ) -> anyhow::Result<Answer> {
+        let mut request =
+            Request::builder().method(method).uri(path).header(CALLER_HEADER, own_name());
         if let Some(token) = &self.token {
             request = request.header(TOKEN_HEADER, token.bare());
         }
@@ -128,15 +147,18 @@ impl Client {
         method: Method,
         path: &str,
         body: Vec<u8>,
-    ) -> anyhow::Result<Vec<u8>> {
-        let stream = TcpStream::connect(authority)
-            .await
-            .with_context(|| format!("no hub runs here: could not connect to {authority}"))?;
+    ) -> anyhow::Result<Answer> {
+        // Who follows a log waits for a hub that starts again.
+        let absent = |error| {
+            Unanswered(format!("no hub runs here: could not connect to {authority}: {error}"))
+        };
+        let stream = TcpStream::connect(authority).await.map_err(absent)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let mut request =
             Request::builder().method(method).uri(path).header(header::HOST, authority);
+        request = request.header(CALLER_HEADER, own_name());
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token.bearer());
         }
@@ -148,19 +170,33 @@ impl Client {
 }
 
 /// The body of a response that is none of an error.
-async fn read<B>(response: Response<B>) -> anyhow::Result<Vec<u8>>
+async fn read<B>(response: Response<B>) -> anyhow::Result<Answer>
 where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|error| anyhow::anyhow!("could not read the answer: {error}"))?;
-    let bytes = body.to_bytes().to_vec();
-    if !status.is_success() {
-        bail!("{}", words_of(&bytes).unwrap_or_else(|| format!("the hub answered {status}")));
+    let body = body.to_bytes().to_vec();
+    if head.status.is_success() {
+        return Ok(Answer { headers: head.headers, body });
     }
-    Ok(bytes)
+    let words = words_of(&body).unwrap_or_else(|| format!("the hub answered {}", head.status));
+    if head.status == StatusCode::GATEWAY_TIMEOUT {
+        return Err(Unanswered(words).into());
+    }
+    bail!("{words}")
+}
+
+/// Who this is, as the node's record shows it beside what is known. Printable, as a header must be.
+fn own_name() -> String {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let user = variable("USER").or_else(|| variable("LOGNAME"));
+    let user = user.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = format!("{user}@{}", host.trim());
+    name.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(64).collect()
 }
 
 fn words_of(body: &[u8]) -> Option<String> {

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `authority` | the certificate authority |
 //! | `client`, `query` | questions to the running hub |
+//! | `pods` | logs, and commands in pods |
 //! | `table` | answers for people |
 //! | `plugin` | what the same program offers as `kubectl hinterland` |
 
 mod authority;
 mod client;
 mod plugin;
+mod pods;
 mod query;
 mod table;
 
@@ -20,6 +22,8 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
 pub use plugin::{Plugin, is_plugin};
+use pods::{ExecOptions, LogOptions};
+use shared::io::remote::EndedWith;
 use shared::model::{NodeId, PodId};
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -83,9 +87,19 @@ enum Command {
         node: NodeId,
         /// The pod, as in `default/ocr-0`
         pod: PodId,
-        /// How many lines
-        #[arg(long, default_value_t = 100)]
-        lines: u32,
+        #[command(flatten)]
+        log: LogOptions,
+        #[command(flatten)]
+        api: ApiArguments,
+    },
+    /// Run a command in a pod, without a terminal and without input, where the node allows it
+    Exec {
+        /// The node
+        node: NodeId,
+        /// The pod, as in `default/ocr-0`
+        pod: PodId,
+        #[command(flatten)]
+        exec: ExecOptions,
         #[command(flatten)]
         api: ApiArguments,
     },
@@ -225,9 +239,8 @@ impl Cli {
             Command::Why { node, pod, query } => {
                 query::why(&client(query.api)?, &node, &pod, query.output)
             }
-            Command::Logs { node, pod, lines, api } => {
-                query::logs(&client(api)?, &node, &pod, lines)
-            }
+            Command::Logs { node, pod, log, api } => pods::logs(&client(api)?, &node, &pod, log),
+            Command::Exec { node, pod, exec, api } => pods::exec(&client(api)?, &node, &pod, exec),
             Command::ConfirmRegression(api) => query::confirm_regression(&client(api)?),
             Command::Node(NodeCommand::Sign { request, output, api }) => {
                 query::sign(&client(api)?, &request, output.as_deref())
@@ -307,9 +320,15 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// An error with its causes, on standard error, by the program that was called with these arguments.
-pub fn complain(arguments: &[OsString], error: &anyhow::Error) {
+/// An error with its causes, on standard error, by the program that was called with these arguments; the exit
+/// status. That of a command in a pod is its own, and says enough.
+#[must_use]
+pub fn complain(arguments: &[OsString], error: &anyhow::Error) -> u8 {
+    if let Some(EndedWith(status)) = error.downcast_ref() {
+        return *status;
+    }
     let program = if is_plugin(arguments) { "kubectl hinterland" } else { "hub" };
     // Nobody reads it: there is nobody left to tell.
     let _ = writeln!(std::io::stderr(), "{program}: {error:#}");
+    1
 }

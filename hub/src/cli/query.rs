@@ -42,10 +42,6 @@ pub(super) fn why(
     show(client, &format!("/v1/why/{node}/{pod}"), output, table::pod)
 }
 
-pub(super) fn logs(client: &Client, node: &NodeId, pod: &PodId, lines: u32) -> anyhow::Result<()> {
-    print(&client.fetch(&format!("/v1/nodes/{node}/pods/{pod}/log?lines={lines}"))?)
-}
-
 pub(super) fn sign(client: &Client, request: &Path, output: Option<&Path>) -> anyhow::Result<()> {
     let name = request.display();
     let size = std::fs::metadata(request).with_context(|| format!("could not read {name}"))?.len();

@@ -150,6 +150,7 @@ pub(super) fn node(view: &NodeView, now: UnixMs) -> String {
             ),
         ),
     ];
+    lines.extend(access_words(view).map(|words| ("From afar", words)));
     lines.extend(capacity_words(view).map(|words| ("Capacity", words)));
     lines.extend(attention(view).map(|words| ("Attention", words)));
     lines.extend(view.missing_sinks.iter().map(|sink| {
@@ -189,6 +190,13 @@ fn capacity_words(view: &NodeView) -> Option<String> {
     let gpus = &capacity.gpus;
     let (cores, mib) = (capacity.cpu_millicores / 1000, capacity.memory_bytes >> 20);
     Some(format!("{cores} cores, {mib} MiB, {gpus}"))
+}
+
+/// What the node lets others do.
+fn access_words(view: &NodeView) -> Option<String> {
+    let access = view.status.as_ref()?.remote_access?;
+    let allowed = |is_allowed: bool| if is_allowed { "allowed" } else { "not allowed" };
+    Some(format!("logs {}, exec {}", allowed(access.logs), allowed(access.exec)))
 }
 
 /// Conditions that are not as they should be.

@@ -26,7 +26,7 @@ pub(crate) use client::{connect, connect_as_person};
 pub(crate) use finalizer::write_finalizers;
 pub(crate) use shared::{RecordKind, SharedRecord, SharedRecords};
 pub(crate) use source::{watch, watch_version};
-pub(crate) use writer::write;
+pub(crate) use writer::{Told, tell_of, write};
 
 use crate::api::{EdgeCluster, EdgeNode, InferenceWorkload};
 use crate::reconcile::Kind;

@@ -5,7 +5,7 @@
 
 use super::{FIELD_MANAGER, resource};
 use crate::api::API_VERSION;
-use crate::reconcile::{Change, Kind, ObjectKey, StatusPatch};
+use crate::reconcile::{Change, Kind, ObjectEvent, ObjectKey, StatusPatch};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -106,34 +106,61 @@ async fn write_one(
     }
     (patch.key.clone(), Change::Written(patch.key))
 }
-/// Nothing depends on an Event: one that is not taken is logged.
-async fn tell(recorder: &Recorder, patch: &StatusPatch) {
-    let object = reference(patch);
-    for event in &patch.events {
-        let type_ = if event.is_warning { EventType::Warning } else { EventType::Normal };
-        let published = Event {
-            type_,
-            reason: event.reason.clone(),
-            // The API server takes 1 kB.
-            note: Some(event.message.chars().take(EVENT_CHARACTERS_MAX).collect()),
-            action: "Reconcile".to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = recorder.publish(&published, &object).await {
-            let (object, error) = (&patch.key, shared::in_words(&error));
-            warn!(?object, event = event.reason, error, "an Event was not written");
-        }
+
+/// Something to be told of an object, whatever its status.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(crate) key: ObjectKey,
+    pub(crate) uid: String,
+    pub(crate) event: ObjectEvent,
+}
+
+/// Tells each that comes. Ends when nobody sends any more.
+pub(crate) async fn tell_of(client: Client, mut told: mpsc::Receiver<Told>) {
+    let recorder = Recorder::new(client, Reporter::from(FIELD_MANAGER.to_owned()));
+    while let Some(Told { key, uid, event }) = told.recv().await {
+        let action = event.reason.clone();
+        publish(&recorder, &key, &reference(&key, &uid), &event, &action).await;
     }
 }
 
-fn reference(patch: &StatusPatch) -> ObjectReference {
-    let StatusPatch { key, uid, .. } = patch;
+async fn tell(recorder: &Recorder, patch: &StatusPatch) {
+    let object = reference(&patch.key, &patch.uid);
+    for event in &patch.events {
+        publish(recorder, &patch.key, &object, event, "Reconcile").await;
+    }
+}
+
+/// Nothing depends on an Event: one that is not taken is logged.
+async fn publish(
+    recorder: &Recorder,
+    key: &ObjectKey,
+    object: &ObjectReference,
+    event: &ObjectEvent,
+    action: &str,
+) {
+    let type_ = if event.is_warning { EventType::Warning } else { EventType::Normal };
+    let published = Event {
+        type_,
+        reason: event.reason.clone(),
+        // The API server takes 1 kB.
+        note: Some(event.message.chars().take(EVENT_CHARACTERS_MAX).collect()),
+        action: action.to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = recorder.publish(&published, object).await {
+        let error = shared::in_words(&error);
+        warn!(object = ?key, event = event.reason, error, "an Event was not written");
+    }
+}
+
+fn reference(key: &ObjectKey, uid: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some(API_VERSION.to_owned()),
         kind: Some(resource(key.kind).kind),
         name: Some(key.name.clone()),
         namespace: (!key.namespace.is_empty()).then(|| key.namespace.clone()),
-        uid: Some(uid.clone()),
+        uid: Some(uid.to_owned()),
         ..ObjectReference::default()
     }
 }

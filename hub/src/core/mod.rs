@@ -16,6 +16,7 @@
 //! | writes that become durable together | `commit.rs` |
 //! | what records of telemetry build on | `decoders.rs` |
 //! | templates on their way to the nodes | `rollouts.rs` |
+//! | what is known before a node is asked | `reach.rs` |
 //! | whose timer is due | `deadlines.rs` |
 //! | what the API shows | `view.rs` |
 //!
@@ -44,6 +45,7 @@ mod desired;
 mod event;
 mod held;
 mod node;
+mod reach;
 mod records;
 mod rollouts;
 mod settlement;
@@ -59,6 +61,7 @@ pub(crate) use deliveries::SINK_DELIVERIES_MAX;
 pub use deliveries::{ConfiguredSinks, Content, Delivery, SinkKey};
 pub use event::{Effect, Event};
 pub use node::NodeRecord;
+pub use reach::Reach;
 pub use rollouts::{SharedTemplates, Templates};
 pub use settlement::Settlement;
 pub(crate) use settlement::in_ranges;
@@ -81,7 +84,7 @@ use shared::model::{MonotonicMs, NodeEvent, NodeId, Now, WorkloadKey};
 use shared::ports::{Store, StoreError, Tree};
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::{SigningKey, VerifyingKey};
-use shared::wire::{CallOutcome, LogId, Message, decode, encode};
+use shared::wire::{LogId, Message, decode, encode};
 use std::collections::{BTreeMap, VecDeque};
 use tracing::{info, warn};
 
@@ -444,8 +447,7 @@ impl HubCore {
         now: Now,
     ) {
         let refused = |message: String| {
-            let outcome = CallOutcome::Failed { message };
-            Effect::EndCall(shared::sync::CallEnded { ticket, outcome })
+            Effect::EndCall(shared::sync::CallEnded::without_answer(ticket, message))
         };
         let Some(state) = self.nodes.get_mut(node) else {
             return self.effects.push_back(refused(format!("there is no node `{node}`")));

@@ -15,8 +15,9 @@ use shared::model::UnixMs;
 use shared::ports::{KeyValue, Write, WriteBatch};
 use shared::sync::{AgentSession, CallEnded, MapContent, Outgoing};
 use shared::wire::{
-    CallMethod, CallResponse, Digest, Hello, HelloReply, LogAck, LogBatch, LogId, MapHeader,
-    MapName, MapPosition, MapRefusal, RefusalReason, Stream, Version, desired_header_context,
+    CallMethod, CallOutcome, CallResponse, Digest, Hello, HelloReply, LogAck, LogBatch, LogId,
+    MapHeader, MapName, MapPosition, MapRefusal, RefusalReason, Stream, Version,
+    desired_header_context,
 };
 
 const SIGNING_SEED: [u8; 32] = [1; 32];
@@ -488,7 +489,11 @@ fn a_call_ends_by_its_answer_its_deadline_or_the_end_of_the_link() {
     let outcome = CallOutcome::done(b"line".to_vec());
     let response = CallResponse { id: request.id, outcome: outcome.clone() };
     let steps = world.tell(&Message::CallResponse(response));
-    assert!(steps.contains(&Step::CallEnded(CallEnded { ticket: 2, outcome })));
+    assert!(steps.contains(&Step::CallEnded(CallEnded {
+        ticket: 2,
+        outcome,
+        is_unanswered: false
+    })));
     assert!(failed(&world.handle(call(3)), "in time"));
     world.hub.handle_event(call(4), world.now);
     assert!(failed(&world.handle(Event::Disconnected { node: node() }), "offline"));

@@ -36,6 +36,7 @@ mod tests;
 
 pub(crate) use attached::{Contents, Filter, Interest, Sight, Source};
 pub(crate) use deletion::{FinalizerPatch, PODS_FINALIZER};
+pub(crate) use events::ObjectEvent;
 pub(crate) use objects::{Kind, Object, ObjectKey};
 pub(crate) use reconciler::{Change, Reconciler, StatusPatch};
 pub(crate) use regression::SeenState;

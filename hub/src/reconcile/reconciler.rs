@@ -234,6 +234,13 @@ impl Reconciler {
         all.take(PROBLEMS_MAX).collect()
     }
 
+    /// The object of a node and its uid, where it has one.
+    pub(crate) fn object_of(&self, node: &NodeId) -> Option<(ObjectKey, String)> {
+        let key = key_of_node(node);
+        let uid = self.objects.get(&key)?.uid().to_owned();
+        Some((key, uid))
+    }
+
     /// A node's status may have to be another.
     pub(crate) fn touch_node(&mut self, node: &NodeId) {
         let key = key_of_node(node);

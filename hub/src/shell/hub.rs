@@ -6,6 +6,7 @@ use super::kubernetes::Kubernetes;
 use super::registry::Registry;
 use super::replica::Replica;
 use super::signing::{SignError, Signer};
+use super::witness::witnessed;
 use super::world::{HubStore, World};
 use crate::admin::{BrokerStatus, HubStatus, ManifestsStatus, Query, Reply, Revoked};
 use crate::broker::BrokerEvent;
@@ -18,17 +19,15 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::io::clock::SystemClock;
 use shared::model::{NodeId, Now};
+use shared::sync::CallEnded;
 use shared::trust::enrollment::Enrollment;
 use shared::trust::session::SessionPublicKey;
-use shared::wire::{CallMethod, CallOutcome, Envelope};
+use shared::wire::{CallMethod, Envelope};
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
-
-/// A node has this long for the tail of a log; on 64 kbit/s an answer takes two seconds.
-const CALL_TIMEOUT_MS: u32 = 15_000;
 
 /// What the hub listens to.
 pub(super) struct Inputs {
@@ -285,8 +284,9 @@ impl<S: HubStore> Hub<S> {
             Query::Why(node, pod, reply) => {
                 drop(reply.send(self.core.why(&node, &pod).map(Box::new)));
             }
-            Query::TailLog { node, pod, lines, reply } => {
-                self.begin_call(node, CallMethod::TailLog { pod, lines }, reply);
+            Query::Reach(node, pod, reply) => drop(reply.send(self.core.reach(&node, &pod))),
+            Query::Call { node, method, timeout_ms, reply } => {
+                self.begin_call(node, *method, timeout_ms, reply);
             }
             Query::Sign(request, reply) => self.answer_sign(&request, reply),
             Query::Revoke(node, reply) => self.answer_revoke(node, reply),
@@ -299,10 +299,13 @@ impl<S: HubStore> Hub<S> {
         &mut self,
         node: NodeId,
         method: CallMethod,
-        reply: oneshot::Sender<CallOutcome>,
+        timeout_ms: u32,
+        reply: Reply<CallEnded>,
     ) {
+        let told = |of: &NodeId| self.kubernetes.as_ref().and_then(|k| k.teller(of));
+        let reply = witnessed(&node, &method, told(&node), reply);
         let ticket = self.world.begin_call(reply);
-        self.handle(Event::Call { ticket, node, method, timeout_ms: CALL_TIMEOUT_MS });
+        self.handle(Event::Call { ticket, node, method, timeout_ms });
     }
 
     /// The answer waits until the other hubs know it, where there are any.

@@ -1,6 +1,7 @@
 //! Custom resources of an API server as the source of desired state, and where statuses go.
 
-use crate::cluster;
+use super::witness::Teller;
+use crate::cluster::{self, Told};
 use crate::core::{Event, HubCore};
 use crate::manifests::{InferenceWorkload, Manifests};
 use crate::members::{self, Member, MemberDesired, MemberShare};
@@ -8,7 +9,7 @@ use crate::reconcile::{
     Change, Filter, FinalizerPatch, Interest, Kind, Reconciler, SeenState, Source, StatusPatch,
 };
 use kube::Client;
-use shared::model::UnixMs;
+use shared::model::{NodeId, UnixMs};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use tokio::time::Instant;
 
 /// Changes that wait for the loop, and statuses that wait to be written.
 const WAITING_MAX: usize = 1024;
+
+/// Events that wait to be told: what is beyond is in the hub's log alone.
+const EVENTS_MAX: usize = 64;
 
 /// Between something that happens and the look at the statuses: what happens together is one write.
 const STATUS_DELAY: Duration = Duration::from_millis(20);
@@ -32,6 +36,8 @@ pub(super) struct Kubernetes {
     attached: AttachedWatches,
     patches: mpsc::Sender<StatusPatch>,
     finalizers: mpsc::Sender<FinalizerPatch>,
+    /// Where Events go that are of no status.
+    events: mpsc::Sender<Told>,
     /// When statuses are to be looked at.
     due: Option<Instant>,
     not_before: Instant,
@@ -136,6 +142,8 @@ impl Kubernetes {
         tokio::spawn(cluster::write(client.clone(), to_write, seen.clone()));
         let (finalizers, to_finalize) = mpsc::channel(WAITING_MAX);
         tokio::spawn(cluster::write_finalizers(client.clone(), to_finalize, seen.clone()));
+        let (events, to_tell) = mpsc::channel(EVENTS_MAX);
+        tokio::spawn(cluster::tell_of(client.clone(), to_tell));
         let attached = AttachedWatches {
             client: client.clone(),
             changes: seen.clone(),
@@ -145,7 +153,9 @@ impl Kubernetes {
         let members = Members { client, changes: seen, kept: BTreeMap::new() };
         let (reconciler, not_before) = (Reconciler::new(earlier, before), Instant::now());
         let due = None;
-        (Self { reconciler, members, attached, patches, finalizers, due, not_before }, changes)
+        let kubernetes =
+            Self { reconciler, members, attached, patches, finalizers, events, due, not_before };
+        (kubernetes, changes)
     }
 
     /// Something was seen; the desired state, where it may be another now.
@@ -176,6 +186,12 @@ impl Kubernetes {
             self.members.desire(members);
         }
         manifests
+    }
+
+    /// Where an Event on a node goes; `None` where the node has no object.
+    pub(super) fn teller(&self, node: &NodeId) -> Option<Teller> {
+        let (key, uid) = self.reconciler.object_of(node)?;
+        Some(Teller { events: self.events.clone(), key, uid })
     }
 
     /// The core was told of something.

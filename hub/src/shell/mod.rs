@@ -5,6 +5,7 @@
 //! | `boot` | opens everything in order, runs, closes |
 //! | `hub` | the loop, and answers to the API's questions |
 //! | `world` | store, broker, admissions, calls: what effects reach |
+//! | `witness` | says who reads logs and runs commands |
 //! | `brokers` | starts the embedded broker, or the connection to an external one |
 //! | `signing` | requests in, enrolments out; serial numbers |
 //! | `kubernetes` | custom resources as the source of desired state, and where statuses go |
@@ -26,6 +27,7 @@ mod signing;
 mod sinks;
 #[cfg(test)]
 pub(crate) mod testing;
+mod witness;
 mod world;
 
 pub use boot::{BootError, run};

@@ -9,7 +9,7 @@ use shared::io::store::SealedStore;
 use shared::model::NodeId;
 use shared::ports::{Store, StoreError, WriteBatch};
 use shared::sync::CallEnded;
-use shared::wire::{CallOutcome, LogId};
+use shared::wire::LogId;
 use std::collections::HashMap;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
@@ -35,7 +35,7 @@ pub(super) struct World<S> {
     pub(super) sinks: Sinks,
     /// Where other hubs may take over.
     pub(super) sharing: Option<mpsc::Sender<SharedTemplates>>,
-    calls: HashMap<u64, oneshot::Sender<CallOutcome>>,
+    calls: HashMap<u64, oneshot::Sender<CallEnded>>,
     next_ticket: u64,
 }
 
@@ -46,7 +46,7 @@ impl<S: HubStore> World<S> {
     }
 
     /// The number of a call whose end goes to `reply`.
-    pub(super) fn begin_call(&mut self, reply: oneshot::Sender<CallOutcome>) -> u64 {
+    pub(super) fn begin_call(&mut self, reply: oneshot::Sender<CallEnded>) -> u64 {
         self.next_ticket += 1;
         self.calls.insert(self.next_ticket, reply);
         self.next_ticket
@@ -89,7 +89,7 @@ impl<S: HubStore> HubPorts for World<S> {
     fn end_call(&mut self, ended: CallEnded) {
         if let Some(reply) = self.calls.remove(&ended.ticket) {
             // Whoever asked may have gone away.
-            let _ = reply.send(ended.outcome);
+            let _ = reply.send(ended);
         }
     }
 

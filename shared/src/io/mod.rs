@@ -6,6 +6,7 @@ pub mod clock;
 pub mod keys;
 pub mod ledger;
 pub mod mqtt;
+pub mod remote;
 pub mod store;
 pub mod tcp;
 pub mod tls;

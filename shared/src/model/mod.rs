@@ -48,7 +48,7 @@ pub use result::{
 pub use scaling::{Autoscaling, ScalingMetric};
 pub use status::{
     Condition, ConditionStatus, ContainerStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus,
-    ReservedResources,
+    RemoteAccess, ReservedResources,
 };
 pub use time::{BootClock, ClockQuality, ClockStamp, MonotonicMs, Now, UnixMs};
 pub use volume::{

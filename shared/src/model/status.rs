@@ -121,6 +121,18 @@ pub struct NodeStatus {
     /// What of the capacity pods may not have: the operating system's and the agent's share.
     #[serde(default, skip_serializing_if = "ReservedResources::is_none")]
     pub reserved: ReservedResources,
+    /// What the node lets others do from afar; absent where its agent is older than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_access: Option<RemoteAccess>,
+}
+
+/// What a node lets others do from afar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteAccess {
+    /// Whether logs of pods may be read.
+    pub logs: bool,
+    /// Whether commands may be run in pods.
+    pub exec: bool,
 }
 
 /// Amounts that are kept from pods.

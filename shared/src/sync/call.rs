@@ -20,6 +20,16 @@ pub struct CallEnded {
     pub ticket: u64,
     /// The answer, or why there is none.
     pub outcome: CallOutcome,
+    /// Nobody answered: the outcome is not the node's.
+    pub is_unanswered: bool,
+}
+
+impl CallEnded {
+    /// A call that ends without the node, for a reason in words.
+    #[must_use]
+    pub fn without_answer(ticket: u64, message: String) -> Self {
+        Self { ticket, outcome: CallOutcome::Failed { message }, is_unanswered: true }
+    }
 }
 
 /// The calls to one node.
@@ -53,7 +63,7 @@ impl Calls {
     /// The node answers. An answer to nothing, or a second one, is passed over.
     pub fn handle_response(&mut self, response: CallResponse) -> Option<CallEnded> {
         let (ticket, _) = self.outstanding.remove(&response.id)?;
-        Some(CallEnded { ticket, outcome: response.outcome })
+        Some(CallEnded { ticket, outcome: response.outcome, is_unanswered: false })
     }
 
     /// The calls whose deadline has passed.
@@ -71,8 +81,7 @@ impl Calls {
 
     fn end(&mut self, ids: Vec<u64>, why: &str) -> Vec<CallEnded> {
         let ended = ids.into_iter().filter_map(|id| self.outstanding.remove(&id));
-        let failed = || CallOutcome::Failed { message: why.to_owned() };
-        ended.map(|(ticket, _)| CallEnded { ticket, outcome: failed() }).collect()
+        ended.map(|(ticket, _)| CallEnded::without_answer(ticket, why.to_owned())).collect()
     }
 
     /// When [`Self::handle_timeout`] is due.
@@ -95,7 +104,8 @@ mod tests {
         let mut calls = Calls::default();
         let request = calls.begin(7, tail(), 1000, MonotonicMs(0)).unwrap();
         let response = CallResponse { id: request.id, outcome: CallOutcome::done(vec![1]) };
-        assert_eq!(calls.handle_response(response.clone()).unwrap().ticket, 7);
+        let ended = calls.handle_response(response.clone()).unwrap();
+        assert_eq!((ended.ticket, ended.is_unanswered), (7, false));
         assert_eq!(calls.handle_response(response), None);
         assert!(calls.handle_timeout(MonotonicMs(9999)).is_empty());
     }
@@ -107,6 +117,7 @@ mod tests {
         assert!(calls.handle_timeout(MonotonicMs(999)).is_empty());
         let ended = calls.handle_timeout(MonotonicMs(1000));
         assert_eq!(ended.len(), 1);
+        assert!(ended[0].is_unanswered);
         assert!(
             matches!(&ended[0].outcome, CallOutcome::Failed { message } if message.contains("in time"))
         );

@@ -10,7 +10,7 @@ fn position() -> MapPosition {
 }
 
 fn one_of_each() -> Vec<(&'static str, Message)> {
-    [greetings_and_maps(), logs_and_calls(), appended()].concat()
+    [greetings_and_maps(), logs_and_calls(), appended(), remote_access()].concat()
 }
 
 fn log() -> LogId {
@@ -91,6 +91,37 @@ fn appended() -> Vec<(&'static str, Message)> {
                 }),
             }),
         ),
+    ]
+}
+
+/// Calls that were appended since the first agent.
+fn remote_access() -> Vec<(&'static str, Message)> {
+    let pod: PodId = "default/ocr-1".parse().unwrap();
+    let cursor = LogCursor { file: 9, offset: 300, skip: 1, check: 70_000 };
+    let read = |from| {
+        let (container, caller) = (None, "alice".to_owned());
+        let (bytes_max, wait_ms) = (8192, 30_000);
+        CallMethod::ReadLog { pod: pod.clone(), container, caller, from, bytes_max, wait_ms }
+    };
+    let exec = CallMethod::Exec {
+        pod: pod.clone(),
+        container: Some("main".into()),
+        caller: "alice".into(),
+        command: vec!["ls".into(), "/".into()],
+        timeout_ms: 30_000,
+    };
+    let request = |method| Message::CallRequest(CallRequest { id: 1, timeout_ms: 45_000, method });
+    let answer = |outcome| Message::CallResponse(CallResponse { id: 1, outcome });
+    let text = ByteBuf::from(b"line\n".to_vec());
+    let page = LogPage { text: text.clone(), next: cursor, gap: true, is_end: false };
+    let result =
+        ExecResult { exit_code: Some(3), stdout: text, stderr: ByteBuf::new(), omitted_bytes: 500 };
+    vec![
+        ("read-log-end", request(read(LogFrom::End { lines: 10, age_ms: Some(600_000) }))),
+        ("read-log-after", request(read(LogFrom::After { cursor }))),
+        ("exec", request(exec)),
+        ("log-page", answer(CallOutcome::of(Ok(page)))),
+        ("exec-result", answer(CallOutcome::of(Ok(result)))),
     ]
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Variants and fields are only ever appended; see the module above for the encoding.
 
+use super::call::{CallRequest, CallResponse};
 use super::digest::{Digest, ShortDigest};
-use crate::limits::{CALL_BODY_BYTES_MAX, LOG_BATCH_RECORDS_MAX};
+use crate::limits::LOG_BATCH_RECORDS_MAX;
 use crate::model::{BootClock, NodeId, SinkId};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -429,72 +430,4 @@ pub struct Resumed {
     /// In place of `desired` where the agent has the content and not the version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewed: Option<RenewedHeader>,
-}
-
-/// A question with a deadline. Never stored, never repeated.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallRequest {
-    /// Numbers the calls of a session.
-    pub id: u64,
-    /// Milliseconds within which the answer is of use.
-    pub timeout_ms: u32,
-    /// What is asked.
-    pub method: CallMethod,
-}
-
-/// What can be asked of an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CallMethod {
-    /// The last lines of a pod's log.
-    TailLog {
-        /// Which pod.
-        pod: crate::model::PodId,
-        /// How many lines at most.
-        lines: u32,
-    },
-}
-
-/// The answer to a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallResponse {
-    /// The request's number.
-    pub id: u64,
-    /// What came of it.
-    pub outcome: CallOutcome,
-}
-
-/// What came of a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CallOutcome {
-    /// The answer, at most [`CALL_BODY_BYTES_MAX`] bytes.
-    Done {
-        /// See above.
-        body: ByteBuf,
-    },
-    /// There is none.
-    Failed {
-        /// A sentence that says why.
-        message: String,
-    },
-}
-
-impl CallResponse {
-    /// Bytes of the answer itself.
-    #[must_use]
-    pub fn body_bytes(&self) -> usize {
-        match &self.outcome {
-            CallOutcome::Done { body } => body.len(),
-            CallOutcome::Failed { message } => message.len(),
-        }
-    }
-}
-
-impl CallOutcome {
-    /// `body` as an outcome, its end kept where it is too long.
-    #[must_use]
-    pub fn done(mut body: Vec<u8>) -> Self {
-        let excess = body.len().saturating_sub(CALL_BODY_BYTES_MAX);
-        body.drain(..excess);
-        Self::Done { body: ByteBuf::from(body) }
-    }
 }

@@ -11,6 +11,7 @@
 //! | inside a sealed envelope | [`Message`] | the session's keys |
 //! | a map's header | [`MapHeader`] | for desired state, the hub's signature as well |
 
+mod call;
 mod codec;
 mod depth;
 mod digest;
@@ -18,15 +19,17 @@ mod envelope;
 mod message;
 mod topic;
 
+pub use call::{
+    CallMethod, CallOutcome, CallRequest, CallResponse, ExecResult, LogCursor, LogFrom, LogPage,
+};
 pub use codec::{DecodeError, EncodeError, decode, encode};
 pub use digest::{Digest, ShortDigest};
 pub use envelope::{ENVELOPE_VERSION, Envelope};
 pub use message::{
-    BOOT_CLOCKS_MAX, CallMethod, CallOutcome, CallRequest, CallResponse, GREETED_INCARNATION,
-    Hello, HelloReply, Hunk, Incarnation, Introduction, ItemEdit, LogAck, LogBatch, LogHold, LogId,
-    MapAck, MapBody, MapChunk, MapHeader, MapItem, MapName, MapPosition, MapRefusal, Message,
-    RefusalReason, RenewedHeader, Resume, Resumed, SequenceNumber, ShownContent, Stream, Version,
-    desired_header_context,
+    BOOT_CLOCKS_MAX, GREETED_INCARNATION, Hello, HelloReply, Hunk, Incarnation, Introduction,
+    ItemEdit, LogAck, LogBatch, LogHold, LogId, MapAck, MapBody, MapChunk, MapHeader, MapItem,
+    MapName, MapPosition, MapRefusal, Message, RefusalReason, RenewedHeader, Resume, Resumed,
+    SequenceNumber, ShownContent, Stream, Version, desired_header_context,
 };
 pub use topic::{DownTopic, UpTopic, UpTopicKind};
 

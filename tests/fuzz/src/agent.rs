@@ -189,7 +189,7 @@ impl Bench {
                     let outcome = CallOutcome::done(vec![]);
                     Some(Event::CallAnswered(CallResponse { id: request.id, outcome }))
                 }
-                Effect::Scrape(_) | Effect::AnswerPost { .. } => None,
+                Effect::Scrape(_) | Effect::AnswerPost { .. } | Effect::EndLocalCall { .. } => None,
                 Effect::Start(request) => {
                     self.started.push(request);
                     None

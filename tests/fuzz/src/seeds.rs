@@ -25,8 +25,8 @@ use sha2::{Digest as _, Sha256};
 use shared::model::{
     Autoscaling, ClockQuality, Condition, ConditionStatus, ConfigItem, ContainerStatus,
     GpuInventory, LinkBudget, MonotonicMs, NodeCapacity, NodeEvent, NodeStatus, Now, PodId,
-    PodPhase, PodStatus, ReservedResources, Revision, ScalingMetric, SecretBytes, SecretData,
-    SecretItem, UnixMs, Workload,
+    PodPhase, PodStatus, RemoteAccess, ReservedResources, Revision, ScalingMetric, SecretBytes,
+    SecretData, SecretItem, UnixMs, Workload,
 };
 use shared::sync::{Budget, LinkClass, LogMeta, LogReceiver, MapContent};
 use shared::telemetry::{Batch, BatchEncoder, Sample, Series};
@@ -219,6 +219,7 @@ fn node_status() -> NodeStatus {
         observed_term: 3,
         observed_generation: 7,
         reserved: ReservedResources { cpu_millicores: 500, memory_bytes: 1 << 30 },
+        remote_access: Some(RemoteAccess { logs: true, exec: false }),
     }
 }
 
@@ -298,6 +299,8 @@ fn records(corpus: &Corpus) {
     for (kind, record) in (0..).zip(&kinds) {
         corpus.add("records", &[&[kind], record.as_slice()].concat());
     }
+    let audit = encoded(&crate::records::audit_record(pod()));
+    corpus.add("records", &[&[9], audit.as_slice()].concat());
     let sample = |at| Sample {
         at: UnixMs(at),
         values: [(Series::new("load").with("gpu", "GPU-1"), 1.5), (Series::new("b"), -2.0)].into(),

@@ -6,12 +6,15 @@
 use crate::input::Input;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shared::limits::{MAP_UPDATE_BYTES_MAX, MQTT_PAYLOAD_BYTES_MAX};
+use shared::limits::{CALL_BODY_BYTES_MAX, MAP_UPDATE_BYTES_MAX, MQTT_PAYLOAD_BYTES_MAX};
 use shared::model::{CpuQuantity, MemoryQuantity, NodeId, PodId, WorkloadKey};
 use shared::telemetry::{Batch, BatchDecoder, BatchEncoder};
 use shared::trust::session::SessionPublicKey;
 use shared::trust::signature::VerifyingKey;
-use shared::wire::{DownTopic, Envelope, MapBody, MapHeader, Message, UpTopic, decode, encode};
+use shared::wire::{
+    DownTopic, Envelope, ExecResult, LogCursor, LogPage, MapBody, MapHeader, Message, UpTopic,
+    decode, encode,
+};
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
@@ -41,9 +44,11 @@ pub fn envelope(data: &[u8]) {
     }
 }
 
-/// Messages, as they are inside a sealed envelope.
+/// Messages, as they are inside a sealed envelope, and what answers to calls hold.
 pub fn message(data: &[u8]) {
     survives::<Message>("message", data, MQTT_PAYLOAD_BYTES_MAX);
+    survives::<LogPage>("page of a log", data, CALL_BODY_BYTES_MAX);
+    survives::<ExecResult>("result of a command", data, CALL_BODY_BYTES_MAX);
 }
 
 /// Updates of maps and their headers.
@@ -86,6 +91,10 @@ pub fn names(data: &[u8]) {
     parses_back::<MemoryQuantity>(text);
     parses_back::<SessionPublicKey>(text);
     parses_back::<VerifyingKey>(text);
+    // Digits have two cases and leading zeros.
+    if let Ok(cursor) = text.parse::<LogCursor>() {
+        parses_back::<LogCursor>(&cursor.to_string());
+    }
     if let Some(topic) = UpTopic::parse(text) {
         assert_eq!(topic.name(), text);
     }

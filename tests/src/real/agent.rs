@@ -74,6 +74,16 @@ impl Agent {
         Ok(fs::write(path, format!("runtime = \"cri\"\n{text}{cri}"))?)
     }
 
+    /// Puts a table into the configuration. After [`Self::configure`].
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn add_table(&self, table: &str) -> anyhow::Result<()> {
+        let path = self.folder.join("agent.toml");
+        let text = fs::read_to_string(&path)?;
+        Ok(fs::write(path, format!("{text}{table}\n"))?)
+    }
+
     /// A further argument of `run`.
     pub fn add_argument(&mut self, argument: &str) {
         self.arguments.push(argument.to_owned());

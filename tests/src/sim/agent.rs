@@ -135,6 +135,8 @@ impl AgentPorts for Ports<'_> {
         self.outcome.answered.push(CallResponse { id: request.id, outcome });
     }
 
+    fn end_local_call(&mut self, _ticket: u64, _outcome: CallOutcome) {}
+
     fn sample(&mut self) -> Sample {
         super::scene::sample_at(self.now, self.boot, self.series)
     }

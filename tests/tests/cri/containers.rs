@@ -26,6 +26,7 @@ fn marking(name: &str) -> String {
 fn group(instance: u64, plan: &[(&str, ContainerRole)]) -> StartRequest {
     let image = Some(Containerd::image().to_owned());
     let plan = plan.iter().map(|(name, role)| ContainerPlan {
+        pulls: None,
         name: (*name).to_owned(),
         role: *role,
         image: image.clone(),

@@ -10,6 +10,7 @@
 //! | `node.rs` | a whole node, with hub and agent as processes |
 //! | `pull.rs` | images that are not on the node |
 //! | `sidecars.rs` | the same on a whole node, with hub and agent as processes |
+//! | `remote.rs` | logs and commands asked for at the hub |
 //! | `volumes.rs` | the files that it has of ConfigMaps, Secrets and models |
 //!
 //! Every test ends with [`scene::Node::assert_clean`]: no sandbox, process, mount or cgroup of a pod is left.
@@ -29,6 +30,7 @@ mod containers;
 mod life;
 mod node;
 mod pull;
+mod remote;
 mod scene;
 mod sidecars;
 mod volumes;

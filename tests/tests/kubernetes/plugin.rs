@@ -100,6 +100,14 @@ fn a_node_is_cordoned_drained_and_taken_back_by_the_plugin() {
     let why = plugin.ask_hub(&["why", "mast-17", "default/ocr-0"]);
     assert!(why.contains("the node is cordoned"), "{why}");
     plugin.ask_hub(&["logs", "mast-17", "default/ocr-0"]);
+    let run = ["exec", "mast-17", "default/ocr-0", "--api", &plugin.api, "--", "true"];
+    let refused = plugin.run(&run).unwrap_err();
+    assert!(refused.contains("`remote_access.exec = true` in "), "{refused}");
+    wait_until("the command is an Event on the node", PATIENCE, || {
+        let events = cluster.kubectl(&["get", "events", "-A", "-o", "wide"])?;
+        Ok(events.contains("edgenode/mast-17") && events.contains("[\"true\"] in default/ocr-0"))
+    })
+    .unwrap();
     let described = plugin.ask_hub(&["describe", "mast-17"]);
     assert!(described.contains("SchedulingDisabled"), "{described}");
 

@@ -4,6 +4,7 @@
 //! `container.0.log` is being written; `container.1.log` is the one before, and so on.
 //! Source of the format: the Kubernetes design proposal "kubelet: CRI logging".
 
+use crate::results::parse_rfc3339;
 use crate::runtime::log::{FILES_MAX, last_lines, read_end};
 use std::fs::{self, File};
 use std::io;
@@ -58,16 +59,50 @@ fn text_of(raw: &[u8], is_whole: bool) -> Vec<u8> {
     let mut text = Vec::with_capacity(raw.len());
     let skipped = usize::from(!is_whole);
     for line in raw.split_inclusive(|byte| *byte == b'\n').skip(skipped) {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let mut words = line.splitn(4, |byte| *byte == b' ');
-        let (_time, _stream) = (words.next(), words.next());
-        let (Some(tag), Some(part)) = (words.next(), words.next()) else { continue };
-        text.extend_from_slice(part);
-        if !tag.starts_with(b"P") {
+        let Some(line) = Line::of(line) else { continue };
+        text.extend_from_slice(line.part);
+        if !line.is_part() {
             text.push(b'\n');
         }
     }
     text
+}
+
+/// One line of the file.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::runtime) struct Line<'a> {
+    time: &'a [u8],
+    tag: &'a [u8],
+    /// The text without a line's end.
+    part: &'a [u8],
+    /// The text with the end of the line in the file, if it has one.
+    ended: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    /// A line with its end; `None` when it is none of a container.
+    pub(in crate::runtime) fn of(line: &'a [u8]) -> Option<Self> {
+        let mut words = line.splitn(4, |byte| *byte == b' ');
+        let (time, _stream) = (words.next()?, words.next()?);
+        let (tag, ended) = (words.next()?, words.next()?);
+        let part = ended.strip_suffix(b"\n").unwrap_or(ended);
+        Some(Self { time, tag, part, ended })
+    }
+
+    /// Whether what the container printed goes on in the next.
+    pub(in crate::runtime) fn is_part(&self) -> bool {
+        self.tag.starts_with(b"P")
+    }
+
+    /// What the container printed.
+    pub(in crate::runtime) fn text(&self) -> &'a [u8] {
+        if self.is_part() { self.part } else { self.ended }
+    }
+
+    /// When, in milliseconds since 1970.
+    pub(in crate::runtime) fn time_ms(&self) -> Option<u64> {
+        parse_rfc3339(std::str::from_utf8(self.time).ok()?).map(|time| time.0)
+    }
 }
 
 /// What is to be done about a container's log.
@@ -106,7 +141,7 @@ pub(super) fn rotate(folder: &Path, bytes_max: u64, files_max: u32) -> io::Resul
     Ok(Rotation::Reopen)
 }
 
-fn path(folder: &Path, number: u32) -> PathBuf {
+pub(in crate::runtime) fn path(folder: &Path, number: u32) -> PathBuf {
     folder.join(format!("container.{number}.log"))
 }
 

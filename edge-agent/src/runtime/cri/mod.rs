@@ -9,6 +9,7 @@
 //! | `life` | one start: begin, watch, stop |
 //! | `group` | the same for a pod of several containers |
 //! | `pull`, `credentials` | its image where that is not here, and what registries ask for |
+//! | `exec` | commands in a container: checks, and what people ask for |
 //! | `found` | what is left of earlier starts when the agent comes up |
 //! | `watcher` | one look at all containers: ends, logs, usage |
 //! | `log` | the format of containers' logs, their rotation and tail |
@@ -33,6 +34,7 @@ mod api;
 mod calls;
 mod client;
 mod credentials;
+mod exec;
 mod found;
 mod group;
 mod ids;
@@ -45,7 +47,7 @@ mod watcher;
 
 use super::folder::{PodFolder, moved_away_in, private_folder};
 use super::layers::attempt;
-use super::{Secrets, StartFailure, probe, volumes};
+use super::{ExecOrder, Secrets, StartFailure, probe, volumes};
 use crate::config::PullPolicy;
 use crate::gpu::GpuProcess;
 use crate::ports::{
@@ -55,6 +57,7 @@ use crate::ports::{
 use crate::results::{Door, Doors};
 use calls::{ContainerCondition, UNKNOWN_EXIT_CODE, until_answered};
 use client::{CallError, CriClient};
+use exec::{check_by_command, run_command};
 use found::{Found, running_of};
 use group::{Group, GroupOrder};
 use ids::{ContainerIds, Running};
@@ -62,14 +65,14 @@ use life::Life;
 use note::{AgentName, Pairs, StartNote};
 use order::{DOOR_SOCKET, door_folder};
 use shared::in_words;
-use shared::model::{ExecAction, PodId};
+use shared::model::PodId;
 use shared::telemetry::Series;
+use shared::wire::ExecResult;
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::warn;
@@ -80,9 +83,6 @@ pub const DEFAULT_SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// The cgroup below which those of pods lie.
 pub const DEFAULT_CGROUP_PARENT: &str = "/hinterland";
-
-/// Beyond the limit of a check by command, for the runtime to say that it was too slow.
-const EXEC_MARGIN: Duration = Duration::from_secs(2);
 
 /// How the runtime is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,6 +227,21 @@ impl CriRuntime {
     #[must_use]
     pub fn gpu_memory(&self, processes: &[GpuProcess]) -> BTreeMap<Series, f64> {
         gpu_memory(&self.shared, processes)
+    }
+
+    /// Runs a command in a pod's container.
+    pub(super) fn exec(
+        &self,
+        order: ExecOrder,
+    ) -> impl Future<Output = Result<ExecResult, String>> + Send + 'static {
+        let container = self.container_of(&order.pod, order.container.as_deref());
+        let shared = Arc::clone(&self.shared);
+        async move { run_command(&shared.client, container, order).await }
+    }
+
+    /// The id of one of a pod's several containers, or of its only one.
+    fn container_of(&self, pod: &PodId, name: Option<&str>) -> Option<String> {
+        self.shared.live().get(pod)?.containers.of(name.unwrap_or_default())
     }
 
     fn life(&self, pod: &PodId, instance: InstanceId) -> (Life, Live) {
@@ -393,9 +408,7 @@ impl Runtime for CriRuntime {
     }
 
     fn probe(&mut self, request: ProbeRequest) {
-        let name = request.container.clone().unwrap_or_default();
-        let container =
-            self.shared.live().get(&request.pod).and_then(|live| live.containers.of(&name));
+        let container = self.container_of(&request.pod, request.container.as_deref());
         let shared = Arc::clone(&self.shared);
         drop(self.shared.tasks.spawn(async move {
             let ProbeRequest { pod, instance, container: name, kind, probe } = request;
@@ -405,25 +418,6 @@ impl Runtime for CriRuntime {
             let event = RuntimeEvent::Probed { pod, instance, container: name, kind, result };
             shared.tell(event);
         }));
-    }
-}
-
-/// Runs a command in the pod's container.
-async fn check_by_command(
-    client: &CriClient,
-    container: Option<String>,
-    exec: &ExecAction,
-    limit: Duration,
-) -> Result<(), String> {
-    let program = exec.command.first().ok_or("exec.command is empty")?;
-    let container_id = container.ok_or("the pod does not run")?;
-    let timeout = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
-    let order = api::ExecSyncRequest { container_id, cmd: exec.command.clone(), timeout };
-    let answer = client.call("ExecSync", &order, limit + EXEC_MARGIN).await;
-    let api::ExecSyncResponse { exit_code, .. } = answer.map_err(|error| in_words(&error))?;
-    match exit_code {
-        0 => Ok(()),
-        code => Err(format!("`{program}` ended with exit status: {code}")),
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `life` | the agent's side of one start: begin, watch, stop |
 //! | `adopt` | what is left of earlier starts when the agent comes up |
 //! | `probe` | checks by command |
+//! | `exec` | commands that people ask for |
 //! | `files`, `lock`, `identity` | the pod's folder, its lock, who a process is |
 //! | `order` | what agent and shim say to each other |
 //! | `usage` | CPU and memory of a pod |
@@ -19,6 +20,7 @@
 //! Linux 5.3 (`pidfd_open`).
 
 mod adopt;
+mod exec;
 mod files;
 #[cfg(fuzzing)]
 pub mod hostile;
@@ -34,7 +36,7 @@ mod usage;
 pub use shim::shim_if_asked;
 pub use usage::ProcessUsage;
 
-use super::{Secrets, layers, log, pod_series, usage_series, volumes};
+use super::{ExecOrder, Secrets, layers, log, pod_series, usage_series, volumes};
 use crate::gpu::GpuProcess;
 use crate::placement::Placement;
 use crate::ports::{
@@ -53,8 +55,10 @@ use probe::Probed;
 use shared::in_words;
 use shared::model::PodId;
 use shared::telemetry::Series;
+use shared::wire::ExecResult;
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
@@ -198,6 +202,21 @@ impl ProcessRuntime {
             }
         }
         values
+    }
+
+    /// Runs a command in a pod: in its environment, its folder and its cgroups.
+    pub(super) fn exec(
+        &self,
+        order: ExecOrder,
+    ) -> impl Future<Output = Result<ExecResult, String>> + Send + 'static {
+        let probed = self.probed(&order.pod);
+        let program = self.shared.options.shim_program.clone();
+        async move { exec::run(order, probed, program).await }
+    }
+
+    fn probed(&self, pod: &PodId) -> Probed {
+        let main = self.shared.live().get(pod).and_then(|live| live.main);
+        Probed { folder: self.shared.folder(pod), main }
     }
 
     fn adopt(&self, pod: &PodId, finding: Finding) -> Option<Observation> {
@@ -368,8 +387,7 @@ impl Runtime for ProcessRuntime {
     }
 
     fn probe(&mut self, request: ProbeRequest) {
-        let main = self.shared.live().get(&request.pod).and_then(|live| live.main);
-        let probed = Probed { folder: self.shared.folder(&request.pod), main };
+        let probed = self.probed(&request.pod);
         let shared = self.shared.clone();
         self.shared.tasks.spawn(async move {
             let ProbeRequest { pod, instance, container, kind, probe } = request;

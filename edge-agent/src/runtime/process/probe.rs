@@ -9,8 +9,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use shared::model::{ExecAction, Probe};
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -27,6 +29,14 @@ pub(super) struct Probed {
     pub(super) main: Option<ProcessIdentity>,
 }
 
+impl Probed {
+    /// Where the pod's program was started.
+    pub(super) fn working_dir(&self) -> PathBuf {
+        let noted = self.folder.state().map(|state| state.working_dir);
+        noted.unwrap_or_else(|| self.folder.home())
+    }
+}
+
 /// Runs one check; a sentence says what failed.
 pub(super) async fn run(probe: &Probe, probed: &Probed) -> Result<(), String> {
     checks::run(probe, |exec| check_by_command(exec, probed)).await
@@ -34,9 +44,29 @@ pub(super) async fn run(probe: &Probe, probed: &Probed) -> Result<(), String> {
 
 /// A command that runs; dropping it kills its process group.
 #[derive(Debug)]
-struct Running {
-    child: Option<Child>,
+pub(super) struct Running {
+    pub(super) child: Option<Child>,
     group: Option<Pid>,
+}
+
+impl Running {
+    /// Starts it, in a process group of its own.
+    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let child = command.process_group(0).stdin(Stdio::null()).spawn()?;
+        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        Ok(Self { child: Some(child), group })
+    }
+
+    /// Waits until it has ended, and kills what is left of its group.
+    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "it is gone");
+        let group = self.group.ok_or_else(gone)?;
+        let end = pidfd_open(group, PidfdFlags::empty())?;
+        ended(&end).await?;
+        let _ = kill_process_group(group, Signal::KILL);
+        // It has ended, so this does not block; from now on the number may be another's.
+        self.child.take().ok_or_else(gone)?.wait()
+    }
 }
 
 impl Drop for Running {
@@ -55,30 +85,18 @@ impl Drop for Running {
 
 async fn check_by_command(exec: &ExecAction, probed: &Probed) -> Result<(), String> {
     let (program, arguments) = exec.command.split_first().ok_or("exec.command is empty")?;
-    let failed = |error: std::io::Error| format!("`{program}` could not be run: {error}");
+    let failed = |error: io::Error| format!("`{program}` could not be run: {error}");
     let environment = settled_environment(probed).await.ok_or("the pod does not run")?;
-    let working_dir = probed.folder.state().map(|state| state.working_dir);
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .envs(environment)
-        .current_dir(working_dir.unwrap_or_else(|| probed.folder.home()))
-        .process_group(0)
-        .stdin(Stdio::null())
+        .current_dir(probed.working_dir())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let mut running = Running { child: Some(child), group };
-    let group = group.ok_or_else(|| format!("`{program}` has no number"))?;
-    let end = pidfd_open(group, PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
-    ended(&end).await.map_err(failed)?;
-    let _ = kill_process_group(group, Signal::KILL);
-    // It has ended, so this does not block; from now on the number may be another's.
-    let mut child = running.child.take().ok_or_else(|| format!("`{program}` is gone"))?;
-    let status = child.wait().map_err(failed)?;
-    judge(program, status)
+        .stderr(Stdio::null());
+    let mut running = Running::spawn(&mut command).map_err(failed)?;
+    judge(program, running.ended().await.map_err(failed)?)
 }
 
 fn judge(program: &str, status: ExitStatus) -> Result<(), String> {
@@ -87,7 +105,7 @@ fn judge(program: &str, status: ExitStatus) -> Result<(), String> {
 
 /// The environment of the pod's main process, which shows none for a moment when it has just become
 /// its program.
-async fn settled_environment(probed: &Probed) -> Option<Vec<(OsString, OsString)>> {
+pub(super) async fn settled_environment(probed: &Probed) -> Option<Vec<(OsString, OsString)>> {
     for _ in 0..ENVIRONMENT_LOOKS {
         let environment = environment(probed)?;
         if environment.iter().any(|(name, _)| name == POD_FOLDER_VARIABLE) {

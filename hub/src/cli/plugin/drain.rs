@@ -159,16 +159,6 @@ fn progress(object: &DynamicObject, generation: i64) -> Progress {
     }
 }
 
-/// A duration as in `90s`, `5m`, `1h`.
-pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let unit = |suffix: &str, seconds: u64| {
-        let number: u64 = text.strip_suffix(suffix)?.parse().ok()?;
-        number.checked_mul(seconds)
-    };
-    let seconds = unit("s", 1).or_else(|| unit("m", 60)).or_else(|| unit("h", 3_600));
-    seconds.map(Duration::from_secs).ok_or_else(|| "expected a time as in `90s` or `5m`".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,15 +216,5 @@ mod tests {
         let refused = with(3, "False", "Drained");
         assert_eq!(refused, Progress::Refused("spec.taints: no".to_owned()));
         assert!(matches!(progress(&node(json!({})), 3), Progress::Underway(_)));
-    }
-
-    #[test]
-    fn a_timeout_has_a_unit() {
-        assert_eq!(parse_timeout("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_timeout("5m"), Ok(Duration::from_secs(300)));
-        assert_eq!(parse_timeout("0s"), Ok(Duration::ZERO));
-        for text in ["", "5", "m", "-1s", "1.5h", "99999999999999999999s"] {
-            assert!(parse_timeout(text).is_err(), "`{text}` was accepted");
-        }
     }
 }

@@ -16,10 +16,12 @@ mod drain;
 mod show;
 
 use super::client::{Client, Way, authority_of, runtime};
+use super::pods::{self, ExecOptions, LogOptions};
 use super::{Output, print, query};
 use crate::admin::Token;
 use clap::{Args, Parser, Subcommand};
 use cluster::Cluster;
+use shared::io::remote::parse_time;
 use shared::model::{NodeId, PodId, WorkloadKey};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -108,9 +110,19 @@ enum Command {
         node: NodeId,
         /// The pod, as in `default/ocr-0`
         pod: PodId,
-        /// How many lines
-        #[arg(long, default_value_t = 100)]
-        lines: u32,
+        #[command(flatten)]
+        log: LogOptions,
+        #[command(flatten)]
+        hub: HubArguments,
+    },
+    /// Run a command in a pod, without a terminal and without input, where the node allows it
+    Exec {
+        /// The node
+        node: NodeId,
+        /// The pod, as in `default/ocr-0`
+        pod: PodId,
+        #[command(flatten)]
+        exec: ExecOptions,
         #[command(flatten)]
         hub: HubArguments,
     },
@@ -122,7 +134,7 @@ enum Command {
         /// The node
         node: NodeId,
         /// How long to wait, as in `90s`, `5m`, `1h`; with `0s` nothing is waited for
-        #[arg(long, default_value = "5m", value_parser = drain::parse_timeout)]
+        #[arg(long, default_value = "5m", value_parser = parse_time)]
         timeout: Duration,
     },
     /// Keep new pods away from a node; what it has stays
@@ -178,8 +190,11 @@ impl Plugin {
             Command::Why { node, pod, output, hub } => {
                 query::why(&hub.client(access)?, &node, &pod, output)
             }
-            Command::Logs { node, pod, lines, hub } => {
-                query::logs(&hub.client(access)?, &node, &pod, lines)
+            Command::Logs { node, pod, log, hub } => {
+                pods::logs(&hub.client(access)?, &node, &pod, log)
+            }
+            Command::Exec { node, pod, exec, hub } => {
+                pods::exec(&hub.client(access)?, &node, &pod, exec)
             }
             Command::Drain { node, timeout } => drain::drain(&access.connect()?, &node, timeout),
             Command::Cordon { node } => drain::cordon(&access.connect()?, &node),
@@ -278,6 +293,7 @@ mod tests {
             "describe",
             "why",
             "logs",
+            "exec",
             "drain",
             "cordon",
             "uncordon",

@@ -11,7 +11,7 @@ fn call(ticket: u64) -> Event {
 /// Tickets of the calls that came to an end.
 fn ended(steps: &[Step]) -> Vec<u64> {
     let ticket = |step: &Step| match step {
-        Step::CallEnded(CallEnded { ticket, outcome: CallOutcome::Failed { .. } }) => Some(*ticket),
+        Step::CallEnded(CallEnded { ticket, is_unanswered: true, .. }) => Some(*ticket),
         _ => None,
     };
     steps.iter().filter_map(ticket).collect()

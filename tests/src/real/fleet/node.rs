@@ -22,7 +22,9 @@ use shared::telemetry::{Sample, Series};
 use shared::trust::certificate::NodeKey;
 use shared::trust::enrollment::Enrollment;
 use shared::trust::session::SessionPrivateKey;
-use shared::wire::{CallRequest, DownTopic, SequenceNumber, UpTopic, UpTopicKind, Version};
+use shared::wire::{
+    CallOutcome, CallRequest, DownTopic, SequenceNumber, UpTopic, UpTopicKind, Version,
+};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -122,6 +124,8 @@ impl AgentPorts for Outside {
     }
 
     fn answer_call(&mut self, _request: CallRequest) {}
+
+    fn end_local_call(&mut self, _ticket: u64, _outcome: CallOutcome) {}
 
     fn sample(&mut self) -> Sample {
         let now = self.clock.now();

@@ -18,6 +18,9 @@ const CPU_QUOTA_US_MIN: u64 = 1_000;
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
+/// What the names of pods' cgroups begin with.
+const NAME_PREFIX: &str = "hinterland-";
+
 /// The cgroups of one pod.
 #[derive(Debug, Default)]
 pub(super) struct Cgroups {
@@ -108,6 +111,24 @@ impl Cgroups {
     }
 }
 
+/// Where a process enters the cgroups of the pod whose main process has this number.
+pub(in super::super) fn entrances_of(pid: i32) -> Vec<PathBuf> {
+    entrances_in(&fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default())
+}
+
+/// From lines as in `4:memory:/system.slice/hinterland-…`; only cgroups that were made for a pod.
+fn entrances_in(text: &str) -> Vec<PathBuf> {
+    let entrance = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, Path::new(fields.next()?));
+        let is_of_pod = path.file_name()?.to_str()?.starts_with(NAME_PREFIX);
+        let controller = controllers.split(',').next().unwrap_or_default();
+        let folder = Path::new(MOUNT).join(controller).join(path.strip_prefix("/").ok()?);
+        is_of_pod.then(|| folder.join("cgroup.procs"))
+    };
+    text.lines().filter_map(entrance).collect()
+}
+
 fn quota_us(millicores: u64) -> u64 {
     (millicores.saturating_mul(CPU_PERIOD_US) / 1000).max(CPU_QUOTA_US_MIN)
 }
@@ -123,7 +144,7 @@ fn name_of(pod_folder: &Path) -> String {
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
-    format!("hinterland-{pod}-{hash:016x}")
+    format!("{NAME_PREFIX}{pod}-{hash:016x}")
 }
 
 /// The path below the controller's mount, from lines as in `4:memory:/system.slice`.
@@ -158,6 +179,16 @@ mod tests {
         assert_eq!(own_path(own, "pids"), Path::new(""));
         let parent = unified_parent(own);
         assert_eq!(parent, Path::new("/sys/fs/cgroup/system.slice/edge.service"));
+    }
+
+    #[test]
+    fn a_pod_s_cgroups_are_entered_and_the_agent_s_are_not() {
+        let text = "4:memory:/a/hinterland-x-1\n3:pids:/a\n2:cpu,cpuacct:/hinterland-x-1\n\
+            0::/s/agent\nrubbish\n";
+        let expected = ["memory/a/hinterland-x-1/cgroup.procs", "cpu/hinterland-x-1/cgroup.procs"];
+        assert_eq!(entrances_in(text), expected.map(|path| Path::new(MOUNT).join(path)));
+        let unified = entrances_in("0::/s/hinterland-x-1\n");
+        assert_eq!(unified, [Path::new("/sys/fs/cgroup/s/hinterland-x-1/cgroup.procs")]);
     }
 
     #[test]

@@ -11,8 +11,9 @@ use super::{LAUNCH_WORD, STATUS_DONE, STATUS_FAILED, own_program};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::setsid;
+use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
@@ -124,6 +125,33 @@ fn become_program(order: &LaunchOrder) -> StartFailure {
         .stderr(Stdio::inherit())
         .exec();
     not_executed(&order.program, &error)
+}
+
+/// What stands between the cgroups to enter and the command.
+pub(in super::super) const COMMAND_FOLLOWS: &str = "--";
+
+/// The program was not found, or can't be executed, as shells have it.
+const STATUS_NOT_FOUND: u8 = 127;
+const STATUS_NOT_EXECUTED: u8 = 126;
+
+/// Becomes a command in a pod: enters its cgroups, ends with the agent, goes before the agent when memory is short.
+/// Environment, folder and outputs are there already. Returns only when that failed.
+pub(super) fn become_command(arguments: &[OsString]) -> u8 {
+    let mut words = arguments.iter();
+    for entrance in words.by_ref().take_while(|word| *word != COMMAND_FOLLOWS) {
+        let _ = fs::write(entrance, "0");
+    }
+    let _ = fs::write(Path::new("/proc/self/oom_score_adj"), OOM_SCORE_ADJUSTMENT);
+    // Its deadline is the agent's to keep.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    let Some(program) = words.next() else { return STATUS_NOT_EXECUTED };
+    let error = Command::new(program).args(words).exec();
+    let failure = not_executed(&program.to_string_lossy(), &error);
+    let _ = writeln!(io::stderr(), "{}", failure.message);
+    match error.kind() {
+        io::ErrorKind::NotFound => STATUS_NOT_FOUND,
+        _ => STATUS_NOT_EXECUTED,
+    }
 }
 
 fn prepare(order: &LaunchOrder) -> io::Result<()> {

@@ -15,7 +15,7 @@
 //! Killed before 5, the waiting process ends by itself and nothing ran. Killed after, the state
 //! names the pod's main process and the descendants hold the lock.
 
-mod cgroup;
+pub(super) mod cgroup;
 mod keep;
 mod launch;
 
@@ -27,6 +27,7 @@ use super::order::{Report, RunOrder, StartFailure, line_of, read_line};
 use crate::ports::RuntimeError;
 use cgroup::Cgroups;
 use keep::Keeper;
+pub(super) use launch::COMMAND_FOLLOWS;
 use launch::Launched;
 use rustix::process::{getpid, set_child_subreaper, setsid};
 use shared::in_words;
@@ -44,6 +45,9 @@ pub(super) const SHIM_WORD: &str = "shim";
 
 /// The word that makes this program the last step before a pod's program.
 const LAUNCH_WORD: &str = "shim-launch";
+
+/// The word that makes this program a command in a pod; see [`launch::become_command`].
+pub(super) const EXEC_WORD: &str = "shim-exec";
 
 /// The order follows the spawn at once; an agent that hangs must not leave a locked pod behind.
 const ORDER_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -65,6 +69,7 @@ pub fn shim_if_asked(arguments: &[OsString]) -> Option<u8> {
     match word {
         SHIM_WORD => Some(run(arguments.get(2).map(PathBuf::from))),
         LAUNCH_WORD => Some(launch::run()),
+        EXEC_WORD => Some(launch::become_command(arguments.get(2..).unwrap_or_default())),
         _ => None,
     }
 }
