@@ -6,12 +6,16 @@ SECONDS ?= 60
 export CARGO_TERM_COLOR ?= auto
 # Always the same packages, so that all targets share what was built.
 RELEASE = $(CARGO) build --release -p hub -p edge-agent -p file-classifier -p tests
-BUILT = $${CARGO_TARGET_DIR:-target}/release
+TARGET = $${CARGO_TARGET_DIR:-target}
+BUILT = $(TARGET)/release
 
-.PHONY: help demo test check bench sim fuzz mutants install-test-needs format
+.PHONY: help agent demo test check bench sim fuzz mutants install-test-needs format
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+
+agent: ## Build the agent as it is installed: for size, in target/node
+	$(CARGO) build --profile node -p edge-agent --bin edge-agent
 
 demo: ## Run the main job on this machine; KEEP=1 leaves it running, RUNTIME=cri has pods as containers
 	$(if $(filter cri,$(RUNTIME)),tests/install.sh containers)
@@ -26,8 +30,9 @@ test: install-test-needs ## Install what the tests need and run them all
 check: ## Format, lints, the pure core without tokio, advisories, documents
 	tests/check.sh
 
-bench: ## Print every figure as `figure: NAME VALUE UNIT`
+bench: agent ## Print every figure as `figure: NAME VALUE UNIT`
 	$(RELEASE) --bins
+	install $(TARGET)/node/edge-agent $(BUILT)/edge-agent
 	$(BUILT)/bench
 
 sim: ## Run the simulated world: SEEDS=n many seeds, or SEED=x one with its event log

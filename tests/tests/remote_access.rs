@@ -43,7 +43,7 @@ spec:
 }
 
 /// Counts, about a hundred lines a second.
-const COUNTING: &str = "n=0; while :; do echo line $n; n=$((n+1)); sleep 0.01; done";
+const COUNTING: &str = "n=0; while :; do for i in 0 1 2 3 4 5 6 7 8 9; do echo line $n; n=$((n+1)); done; sleep 0.1; done";
 
 const SLEEPING: &str = "echo up; exec sleep 4200";
 
@@ -338,6 +338,8 @@ fn a_node_that_allows_nothing_refuses_with_the_option_of_its_file_and_records_it
     let audit = site.audit();
     let refused = |record: &&Value| record["outcome"].get("Refused").is_some();
     assert_eq!((audit.len(), audit.iter().filter(refused).count()), (4, 2), "{audit:?}");
+    let reported = |view: &Value| view["status"]["remote_access"]["logs"] == false;
+    site.hub.wait_for_node(NODE, "the hub knows it", PATIENCE, reported).unwrap();
     let described = site.hub_says(&["describe", NODE]).out;
     assert!(described.contains("logs not allowed, exec not allowed"), "{described}");
 }

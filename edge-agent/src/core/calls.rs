@@ -146,8 +146,9 @@ impl Calls {
 
 impl AgentCore {
     /// From now on others may do this from afar.
-    pub fn set_remote_policy(&mut self, policy: RemotePolicy) {
+    pub fn set_remote_policy(&mut self, policy: RemotePolicy, now: Now) {
         self.calls.policy = policy;
+        self.schedule_report(now.monotonic);
     }
 
     pub(super) fn remote_access(&self) -> RemoteAccess {

@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Between two attempts to write: soon enough for a person who has just freed space.
 const RETRY_INTERVAL_MS: u64 = 5_000;
 
+/// Writes of batches that are made durable together: a commit costs a disk the same, whatever is in it.
+const WRITES_TOGETHER_MAX: usize = 256;
+
 /// What follows once a batch is durable.
 #[derive(Debug)]
 pub(super) enum After {
@@ -86,9 +89,26 @@ impl AgentCore {
                 }
             }
             None => {
+                let Some(batch) = self.join_last(batch, &after) else { return };
                 self.storage.waiting.push_back(after);
                 self.effects.push_back(Effect::Persist(batch));
             }
+        }
+    }
+
+    /// Puts `batch` to the one before it, when nothing is to happen between them or after either; else it comes back.
+    fn join_last(&mut self, mut batch: WriteBatch, after: &After) -> Option<WriteBatch> {
+        let (Some(After::Nothing), After::Nothing) = (self.storage.waiting.back(), after) else {
+            return Some(batch);
+        };
+        match self.effects.back_mut() {
+            Some(Effect::Persist(last))
+                if last.writes.len() + batch.writes.len() <= WRITES_TOGETHER_MAX =>
+            {
+                last.writes.append(&mut batch.writes);
+                None
+            }
+            _ => Some(batch),
         }
     }
 

@@ -3,6 +3,7 @@
 mod alarms;
 mod budget;
 mod calls;
+mod commits;
 mod greetings;
 mod heat;
 mod pressure;

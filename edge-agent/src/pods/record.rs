@@ -91,3 +91,21 @@ pub enum PodAction {
         grace_ms: u64,
     },
 }
+
+impl PodAction {
+    /// The pod that it is about.
+    #[must_use]
+    pub fn pod(&self) -> &PodId {
+        match self {
+            Self::Record(record) => &record.pod,
+            Self::Start(request) => &request.pod,
+            Self::Probe(request) => &request.pod,
+            Self::StartContainer(request) => &request.start.pod,
+            Self::Forget(pod)
+            | Self::StopContainer { pod, .. }
+            | Self::Stop { pod, .. }
+            | Self::Remove { pod, .. }
+            | Self::Attach { pod, .. } => pod,
+        }
+    }
+}

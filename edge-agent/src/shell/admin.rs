@@ -6,27 +6,41 @@ use crate::audit::AuditRecord;
 use crate::config::Config;
 use crate::core::AgentStatus;
 use crate::owner_socket::bind_for_owner;
-use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{Path, Query as UrlQuery, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::serve::IncomingStream;
-use axum::{Json, Router};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Bytes};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::io::remote::{CURSOR_HEADER, ExecAnswer, ExecBody, LogQuery, MARKS_HEADER, PageMarks};
 use shared::model::{GpuSource, PodId, PodPhase};
 use shared::wire::{CallMethod, CallOutcome, ExecResult, LogPage, decode};
+use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// Questions that wait for the core. A person asks a few; more are refused.
 const QUERIES_MAX: usize = 16;
 
 /// Text of one page of a log for a command on this machine.
 const LOCAL_PAGE_BYTES_MAX: u32 = 1 << 20;
+
+/// A command and what goes with it.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// From the first byte of a connection, or the end of an answer, to the end of the next head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// After a connection that could not be accepted: no file is free, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A question to the running agent.
 #[derive(Debug)]
@@ -44,13 +58,28 @@ pub enum Query {
     Audit(oneshot::Sender<Result<Vec<AuditRecord>, String>>),
 }
 
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// Anybody on this machine.
+    Anybody,
+    /// Whoever may open the admin socket: which user, if that is known.
+    Owner(Option<u32>),
+}
+
+/// Where connections come from.
+enum Listener {
+    Loopback(TcpListener),
+    Socket(UnixListener),
+}
+
 /// Serves health and metrics on loopback, status and logs on the admin socket. A port or a socket
 /// that can't be had is said and done without: pods matter more.
 pub(super) async fn serve(config: &Config) -> mpsc::Receiver<Query> {
     let (sender, queries) = mpsc::channel(QUERIES_MAX);
     match TcpListener::bind(config.admin).await {
         Ok(listener) => {
-            drop(tokio::spawn(axum::serve(listener, public_router(sender.clone())).into_future()))
+            drop(tokio::spawn(serve_all(Listener::Loopback(listener), sender.clone())));
         }
         Err(error) => {
             let address = config.admin;
@@ -59,10 +88,7 @@ pub(super) async fn serve(config: &Config) -> mpsc::Receiver<Query> {
     }
     let socket = config.places().admin_socket;
     match bind_for_owner(&socket) {
-        Ok(listener) => {
-            let router = private_router(sender).into_make_service_with_connect_info::<Peer>();
-            drop(tokio::spawn(axum::serve(listener, router).into_future()));
-        }
+        Ok(listener) => drop(tokio::spawn(serve_all(Listener::Socket(listener), sender))),
         Err(error) => {
             let socket = socket.display();
             warn!(%socket, %error, "status and logs are not served");
@@ -71,19 +97,131 @@ pub(super) async fn serve(config: &Config) -> mpsc::Receiver<Query> {
     queries
 }
 
-/// What anybody on this machine may ask.
-fn public_router(queries: mpsc::Sender<Query>) -> Router {
-    Router::new().route("/healthz", get(health)).route("/metrics", get(metrics)).with_state(queries)
+async fn serve_all(listener: Listener, queries: mpsc::Sender<Query>) {
+    loop {
+        if let Err(error) = serve_next(&listener, &queries).await {
+            warn!(%error, "a connection for status or metrics was not accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
 }
 
-/// What the owner may ask.
-fn private_router(queries: mpsc::Sender<Query>) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/pods/{namespace}/{name}/log", get(read_log))
-        .route("/v1/pods/{namespace}/{name}/exec", post(exec))
-        .route("/v1/audit", get(audit))
-        .with_state(queries)
+async fn serve_next(listener: &Listener, queries: &mpsc::Sender<Query>) -> io::Result<()> {
+    match listener {
+        Listener::Loopback(listener) => {
+            let (stream, _) = listener.accept().await?;
+            drop(tokio::spawn(serve_connection(stream, Asker::Anybody, queries.clone())));
+        }
+        Listener::Socket(listener) => {
+            let (stream, _) = listener.accept().await?;
+            let user = stream.peer_cred().ok().map(|peer| peer.uid());
+            drop(tokio::spawn(serve_connection(stream, Asker::Owner(user), queries.clone())));
+        }
+    }
+    Ok(())
+}
+
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    asker: Asker,
+    queries: mpsc::Sender<Query>,
+) {
+    let service = service_fn(move |request| {
+        let queries = queries.clone();
+        async move { Ok::<_, Infallible>(answer(asker, request, &queries).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "a connection for status or metrics ended early");
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const EXPOSITION: &str = "text/plain; version=0.0.4";
+
+fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+fn stopping() -> Answer {
+    respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the agent is stopping\n")
+}
+
+fn json(value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(json) => respond(StatusCode::OK, JSON, json),
+        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+    }
+}
+
+fn bad(problem: &str) -> Answer {
+    respond(StatusCode::BAD_REQUEST, TEXT, format!("{problem}\n"))
+}
+
+async fn answer<B>(asker: Asker, request: Request<B>, queries: &mpsc::Sender<Query>) -> Answer
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let uri = request.uri().clone();
+    let path: Vec<&str> = uri.path().split('/').skip(1).collect();
+    let get = [Method::GET, Method::HEAD].contains(request.method());
+    let expected = match path[..] {
+        [.., "exec"] => (request.method() == Method::POST, "expected POST\n"),
+        _ => (get, "expected GET\n"),
+    };
+    let is_known = match asker {
+        Asker::Anybody => matches!(path[..], ["healthz" | "metrics"]),
+        Asker::Owner(_) => {
+            matches!(path[..], ["v1", "status" | "audit"] | ["v1", "pods", _, _, "log" | "exec"])
+        }
+    };
+    if !is_known {
+        return respond(StatusCode::NOT_FOUND, TEXT, "there is nothing here\n");
+    }
+    if let (false, words) = expected {
+        return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, words);
+    }
+    match path[..] {
+        ["v1", "pods", namespace, name, what] => {
+            let pod = match format!("{namespace}/{name}").parse::<PodId>() {
+                Ok(pod) => pod,
+                Err(error) => return bad(&error.to_string()),
+            };
+            match what {
+                "log" => read_log(asker, pod, uri.query().unwrap_or_default(), queries).await,
+                _ => exec(asker, pod, request, queries).await,
+            }
+        }
+        ["v1", "audit"] => audit(queries).await,
+        _ => {
+            let Some(status) = ask(queries).await else { return stopping() };
+            match path[..] {
+                ["healthz"] => respond(StatusCode::OK, TEXT, "ok\n"),
+                ["metrics"] => respond(StatusCode::OK, EXPOSITION, exposition(&status)),
+                _ => json(&status),
+            }
+        }
+    }
+}
+
+impl Asker {
+    fn in_words(self) -> String {
+        match self {
+            Self::Owner(Some(user)) => format!("user {user} on the node"),
+            Self::Owner(None) | Self::Anybody => "somebody on the node".to_owned(),
+        }
+    }
 }
 
 async fn ask(queries: &mpsc::Sender<Query>) -> Option<AgentStatus> {
@@ -92,54 +230,14 @@ async fn ask(queries: &mpsc::Sender<Query>) -> Option<AgentStatus> {
     answer.await.ok()
 }
 
-const STOPPING: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n");
-
-async fn health(State(queries): State<mpsc::Sender<Query>>) -> Response {
-    match ask(&queries).await {
-        Some(_) => "ok\n".into_response(),
-        None => STOPPING.into_response(),
-    }
-}
-
-async fn status(State(queries): State<mpsc::Sender<Query>>) -> Response {
-    match ask(&queries).await {
-        Some(status) => Json(status).into_response(),
-        None => STOPPING.into_response(),
-    }
-}
-
-/// One connection: who is at its other end.
-#[derive(Debug, Clone, Copy)]
-struct Peer(Option<u32>);
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok().map(|peer| peer.uid()))
-    }
-}
-
-impl Peer {
-    fn in_words(self) -> String {
-        match self.0 {
-            Some(user) => format!("user {user} on the node"),
-            None => "somebody on the node".to_owned(),
-        }
-    }
-}
-
-fn bad(sentence: String) -> Response {
-    (StatusCode::BAD_REQUEST, sentence + "\n").into_response()
-}
-
-/// What came of a call, or a response that says why there is nothing.
+/// What came of a call, or an answer that says why there is nothing.
 async fn call<T: DeserializeOwned>(
     queries: &mpsc::Sender<Query>,
     method: CallMethod,
-) -> Result<T, Response> {
+) -> Result<T, Answer> {
     let (reply, answer) = oneshot::channel();
-    let stopping = || STOPPING.into_response();
     queries.send(Query::Call { method, reply }).await.map_err(|_| stopping())?;
-    let failed = |message| (StatusCode::NOT_FOUND, format!("{message}\n")).into_response();
+    let failed = |message| respond(StatusCode::NOT_FOUND, TEXT, format!("{message}\n"));
     match answer.await.map_err(|_| stopping())? {
         CallOutcome::Done { body } => {
             decode("answer", &body, body.len()).map_err(|error| failed(error.to_string()))
@@ -148,29 +246,29 @@ async fn call<T: DeserializeOwned>(
     }
 }
 
-async fn read_log(
-    State(queries): State<mpsc::Sender<Query>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((namespace, name)): Path<(String, String)>,
-    UrlQuery(query): UrlQuery<LogQuery>,
-) -> Response {
-    let pod = match format!("{namespace}/{name}").parse::<PodId>() {
-        Ok(pod) => pod,
-        Err(error) => return bad(error.to_string()),
-    };
-    let method = match query.call(pod.clone(), peer.in_words(), LOCAL_PAGE_BYTES_MAX) {
+async fn read_log(asker: Asker, pod: PodId, query: &str, queries: &mpsc::Sender<Query>) -> Answer {
+    let asked = LogQuery::parse(query)
+        .and_then(|query| query.call(pod.clone(), asker.in_words(), LOCAL_PAGE_BYTES_MAX));
+    let method = match asked {
         Ok(method) => method,
-        Err(problem) => return bad(problem),
+        Err(problem) => return bad(&problem),
     };
-    let page = match call::<LogPage>(&queries, method).await {
+    let page = match call::<LogPage>(queries, method).await {
         Ok(page) => page,
-        Err(response) => return response,
+        Err(answer) => return answer,
     };
-    let status = ask(&queries).await;
+    let status = ask(queries).await;
     let is_over = status.is_some_and(|status| has_ended(&status, &pod));
     let marks = PageMarks { is_over, ..PageMarks::from(&page) };
-    let headers = [(CURSOR_HEADER, page.next.to_string()), (MARKS_HEADER, marks.to_text())];
-    (headers, page.text.into_vec()).into_response()
+    let said = [(CURSOR_HEADER, page.next.to_string()), (MARKS_HEADER, marks.to_text())];
+    let mut answer = respond(StatusCode::OK, "application/octet-stream", page.text.into_vec());
+    for (name, value) in said {
+        // Both are plain words.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    answer
 }
 
 fn has_ended(status: &AgentStatus, pod: &PodId) -> bool {
@@ -178,44 +276,43 @@ fn has_ended(status: &AgentStatus, pod: &PodId) -> bool {
     found.is_some_and(|pod| matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed))
 }
 
-async fn exec(
-    State(queries): State<mpsc::Sender<Query>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((namespace, name)): Path<(String, String)>,
-    Json(body): Json<ExecBody>,
-) -> Response {
-    let pod = match format!("{namespace}/{name}").parse::<PodId>() {
-        Ok(pod) => pod,
-        Err(error) => return bad(error.to_string()),
+async fn exec<B>(
+    asker: Asker,
+    pod: PodId,
+    request: Request<B>,
+    queries: &mpsc::Sender<Query>,
+) -> Answer
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let body = match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return bad(&error.to_string()),
     };
-    let method = match body.call(pod, peer.in_words()) {
+    let asked = serde_json::from_slice::<ExecBody>(&body).map_err(|error| error.to_string());
+    let method = match asked.and_then(|body| body.call(pod, asker.in_words())) {
         Ok(method) => method,
-        Err(problem) => return bad(problem),
+        Err(problem) => return bad(&problem),
     };
-    match call::<ExecResult>(&queries, method).await {
-        Ok(result) => Json(ExecAnswer::from(result)).into_response(),
-        Err(response) => response,
+    match call::<ExecResult>(queries, method).await {
+        Ok(result) => json(&ExecAnswer::from(result)),
+        Err(answer) => answer,
     }
 }
 
-async fn audit(State(queries): State<mpsc::Sender<Query>>) -> Response {
+async fn audit(queries: &mpsc::Sender<Query>) -> Answer {
     let (reply, answer) = oneshot::channel();
     if queries.send(Query::Audit(reply)).await.is_err() {
-        return STOPPING.into_response();
+        return stopping();
     }
     match answer.await {
-        Ok(Ok(records)) => Json(records).into_response(),
+        Ok(Ok(records)) => json(&records),
         Ok(Err(problem)) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("{problem}\n")).into_response()
+            respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{problem}\n"))
         }
-        Err(_) => STOPPING.into_response(),
+        Err(_) => stopping(),
     }
-}
-
-async fn metrics(State(queries): State<mpsc::Sender<Query>>) -> Response {
-    let Some(status) = ask(&queries).await else { return STOPPING.into_response() };
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (kind, exposition(&status)).into_response()
 }
 
 /// The status in the Prometheus text format.
@@ -277,4 +374,71 @@ fn exposition(status: &AgentStatus) -> String {
         let _ = writeln!(text, "{name} {value}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::wire::{LogFrom, encode};
+
+    /// The status and the body of an answer; a call for the core is answered with what it asks for.
+    async fn asked(asker: Asker, method: Method, path: &str, body: &str) -> (u16, String) {
+        let (sender, mut queries) = mpsc::channel(1);
+        let core = tokio::spawn(async move {
+            while let Some(query) = queries.recv().await {
+                if let Query::Call { method, reply } = query {
+                    let text = match method {
+                        CallMethod::ReadLog {
+                            pod,
+                            from: LogFrom::End { lines, .. },
+                            caller,
+                            ..
+                        } => {
+                            format!("{lines} of {pod} for {caller}")
+                        }
+                        other => format!("{other:?}"),
+                    };
+                    let page = LogPage { text: text.into_bytes().into(), ..LogPage::default() };
+                    let _ = reply.send(CallOutcome::done(encode("page", &page).unwrap()));
+                }
+            }
+        });
+        let body = Full::new(Bytes::from(body.to_owned()));
+        let request = Request::builder().method(method).uri(path).body(body).unwrap();
+        let answer = answer(asker, request, &sender).await;
+        core.abort();
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    const OWNER: Asker = Asker::Owner(Some(7));
+
+    #[tokio::test]
+    async fn a_log_is_for_the_owner_and_a_bad_question_is_told_so() {
+        let log = "/v1/pods/default/ocr-0/log";
+        let owner = |path: String| async move { asked(OWNER, Method::GET, &path, "").await };
+        let words = |lines: u32| (200, format!("{lines} of default/ocr-0 for user 7 on the node"));
+        assert_eq!(owner(log.to_owned()).await, words(100));
+        assert_eq!(owner(format!("{log}?lines=7")).await, words(7));
+        let (status, told) = owner(format!("{log}?lines=many")).await;
+        assert_eq!(status, 400);
+        assert!(told.contains("many"), "{told}");
+        assert_eq!(owner("/v1/pods/default/_/log".to_owned()).await.0, 400);
+        assert_eq!(asked(Asker::Anybody, Method::GET, log, "").await.0, 404);
+        assert_eq!(asked(Asker::Anybody, Method::GET, "/v1/status", "").await.0, 404);
+        assert_eq!(asked(OWNER, Method::GET, "/metrics", "").await.0, 404);
+        assert_eq!(asked(OWNER, Method::POST, log, "").await.0, 405);
+        assert_eq!(asked(Asker::Anybody, Method::GET, "/healthz", "").await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn a_command_is_posted_by_the_owner_and_what_is_no_command_is_told_so() {
+        let exec = "/v1/pods/default/ocr-0/exec";
+        let command = r#"{"command":["ls"],"timeoutMs":1000}"#;
+        assert_eq!(asked(OWNER, Method::GET, exec, command).await.0, 405);
+        assert_eq!(asked(Asker::Anybody, Method::POST, exec, command).await.0, 404);
+        let (status, told) = asked(OWNER, Method::POST, exec, r#"{"command":"ls"}"#).await;
+        assert!(status == 400 && told.contains("expected a sequence"), "{told}");
+    }
 }

@@ -200,7 +200,7 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let mut core = AgentCore::new(options, restored, clock.now());
     core.limit_gpus(config.gpu_limits(), clock.now());
     core.evict_at(config.eviction_limits(), clock.now());
-    core.set_remote_policy(config.remote_policy());
+    core.set_remote_policy(config.remote_policy(), clock.now());
     let (answers_sender, answers) = mpsc::unbounded_channel();
     let outside = Outside {
         clock,

@@ -43,6 +43,32 @@ pub struct LogQuery {
 }
 
 impl LogQuery {
+    /// From the query of an address, whose values need no escapes.
+    ///
+    /// # Errors
+    /// A sentence that names what is no part of such a query.
+    pub fn parse(query: &str) -> Result<Self, String> {
+        let mut asked = Self::default();
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let number = || value.parse::<u64>().map_err(|_| expected_number(name, value));
+            let small = || value.parse::<u32>().map_err(|_| expected_number(name, value));
+            match name {
+                "tail" | "lines" => asked.tail = Some(small()?),
+                "since_ms" => asked.since_ms = Some(number()?),
+                "cursor" => asked.cursor = Some(value.to_owned()),
+                "wait_ms" => asked.wait_ms = Some(small()?),
+                "container" => asked.container = Some(value.to_owned()),
+                _ => {
+                    return Err(format!(
+                        "`{name}` is unknown: expected tail, since_ms, cursor, wait_ms or container"
+                    ));
+                }
+            }
+        }
+        Ok(asked)
+    }
+
     /// The call that asks for it.
     ///
     /// # Errors
@@ -60,6 +86,10 @@ impl LogQuery {
         let method = CallMethod::ReadLog { pod, container, caller, from, bytes_max, wait_ms };
         method.check().map(|()| method)
     }
+}
+
+fn expected_number(name: &str, value: &str) -> String {
+    format!("`{name}` is `{value}`: expected a whole number")
 }
 
 /// What is to be said of a page besides its text.

@@ -201,6 +201,7 @@ fn validate_role(placed: &PlacedContainer<'_>) -> Result<(), InvalidWorkload> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{decode, encode};
     use serde_json::{Value, json};
 
     fn template(init: &Value, containers: &Value) -> PodTemplate {
@@ -286,6 +287,14 @@ mod tests {
         }
         let probed = with(sidecar("s", 1, 1), "startupProbe", probe);
         assert_eq!(template(&json!([probed]), &json!([a, b])).validate(), Ok(()));
+    }
+
+    #[test]
+    fn init_containers_and_sidecars_survive_the_wire() {
+        let init = json!([container("i", 1, 1), sidecar("s", 1, 1)]);
+        let template = template(&init, &json!([container("a", 1, 1)]));
+        let bytes = encode("template", &template).unwrap();
+        assert_eq!(decode::<PodTemplate>("template", &bytes, 4096).unwrap(), template);
     }
 
     #[test]

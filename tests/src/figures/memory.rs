@@ -1,10 +1,9 @@
-//! Memory of agent, shim and hub, and the size of the agent's program.
+//! Memory of an agent with process pods, of its shims, and of a hub.
 
 use super::full_store::fill;
 use super::marks::Marks;
 use super::{Figure, work_folder};
 use crate::real::agent::Agent;
-use crate::real::binaries::binary;
 use crate::real::hub::Hub;
 use crate::real::process::{pss_kib, signal, wait_until};
 use crate::story::{Story, in_session, number};
@@ -23,15 +22,9 @@ const AGENTS: usize = 100;
 /// An idle process has settled after this.
 const SETTLING: Duration = Duration::from_secs(20);
 
-fn mib(kib: u64) -> String {
+/// Kibibytes as mebibytes with two digits.
+pub(super) fn mib(kib: u64) -> String {
     format!("{}.{:02}", kib / 1024, kib % 1024 * 100 / 1024)
-}
-
-/// The size of the agent's program.
-pub(super) fn program() -> anyhow::Result<Vec<Figure>> {
-    let bytes = std::fs::metadata(binary("edge-agent")?)?.len();
-    let how = "the program that stands beside this one: release, stripped";
-    Ok(vec![Figure::new("agent_binary_mib", mib(bytes / 1024), "MiB", how)])
 }
 
 /// Memory of an idle agent and its shims. The hub is frozen (SIGSTOP) as soon as the session stands,
@@ -67,7 +60,7 @@ pub(super) fn agent() -> anyhow::Result<Vec<Figure>> {
     let shim_how = format!("mean Pss of {count} shims");
     let peak_how = "largest Pss seen while that backlog was delivered";
     Ok(vec![
-        Figure::new("agent_pss_mib_idle", mib(idle), "MiB", &how),
+        Figure::new("agent_pss_mib_idle_process_pods", mib(idle), "MiB", &how),
         Figure::new("agent_pss_mib_draining", mib(peak), "MiB", peak_how),
         Figure::new("shim_pss_mib", mib(shims.iter().sum::<u64>() / count), "MiB", &shim_how),
     ])

@@ -7,7 +7,10 @@
 //! | `apply.rs` | from `kubectl apply` to a started pod, and to a ready one in its status |
 //! | `failover.rs` | from the death of a leading hub to the first word of the next |
 //! | `codec.rs` | what a sample of telemetry costs, beside what others make of it |
-//! | `memory.rs` | memory of agent, shim and hub; size of the program |
+//! | `program.rs` | size of the agent's program, for x86-64 and aarch64 |
+//! | `reboot.rs` | an offline reboot of ten containers: to the first start, and to all ready beside bare CRI calls |
+//! | `idle.rs` | memory and CPU time of an agent whose containers do nothing |
+//! | `memory.rs` | memory of an agent with process pods, of a shim and of a hub |
 //! | `placement.rs` | how long placement takes, and how far it is from the best |
 //! | `outbox.rs` | records appended to the outbox and drained from it |
 //! | `flash.rs` | what an idle node writes to its flash |
@@ -15,16 +18,19 @@
 //! | `fleet.rs` | a hub with 2 000 nodes and 500 workloads in a Kubernetes API server |
 //! | `link.rs` | what the link costs: a day, a reconnection, a change |
 //! | `world.rs` | the simulated world's rate |
+//! | `containers.rs` | a node whose pods are containers |
 //! | `full_store.rs` | fills a node's store, as weeks without a link do |
 //! | `marks.rs` | pods that leave a mark when they start |
 
 mod apply;
 mod change;
 mod codec;
+mod containers;
 mod failover;
 mod flash;
 mod fleet;
 mod full_store;
+mod idle;
 mod kills;
 mod link;
 mod link_day;
@@ -32,6 +38,8 @@ mod marks;
 mod memory;
 mod outbox;
 mod placement;
+mod program;
+mod reboot;
 mod restart;
 mod world;
 
@@ -61,12 +69,16 @@ pub type Measure = fn() -> anyhow::Result<Vec<Figure>>;
 #[must_use]
 pub fn all() -> Vec<(&'static str, Measure)> {
     vec![
-        ("program", memory::program),
+        ("program", program::here),
+        ("program_aarch64", program::aarch64),
         ("restart", restart::inference),
         ("restart_ten", restart::ten_pods),
         ("change", change::change_to_start),
         ("apply", apply::apply_to_ready),
         ("failover", failover::failover),
+        ("reboot", reboot::offline),
+        ("idle_memory", idle::memory),
+        ("idle_cpu", idle::cpu),
         ("agent_memory", memory::agent),
         ("hub_memory", memory::hub),
         ("placement", placement::placement),

@@ -16,6 +16,7 @@
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
 //! | `containerd.rs`, `oci.rs` | a containerd, and images for it |
 //! | `registry.rs` | a registry of images |
+//! | `cri_proxy.rs` | what a container runtime is called to do, noted and given again |
 //! | `raw_node.rs` | a node without an agent, whose every record is the test's |
 //! | `fleet` | thousands of nodes in one process: real cores and links, pods that are only said to run |
 //! | `prometheus.rs`, `site.rs` | where samples and results go: a Prometheus, a webhook's receiver, a broker |
@@ -25,6 +26,7 @@ pub mod api_writes;
 pub mod binaries;
 pub mod broker_case;
 pub mod containerd;
+pub mod cri_proxy;
 pub mod fault_proxy;
 pub mod fleet;
 pub mod http;

@@ -229,6 +229,20 @@ pub fn pss_kib(id: u32) -> anyhow::Result<u64> {
     Ok(words.trim().trim_end_matches("kB").trim().parse()?)
 }
 
+/// User and system time of a process, of all its threads and of what it started and has seen end (`proc(5)`); in
+/// ticks of 10 ms.
+///
+/// # Errors
+/// When the process is gone.
+pub fn cpu_time(id: u32) -> anyhow::Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The name in parentheses may hold spaces; fields 14 to 17 are the eleventh to fourteenth behind it.
+    let (_, fields) = text.rsplit_once(") ").context("stat has no name")?;
+    let ticks = fields.split(' ').skip(11).take(4).map(str::parse::<u64>);
+    let ticks: u64 = ticks.collect::<Result<Vec<_>, _>>()?.into_iter().sum();
+    Ok(Duration::from_millis(ticks * 10))
+}
+
 /// Memory of a process that is resident, in KiB: now (`VmRSS`), and the most that ever was (`VmHWM`).
 ///
 /// # Errors

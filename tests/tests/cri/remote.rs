@@ -21,7 +21,7 @@ spec:
       containers:
       - name: main
         image: {image}
-        command: [sh, -c, 'n=0; while :; do echo line $n; n=$((n+1)); sleep 0.02; done']
+        command: [sh, -c, 'n=0; while :; do for i in 0 1 2 3 4; do echo line $n; n=$((n+1)); done; sleep 0.1; done']
         env: [{{name: MODEL, value: m}}]
 "
     )

@@ -31,7 +31,7 @@ spec:
       initContainers:
       - name: fetch
         image: {image}
-        command: [sh, -c, 'cat /v/greeting; until test -e /run/hinterland/go; do sleep 0.1; done']
+        command: [sh, -c, 'echo $(cat /v/greeting); until test -e /run/hinterland/go; do sleep 0.1; done']
         volumeMounts: [{{name: v, mountPath: /v}}]
       - name: proxy
         image: {image}
@@ -43,7 +43,7 @@ spec:
         command: [sh, -c, 'echo up; until test -e /run/hinterland/crash; do sleep 0.1; done; exit 3']
       - name: worker
         image: {image}
-        command: [sh, -c, 'cat /w/greeting; exec sleep 100000']
+        command: [sh, -c, 'echo $(cat /w/greeting); exec sleep 100000']
         volumeMounts: [{{name: v, mountPath: /w}}]
         readinessProbe: {{exec: {{command: [test, -e, /run/hinterland/ready]}}, periodSeconds: 1, timeoutSeconds: 5}}
 "
@@ -126,7 +126,7 @@ fn an_agent_killed_in_the_middle_goes_on_and_a_crash_is_one_containers_own() {
     site.hub.apply("box.yaml", &manifest()).unwrap();
     let runs = "the init container `fetch`: runs";
     site.wait("the init container runs", |pod| says(pod, "Init:0/2", runs));
-    wait_until("it prints", PATIENCE, || Ok(site.log(&["-c", "fetch"]) == "hello")).unwrap();
+    wait_until("it prints", PATIENCE, || Ok(site.log(&["-c", "fetch"]) == "hello\n")).unwrap();
 
     let before = site.containerd.containers().unwrap();
     site.agent.kill();
@@ -142,7 +142,7 @@ fn an_agent_killed_in_the_middle_goes_on_and_a_crash_is_one_containers_own() {
     });
     std::fs::write(site.file("ready"), "").unwrap();
     site.wait("both are", |pod| pod["ready"] == true);
-    assert_eq!(site.log(&["-c", "worker"]), "hello");
+    assert_eq!(site.log(&["-c", "worker"]), "hello\n");
 
     std::fs::write(site.file("crash"), "").unwrap();
     let ended = "the container `server`: ended with status 3: see its log; is started again after";

@@ -3,9 +3,10 @@
 use super::*;
 use crate::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::core::RemotePolicy;
-use shared::model::{ConditionStatus, PodId, RemoteAccess};
+use shared::model::{ConditionStatus, NodeStatus, PodId, RemoteAccess};
 use shared::wire::{
-    CallMethod, CallOutcome, CallRequest, CallResponse, ExecResult, LogCursor, LogFrom, decode,
+    CallMethod, CallOutcome, CallRequest, CallResponse, ExecResult, LogCursor, LogFrom, MapBody,
+    decode,
 };
 
 fn pod() -> PodId {
@@ -39,7 +40,8 @@ fn done() -> CallOutcome {
 fn bench(exec: bool) -> Bench {
     let mut bench = Bench::new();
     let access = RemoteAccess { logs: true, exec };
-    bench.core.set_remote_policy(RemotePolicy { access, file: Some("/etc/agent.toml".into()) });
+    let policy = RemotePolicy { access, file: Some("/etc/agent.toml".into()) };
+    bench.core.set_remote_policy(policy, at(bench.now));
     bench.join();
     bench
 }
@@ -107,6 +109,23 @@ fn a_call_is_handed_out_and_its_answer_is_sent() {
 }
 
 #[test]
+fn the_hub_is_told_what_the_node_allows() {
+    let mut bench = bench(true);
+    bench.wait(1_000);
+    let told = |message: &Message| match message {
+        Message::MapChunk(chunk) => {
+            let body = decode::<MapBody>("body", &chunk.body, chunk.body.len()).ok()?;
+            let MapBody::Snapshot { items } = body else { return None };
+            let node = items.into_iter().find(|item| item.key == "node")?;
+            decode::<NodeStatus>("status", &node.value, node.value.len()).ok()?.remote_access
+        }
+        _ => None,
+    };
+    let told: Vec<RemoteAccess> = bench.received.iter().filter_map(told).collect();
+    assert_eq!(told.last(), Some(&RemoteAccess { logs: true, exec: true }));
+}
+
+#[test]
 fn a_command_is_recorded_before_it_runs_and_with_what_became_of_it_after() {
     let mut bench = bench(true);
     bench.asks(5, exec());
@@ -134,7 +153,7 @@ fn what_the_node_does_not_allow_is_refused_with_the_option_and_recorded() {
 
     let mut bench = Bench::new();
     let access = RemoteAccess { logs: false, exec: true };
-    bench.core.set_remote_policy(RemotePolicy { access, file: None });
+    bench.core.set_remote_policy(RemotePolicy { access, file: None }, at(bench.now));
     bench.join();
     for (id, method) in
         [(1, read("alice", first())), (2, CallMethod::TailLog { pod: pod(), lines: 1 })]

@@ -77,8 +77,8 @@ async fn take_stock(client: &CriClient, agent: &AgentName) -> Result<Vec<Found>,
         let own = || containers.iter().filter(|c| c.pod_sandbox_id == sandbox.id);
         let one = if note.containers.is_empty() {
             let container = own().next().map(|container| container.id.clone()).unwrap_or_default();
-            let state = state_of(client, &sandbox.id, &container).await?;
-            Found { note, state, sandbox: sandbox.id, container, members: vec![] }
+            let state = state_of(client, &sandbox, &container).await?;
+            Found { note, state, sandbox: sandbox.id.clone(), container, members: vec![] }
         } else {
             find_group(client, &sandbox, note, own()).await?
         };
@@ -112,7 +112,7 @@ async fn find_group(
     let state = if sandbox.state == i32::from(api::PodSandboxState::SandboxReady) {
         ObservedState::Running { started_at: UnixMs(created_at_ms) }
     } else {
-        client.stop_sandbox(&sandbox.id).await?;
+        // Nothing can start in it; whoever starts the pod or forgets it removes it.
         end_of_group(&note, &members)
     };
     let sandbox = sandbox.id.clone();
@@ -168,16 +168,18 @@ fn observed_of(condition: &ContainerCondition) -> ObservedState {
 
 async fn state_of(
     client: &CriClient,
-    sandbox: &str,
+    sandbox: &api::PodSandbox,
     container: &str,
 ) -> Result<ObservedState, CallError> {
     let condition = match container {
         "" => ContainerCondition::Lost,
         container => client.condition(container).await?,
     };
-    if condition == ContainerCondition::Lost {
-        // It may have been about to start when the agent was killed.
-        client.stop_sandbox(sandbox).await?;
+    // It may have been about to start when the agent was killed. In a sandbox that is not ready, as after a power
+    // cut, nothing can start; whoever starts the pod or forgets it removes it.
+    let is_ready = sandbox.state() == api::PodSandboxState::SandboxReady;
+    if condition == ContainerCondition::Lost && is_ready {
+        client.stop_sandbox(&sandbox.id).await?;
     }
     Ok(observed_of(&condition))
 }
