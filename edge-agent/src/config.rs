@@ -3,12 +3,17 @@
 //! Every option has a default. An unknown key, a wrong type or a value out of bounds is refused with
 //! the file's name, the key and what was expected. Secrets are files of their own.
 
+#[cfg(test)]
+mod tests;
+
 use crate::core::{RecorderOptions, RemotePolicy, Reserved};
 use crate::heat::GpuLimits;
 use crate::pressure::EvictionLimits;
+use crate::runtime::Allowed;
 use crate::runtime::cri::{DEFAULT_CGROUP_PARENT, DEFAULT_SOCKET};
 use serde::Deserialize;
-use shared::model::{CpuQuantity, MemoryQuantity, RemoteAccess};
+use shared::model::{CpuQuantity, MemoryQuantity, RemoteAccess, check_device_name};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -39,6 +44,10 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Rotation of pods' logs.
     pub pod_logs: PodLogConfig,
+    /// What of the node pods may have.
+    pub pods: PodsConfig,
+    /// Devices of the node that pods may have, by name.
+    pub devices: BTreeMap<String, DeviceConfig>,
     /// How pods run: `process` or `cri`.
     pub runtime: RuntimeKind,
     /// The container runtime, for `runtime = "cri"`.
@@ -110,6 +119,24 @@ pub struct PodLogConfig {
     pub max_size: MemoryQuantity,
     /// Files kept of each pod, the one being written included; at least 1.
     pub max_files: u32,
+}
+
+/// What of the node pods may have, where they are containers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PodsConfig {
+    /// Whether containers may be privileged, or add capabilities beyond the usual ones.
+    pub allow_privileged: bool,
+    /// Files and folders that `hostPath` volumes may be of, with all that lies below.
+    pub host_paths: Vec<PathBuf>,
+}
+
+/// A device of the node that pods may have.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// Where it is found, as in `/dev/serial/by-id/…`; links are followed at each start of a pod.
+    pub path: PathBuf,
 }
 
 /// How pods run.
@@ -193,6 +220,8 @@ impl Default for Config {
             reserved: ReservedConfig::default(),
             telemetry: TelemetryConfig::default(),
             pod_logs: PodLogConfig::default(),
+            pods: PodsConfig::default(),
+            devices: BTreeMap::new(),
             runtime: RuntimeKind::default(),
             cri: CriConfig::default(),
             images: ImagesConfig::default(),
@@ -319,6 +348,18 @@ impl Config {
                 "expected an absolute path, as in /run/containerd/containerd.sock",
             );
         }
+        if self.pods.host_paths.iter().any(|path| !path.is_absolute()) {
+            return refused("pods.host_paths", "expected absolute paths, as in /srv/media");
+        }
+        for (name, device) in &self.devices {
+            let refused = |problem| refused("devices", &format!("`{name}`: {problem}"));
+            check_device_name(name).or_else(refused)?;
+            if !device.path.is_absolute() {
+                let problem =
+                    "expected an absolute path, as in /dev/serial/by-id/usb-FTDI".to_owned();
+                return refused(problem);
+            }
+        }
         if self.cri.cgroup_parent.trim_matches('/').is_empty() {
             return refused("cri.cgroup_parent", "expected a cgroup, as in /hinterland");
         }
@@ -350,6 +391,14 @@ impl Config {
             cpu_millicores: self.reserved.cpu.millicores,
             memory_bytes: self.reserved.memory.bytes,
         }
+    }
+
+    /// What of the node pods may have.
+    #[must_use]
+    pub fn allowed(&self) -> Allowed {
+        let PodsConfig { allow_privileged: privileged, host_paths } = self.pods.clone();
+        let device = |(name, device): (&String, &DeviceConfig)| (name.clone(), device.path.clone());
+        Allowed { privileged, host_paths, devices: self.devices.iter().map(device).collect() }
     }
 
     /// What GPUs may not exceed.
@@ -432,91 +481,5 @@ impl Places {
             models: at("models"),
             admin_socket: at("admin.sock"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(text: &str) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("agent.toml");
-        std::fs::write(&path, text).unwrap();
-        let error = Config::load(Some(&path)).unwrap_err();
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        format!("{error}: {}", cause.unwrap_or_default())
-    }
-
-    #[test]
-    fn an_unknown_key_is_named() {
-        let words = refusal("stat_dir = \"/x\"");
-        assert!(words.contains("agent.toml") && words.contains("stat_dir"), "{words}");
-    }
-
-    #[test]
-    fn a_wrong_quantity_says_what_was_expected() {
-        let words = refusal("[reserved]\nmemory = \"128MB\"");
-        assert!(words.contains("128MB") && words.contains("512Mi"), "{words}");
-    }
-
-    #[test]
-    fn an_admin_port_that_others_could_reach_is_refused() {
-        let words = refusal("admin = \"0.0.0.0:7071\"");
-        assert!(words.contains("`admin`") && words.contains("loopback"), "{words}");
-    }
-
-    #[test]
-    fn a_results_port_that_pods_could_not_find_again_is_refused() {
-        for address in ["127.0.0.1:0", "10.0.0.1:7072"] {
-            let words = refusal(&format!("results = \"{address}\""));
-            assert!(words.contains("`results`") && words.contains("loopback"), "{words}");
-        }
-    }
-
-    #[test]
-    fn a_library_that_depends_on_the_folder_of_the_start_is_refused() {
-        let words = refusal("nvml_library = \"libnvidia-ml.so.1\"");
-        assert!(words.contains("`nvml_library`") && words.contains("absolute"), "{words}");
-    }
-
-    #[test]
-    fn a_container_runtime_that_can_t_be_meant_is_refused() {
-        assert!(refusal("runtime = \"docker\"").contains("process"));
-        assert!(refusal("[cri]\nsocket = \"cri.sock\"").contains("`cri.socket`"));
-        assert!(refusal("[cri]\ncgroup_parent = \"/\"").contains("`cri.cgroup_parent`"));
-    }
-
-    #[test]
-    fn logs_may_be_read_and_commands_not_be_run_unless_the_file_says_so_which_is_then_known() {
-        assert!(refusal("[remote_access]\nshell = true").contains("shell"));
-        let RemoteAccess { logs, exec } = Config::default().remote_policy().access;
-        assert!(logs && !exec);
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("agent.toml");
-        std::fs::write(&path, "").unwrap();
-        assert_eq!(Config::load(Some(&path)).unwrap().remote_policy().file, Some(path));
-    }
-
-    #[test]
-    fn limits_that_no_gpu_can_keep_are_refused() {
-        let words = refusal("[gpu_limits]\ncelsius = 20");
-        assert!(words.contains("gpu_limits.celsius") && words.contains("30 to 120"), "{words}");
-        let words = refusal("[gpu_limits]\nwatts = 1");
-        assert!(words.contains("gpu_limits.watts"), "{words}");
-    }
-
-    #[test]
-    fn a_full_example_is_accepted() {
-        let text = "state_dir = \"/s\"\nadmin = \"127.0.0.1:1\"\nresults = \"127.0.0.1:2\"\nsimulate_gpus = \"2x8Gi\"\n\
-            nvml_library = \"/lib/libnvidia-ml.so.1\"\nruntime = \"cri\"\nlog_format = \"json\"\n[reserved]\ncpu = \"1\"\nmemory = \"1Gi\"\n[telemetry]\n\
-            sample_interval_ms = 1000\nsamples_per_batch = 10\n[pod_logs]\nmax_size = \"1Mi\"\nmax_files = 2\n\
-            [cri]\nsocket = \"/run/k3s/containerd/containerd.sock\"\ncgroup_parent = \"pods.slice\"\ncdi = true\n\
-            gpu_runtime_handler = \"nvidia\"\n[remote_access]\nlogs = false\nexec = true";
-        let config: Config = toml::from_str(text).unwrap();
-        assert_eq!(config.reserved().cpu_millicores, 1000);
-        let RemoteAccess { logs, exec } = config.remote_policy().access;
-        assert!(!logs && exec);
-        assert_eq!(config.places().store, PathBuf::from("/s/store"));
     }
 }

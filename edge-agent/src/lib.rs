@@ -12,6 +12,7 @@
 //! | [`runtime`] | how pods run: `process`, with a shim of their own, or `cri`, in containers |
 //! | [`shell`] | the loop that hands events to the core and performs its effects |
 //! | [`config`], [`cli`] | one TOML file, and the commands |
+//! | [`devices`] | the devices that the configuration names |
 //! | [`gpu`] | the inventory: NVML, or an explicit simulation |
 //! | [`heat`] | which pods rest while a GPU is too hot (pure) |
 //! | [`pressure`] | which pods leave while memory or disk run out (pure) |
@@ -22,6 +23,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod devices;
 pub mod gpu;
 pub mod heat;
 pub mod models;

@@ -6,8 +6,8 @@
 use crate::placement::{MainShare, Placement};
 use serde::{Deserialize, Serialize};
 use shared::model::{
-    ConfigItem, Container, ContainerRole, ImagePullPolicy, KeyToPath, ObjectName, PodId, Probe,
-    Revision, SecretItem, UnixMs,
+    ConfigItem, Container, ContainerRole, HostPathVolume, ImagePullPolicy, KeyToPath,
+    LifecycleHandler, ObjectName, PodId, PodSecurityContext, Probe, Revision, SecretItem, UnixMs,
 };
 use shared::wire::{Digest, encode};
 use std::fmt;
@@ -53,10 +53,12 @@ pub struct StartRequest {
     /// Names what in its environment is the node's own; kept with the start for
     /// [`Observation::parameters_id`]. 0 for nothing.
     pub parameters_id: u64,
-    /// The files that it has of ConfigMaps, Secrets and models.
+    /// What it has of ConfigMaps, Secrets and models, and folders that it writes to.
     pub volumes: Vec<VolumeContent>,
     /// On what terms its images may be pulled.
     pub pull: PullTerms,
+    /// As whom all its containers run.
+    pub security: PodSecurityContext,
 }
 
 /// On what terms the images of a pod may be pulled.
@@ -81,6 +83,12 @@ pub struct ContainerPlan {
     /// When that is pulled.
     #[serde(skip)]
     pub pulls: Option<ImagePullPolicy>,
+    /// Whether it is privileged.
+    #[serde(skip)]
+    pub is_privileged: bool,
+    /// Done before it is asked to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_stop: Option<LifecycleHandler>,
 }
 
 /// Everything a runtime needs to start one of a pod's several containers.
@@ -92,13 +100,15 @@ pub struct ContainerRequest {
     pub attempt: u32,
 }
 
-/// The files that a pod has of one ConfigMap or Secret, or its file of a model.
+/// What a pod has mounted: files of a ConfigMap, Secret or model, or a folder that it may write to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VolumeContent {
     /// The volume's name.
     pub name: String,
     /// Where the pod finds it: paths below its own folder.
     pub mounts: Vec<String>,
+    /// Those of them at which the pod may write.
+    pub writable_mounts: Vec<String>,
     /// Whether it must not lie on a disk.
     pub is_secret: bool,
     /// What is in it.
@@ -109,7 +119,7 @@ pub struct VolumeContent {
     pub optional: bool,
 }
 
-/// Where the files of a volume come from.
+/// Where what is in a volume comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum VolumeSource {
     /// Nothing: it is optional, and not there.
@@ -121,6 +131,25 @@ pub enum VolumeSource {
     Secret(ObjectName, Arc<SecretItem>),
     /// A model: the file that lies here. Its mounts are files.
     Model(PathBuf),
+    /// A folder that is empty when the pod comes to the node.
+    EmptyDir {
+        /// Whether it is to lie in memory.
+        is_in_memory: bool,
+        /// What fits into memory, where that is said.
+        bytes_max: Option<u64>,
+    },
+    /// A file or folder of the node.
+    HostPath(HostPathVolume),
+    /// A folder that outlives the pod, by the name of its claim in the pod's namespace.
+    Claim(String),
+}
+
+impl VolumeSource {
+    /// Whether it is made of files that the agent writes or keeps.
+    #[must_use]
+    pub fn is_of_files(&self) -> bool {
+        !matches!(self, Self::EmptyDir { .. } | Self::HostPath(_) | Self::Claim(_))
+    }
 }
 
 impl VolumeContent {
@@ -128,7 +157,10 @@ impl VolumeContent {
     #[must_use]
     pub fn version(&self) -> Digest {
         let source = match &self.source {
-            VolumeSource::Nothing => Ok(vec![]),
+            VolumeSource::Nothing
+            | VolumeSource::EmptyDir { .. }
+            | VolumeSource::HostPath(_)
+            | VolumeSource::Claim(_) => Ok(vec![]),
             VolumeSource::ConfigMap(item) => encode("ConfigMap", item.as_ref()),
             VolumeSource::Secret(_, item) => encode("Secret", item.as_ref()),
             VolumeSource::Model(file) => encode("model", file),
@@ -280,6 +312,15 @@ pub enum RuntimeEvent {
         instance: InstanceId,
         /// Exit code, or 128 + the signal's number.
         code: i32,
+    },
+    /// The words that the pod left when it ended; its end comes next.
+    LastWords {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// What it wrote; at most 4 KiB.
+        message: String,
     },
     /// A probe came to its end.
     Probed {

@@ -80,6 +80,15 @@ pub const VOLUMES_MAX: usize = 16;
 /// Containers of one template, and init containers of it: as many as a pod of sidecars ever has.
 pub const CONTAINERS_MAX: usize = 16;
 
+/// Devices of its node that one container has.
+pub const DEVICES_MAX: usize = 16;
+
+/// Capabilities that one container adds, or drops: the kernel has 41.
+pub const CAPABILITIES_MAX: usize = 64;
+
+/// Further groups of a pod's processes.
+pub const SUPPLEMENTAL_GROUPS_MAX: usize = 32;
+
 /// Models of one template: a detector, a reader and what they need.
 pub const MODELS_MAX: usize = 16;
 

@@ -225,6 +225,8 @@ impl AgentCore {
         }
         self.assign_scaling(now);
         objects.models = Arc::clone(&self.models);
+        objects.devices = Arc::clone(&self.devices);
+        objects.node = self.node.to_string();
         self.pods.attach(objects);
         self.pods.hold(self.must_hold());
         self.pods.assign(&self.workloads, now);

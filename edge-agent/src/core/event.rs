@@ -1,5 +1,6 @@
 //! What goes into the core and what comes out.
 
+use crate::devices::NodeDevices;
 use crate::models::NodeModels;
 use crate::ports::{
     ContainerRequest, InstanceId, ProbeRequest, RuntimeEvent, ScrapeTarget, StartRequest,
@@ -29,6 +30,8 @@ pub enum Event {
     Inventory(GpuInventory),
     /// The models that this node has now.
     Models(NodeModels),
+    /// The devices that its configuration names, as they are now.
+    Devices(NodeDevices),
     /// Answers [`Effect::Sample`].
     Sampled(Sample),
     /// Answers [`Effect::ReadRecords`].

@@ -54,6 +54,7 @@ pub use recorder::RecorderOptions;
 pub use restore::{Capacity, CoreOptions, Reserved, Restored, StoredState, read_stored_state};
 pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 
+use crate::devices::NodeDevices;
 use crate::heat::Heat;
 use crate::models::NodeModels;
 use crate::pods::Pods;
@@ -109,6 +110,8 @@ pub struct AgentCore {
     gpus_known: bool,
     /// The models that this node has.
     models: Arc<NodeModels>,
+    /// The devices that its configuration names.
+    devices: Arc<NodeDevices>,
     /// Which GPUs were there and how they were, as it was told.
     known_gpus: KnownGpus,
     /// What of the capacity pods may not have.
@@ -148,6 +151,7 @@ impl AgentCore {
             Event::Runtime(event) => self.handle_runtime(event, now),
             Event::Inventory(gpus) => self.handle_inventory(gpus, now),
             Event::Models(models) => self.handle_models(models, now),
+            Event::Devices(devices) => self.handle_devices(devices, now),
             Event::Sampled(sample) => {
                 self.watch_disk(&sample, now);
                 self.scale(&sample, now);
@@ -255,6 +259,19 @@ impl AgentCore {
     #[must_use]
     pub fn models(&self) -> &NodeModels {
         &self.models
+    }
+
+    fn handle_devices(&mut self, devices: NodeDevices, now: Now) {
+        if *self.devices != devices {
+            self.devices = Arc::new(devices);
+            self.assign(now);
+        }
+    }
+
+    /// The devices that this node's configuration names, as far as the core was told.
+    #[must_use]
+    pub fn devices(&self) -> &NodeDevices {
+        &self.devices
     }
 
     /// This node's name.

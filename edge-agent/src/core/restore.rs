@@ -11,6 +11,7 @@ use super::storage::Storage;
 use super::uplink::empty_report;
 use super::{AgentCore, Effect};
 use crate::audit;
+use crate::devices::NodeDevices;
 use crate::heat::Heat;
 use crate::models::NodeModels;
 use crate::pods::{PodRecord, Pods};
@@ -110,6 +111,8 @@ pub struct Restored {
     pub link_budget: Vec<u8>,
     /// The models that this node has.
     pub models: NodeModels,
+    /// The devices that the configuration names.
+    pub devices: NodeDevices,
     /// From the runtime.
     pub observations: Vec<Observation>,
     /// What went wrong on the way here: reason and sentence of events of the node.
@@ -188,6 +191,7 @@ impl AgentCore {
             pressure: Pressure::default(),
             evicts: false,
             models: Arc::new(restored.models),
+            devices: Arc::new(restored.devices),
             told: BTreeMap::new(),
             gpus_known: options.capacity.gpus.is_some(),
             known_gpus: KnownGpus::restore(&restored.stored.meta),

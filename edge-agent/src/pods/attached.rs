@@ -2,11 +2,12 @@
 //!
 //! Secrets stay sealed: they are opened where their files are written.
 
+use crate::devices::{NodeDevice, NodeDevices};
 use crate::models::NodeModels;
 use crate::ports::{VolumeContent, VolumeSource};
 use shared::model::{
-    ConfigItem, Container, EnvVar, KeyToPath, ModelMount, ObjectKind, ObjectName, SecretItem,
-    Volume, Workload,
+    ConfigItem, Container, EmptyDirMedium, EnvVar, KeyToPath, ModelMount, ObjectKind, ObjectName,
+    PodField, SecretItem, Volume, VolumeMount, Workload,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,13 +24,20 @@ pub struct NodeObjects {
     pub secrets: BTreeMap<ObjectName, Arc<SecretItem>>,
     /// The models.
     pub models: Arc<NodeModels>,
+    /// The devices that its configuration names.
+    pub devices: Arc<NodeDevices>,
+    /// The node's name.
+    pub node: String,
 }
 
 /// What the pods of a workload have of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Attachments {
-    /// The whole environment of each container in the order of their start, each variable with its value.
-    pub(super) envs: Vec<Vec<EnvVar>>,
+    /// The environment of each container in the order of their start, each variable with its value but for those that
+    /// are the pod's name.
+    envs: Vec<Vec<EnvVar>>,
+    /// What pods' names begin with.
+    workload: String,
     /// The volumes.
     pub(super) volumes: Vec<VolumeContent>,
     /// Credentials for registries.
@@ -59,7 +67,19 @@ impl Attachments {
         let secrets = workload.template.spec.image_pull_secrets.iter();
         let pull_secrets = secrets.filter_map(|secret| gathering.secret(&secret.name, false));
         let pull_secrets = pull_secrets.collect();
-        Self { envs, volumes, pull_secrets, lacks: gathering.lacks }
+        let containers = workload.template.spec.in_order();
+        containers.for_each(|placed| gathering.check_devices(placed.container));
+        let workload = workload.key.name().to_owned();
+        Self { envs, workload, volumes, pull_secrets, lacks: gathering.lacks }
+    }
+
+    /// The environments of the containers of the replica of this ordinal, each variable with its value.
+    pub(super) fn envs_of(&self, ordinal: u32) -> impl Iterator<Item = Vec<EnvVar>> {
+        let valued = move |variable: &EnvVar| match variable.value_from {
+            None => variable.clone(),
+            Some(_) => literal(variable.name.clone(), format!("{}-{ordinal}", self.workload)),
+        };
+        self.envs.iter().map(move |env| env.iter().map(valued).collect())
     }
 }
 
@@ -116,16 +136,58 @@ impl Gathering<'_> {
         let own = self.workload.parameters.iter();
         env.extend(own.map(|(name, value)| literal(name.clone(), value.clone())));
         for variable in &container.env {
-            match variable.value_from.as_ref().map(|source| &source.config_map_key_ref) {
-                None => env.push(variable.clone()),
-                Some(None) => {}
-                Some(Some(selector)) => {
-                    let value = self.value(&selector.name, &selector.key, selector.optional);
-                    env.extend(value.map(|value| literal(variable.name.clone(), value)));
-                }
-            }
+            let Some(source) = &variable.value_from else {
+                env.push(variable.clone());
+                continue;
+            };
+            let value = match (&source.config_map_key_ref, &source.field_ref) {
+                (Some(selector), _) => self.value(&selector.name, &selector.key, selector.optional),
+                (None, Some(selector)) => match selector.field() {
+                    Some(PodField::Name) => {
+                        env.push(variable.clone());
+                        continue;
+                    }
+                    Some(field) => Some(self.field(field)),
+                    None => None,
+                },
+                (None, None) => None,
+            };
+            env.extend(value.map(|value| literal(variable.name.clone(), value)));
         }
         env
+    }
+
+    /// A field of the pod that all replicas have in common; empty where there is no such label or annotation, as in
+    /// Kubernetes.
+    fn field(&self, field: PodField<'_>) -> String {
+        let metadata = &self.workload.template.metadata;
+        match field {
+            PodField::Name => String::new(),
+            PodField::Namespace => self.workload.key.namespace().to_owned(),
+            PodField::NodeName => self.objects.node.clone(),
+            PodField::Label(key) => metadata.labels.get(key).cloned().unwrap_or_default(),
+            PodField::Annotation(key) => metadata.annotations.get(key).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// A device that is not there is waited for.
+    fn check_devices(&mut self, container: &Container) {
+        for name in &container.resources.limits.devices {
+            let (reason, message) = match self.objects.devices.get(name) {
+                Some(NodeDevice { is_there: true, .. }) => continue,
+                Some(NodeDevice { path, .. }) => {
+                    let path = path.display();
+                    ("DeviceMissing", format!("the device `{name}` is not there: {path}"))
+                }
+                None => {
+                    let problem = format!(
+                        "this node has no device `{name}`: expected `[devices.{name}]` in its configuration"
+                    );
+                    ("DeviceUnknown", problem)
+                }
+            };
+            self.lacks.get_or_insert(Lack { reason, message });
+        }
     }
 
     fn value(&mut self, name: &str, key: &str, optional: bool) -> Option<String> {
@@ -141,12 +203,18 @@ impl Gathering<'_> {
     fn volume(&mut self, volume: &Volume) -> VolumeContent {
         let containers = self.workload.template.spec.in_order();
         let mounts = containers.flat_map(|placed| mounts_of(placed.container, &volume.name));
+        let mounts: Vec<&VolumeMount> = mounts.collect();
         let content = VolumeContent {
             name: volume.name.clone(),
-            mounts: mounts.collect(),
+            mounts: mounts.iter().map(|mount| below(mount)).collect(),
             is_secret: volume.secret.is_some(),
             ..VolumeContent::default()
         };
+        if let Some((source, is_writable)) = folder_of(volume) {
+            let written = mounts.iter().filter(|mount| is_writable && !mount.read_only);
+            let writable_mounts = written.map(|mount| below(mount)).collect();
+            return VolumeContent { source, writable_mounts, ..content };
+        }
         if let Some(from) = &volume.config_map {
             let source = self.config_map(&from.name, from.optional);
             if let Some(item) = &source {
@@ -198,10 +266,17 @@ impl Gathering<'_> {
     }
 }
 
-/// Where a container finds a volume: paths below its own folder.
-fn mounts_of<'a>(container: &'a Container, volume: &'a str) -> impl Iterator<Item = String> + 'a {
-    let mounts = container.volume_mounts.iter().filter(move |mount| mount.name == *volume);
-    mounts.map(|mount| mount.mount_path.trim_start_matches('/').to_owned())
+/// Where a container mounts a volume.
+fn mounts_of<'a>(
+    container: &'a Container,
+    volume: &'a str,
+) -> impl Iterator<Item = &'a VolumeMount> {
+    container.volume_mounts.iter().filter(move |mount| mount.name == *volume)
+}
+
+/// The path of a mount below the container's own folder.
+fn below(mount: &VolumeMount) -> String {
+    mount.mount_path.trim_start_matches('/').to_owned()
 }
 
 /// What of a pod's volumes one of its containers has: what it mounts, and every model.
@@ -210,10 +285,28 @@ pub(super) fn volumes_of(container: &Container, volumes: &[VolumeContent]) -> Ve
         if volume.name.starts_with(MODEL_PREFIX) {
             return Some(volume.clone());
         }
-        let mounts: Vec<String> = mounts_of(container, &volume.name).collect();
-        (!mounts.is_empty()).then(|| VolumeContent { mounts, ..volume.clone() })
+        let mounts: Vec<&VolumeMount> = mounts_of(container, &volume.name).collect();
+        let is_written = |path: &String| volume.writable_mounts.contains(path);
+        let written = mounts.iter().filter(|mount| !mount.read_only).map(|mount| below(mount));
+        let writable_mounts = written.filter(is_written).collect();
+        let mounts: Vec<String> = mounts.into_iter().map(below).collect();
+        (!mounts.is_empty()).then(|| VolumeContent { mounts, writable_mounts, ..volume.clone() })
     });
     own.collect()
+}
+
+/// A folder or a file of the node, and whether a pod may write to it.
+fn folder_of(volume: &Volume) -> Option<(VolumeSource, bool)> {
+    if let Some(empty) = &volume.empty_dir {
+        let is_in_memory = empty.medium == EmptyDirMedium::Memory;
+        let bytes_max = empty.size_limit.map(|limit| limit.bytes);
+        return Some((VolumeSource::EmptyDir { is_in_memory, bytes_max }, true));
+    }
+    if let Some(path) = &volume.host_path {
+        return Some((VolumeSource::HostPath(path.clone()), true));
+    }
+    let claim = volume.persistent_volume_claim.as_ref()?;
+    Some((VolumeSource::Claim(claim.claim_name.clone()), !claim.read_only))
 }
 
 fn literal(name: String, value: String) -> EnvVar {
@@ -266,7 +359,8 @@ mod tests {
             "env": [{ "name": "C", "valueFrom": from }, { "name": "D", "valueFrom": absent },
                 { "name": "A", "value": "said" }] }] }));
         let found = Attachments::of(&workload, &objects(&[("A", "map"), ("B", "b")]));
-        let pairs = found.envs[0].iter().map(|v| format!("{}={}", v.name, v.value));
+        let env: Vec<EnvVar> = found.envs_of(0).flatten().collect();
+        let pairs = env.iter().map(|v| format!("{}={}", v.name, v.value));
         let expected = ["P_A=map", "P_B=b", "A=map", "B=b", "A=own", "C=b", "A=said"];
         assert_eq!(
             (pairs.collect::<Vec<_>>(), found.lacks),
@@ -298,6 +392,58 @@ mod tests {
         assert_eq!(lacks, "the hub has sent no Secret default/keys");
         let lacks = Attachments::of(&spec(true), &objects(&[])).lacks.unwrap().message;
         assert_eq!(lacks, "ConfigMap default/settings has no key `A`");
+    }
+
+    #[test]
+    fn a_variable_is_a_field_of_the_pod_and_its_name_is_each_replica_s_own() {
+        let paths =
+            ["metadata.name", "metadata.namespace", "spec.nodeName", "metadata.labels['a.b/c']"];
+        let env = paths
+            .map(|path| json!({ "name": "F", "valueFrom": { "fieldRef": { "fieldPath": path } } }));
+        let mut workload =
+            workload(&json!({ "containers": [{ "name": "a", "command": ["a"], "env": env }] }));
+        workload.template.metadata.labels.insert("a.b/c".to_owned(), "blue".to_owned());
+        workload.parameters.clear();
+        let node = "mast-17".to_owned();
+        let found = Attachments::of(&workload, &NodeObjects { node, ..NodeObjects::default() });
+        let values = found.envs_of(3).flatten().map(|variable| variable.value);
+        assert_eq!(values.collect::<Vec<_>>(), ["ocr-3", "default", "mast-17", "blue"]);
+    }
+
+    #[test]
+    fn a_device_is_there_or_the_pod_waits_for_it() {
+        let workload = workload(&json!({ "containers": [{ "name": "a", "command": ["a"],
+            "resources": { "limits": { "hinterland.dev/device-camera": 1 } } }] }));
+        let with = |is_there: Option<bool>| {
+            let path = "/dev/v4l/by-id/cam".into();
+            let device = is_there.map(|is_there| NodeDevice { path, is_there });
+            let devices = device.map(|device| ("camera".to_owned(), device)).into_iter().collect();
+            let objects = NodeObjects { devices: Arc::new(devices), ..NodeObjects::default() };
+            Attachments::of(&workload, &objects).lacks
+        };
+        assert_eq!(with(Some(true)), None);
+        let lack = with(Some(false)).unwrap();
+        assert_eq!(lack.reason, "DeviceMissing");
+        assert_eq!(lack.message, "the device `camera` is not there: /dev/v4l/by-id/cam");
+        assert_eq!(with(None).unwrap().reason, "DeviceUnknown");
+    }
+
+    #[test]
+    fn a_folder_is_written_to_where_neither_its_claim_nor_its_mount_says_otherwise() {
+        let spec = json!({ "volumes": [
+            { "name": "e", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } },
+            { "name": "c", "persistentVolumeClaim": { "claimName": "ocr", "readOnly": true } },
+            { "name": "h", "hostPath": { "path": "/srv" } }],
+            "containers": [{ "name": "a", "command": ["a"], "volumeMounts": [
+                { "name": "e", "mountPath": "/e" }, { "name": "e", "mountPath": "/r", "readOnly": true },
+                { "name": "c", "mountPath": "/c" }, { "name": "h", "mountPath": "/h" }] }] });
+        let found = Attachments::of(&workload(&spec), &NodeObjects::default());
+        assert_eq!(found.lacks, None);
+        let seen = found.volumes.iter().map(|v| (v.mounts.join(" "), v.writable_mounts.join(" ")));
+        let expected = [("e r", "e"), ("c", ""), ("h", "h")];
+        assert_eq!(seen.collect::<Vec<_>>(), expected.map(|(a, b)| (a.into(), b.into())));
+        let memory = VolumeSource::EmptyDir { is_in_memory: true, bytes_max: Some(1 << 20) };
+        assert_eq!(found.volumes[0].source, memory);
     }
 
     #[test]

@@ -132,6 +132,7 @@ impl Pods {
         | RuntimeEvent::StartFailed { pod, instance, .. }
         | RuntimeEvent::Exited { pod, instance, .. }
         | RuntimeEvent::NotAttached { pod, instance, .. }
+        | RuntimeEvent::LastWords { pod, instance, .. }
         | RuntimeEvent::Probed { pod, instance, .. }
         | RuntimeEvent::Container { pod, instance, .. }) = &event;
         let Some(known) = self.pods.get_mut(pod).filter(|known| known.is_instance(*instance))

@@ -106,6 +106,8 @@ pub(super) struct Pod {
     restarts: u32,
     backoff: Backoff,
     last_exit_code: Option<i32>,
+    /// What its last start wrote before it ended.
+    last_words: String,
     /// The revision that was started last, and what was the node's own then; `None` before the first start.
     started: Option<(Revision, u64)>,
     /// Its several containers, while it is being started.
@@ -122,6 +124,7 @@ impl Pod {
             restarts: 0,
             backoff: Backoff::default(),
             last_exit_code: None,
+            last_words: String::new(),
             started: None,
             planned: vec![],
         }
@@ -144,6 +147,7 @@ impl Pod {
             restarts: record.restarts,
             backoff: Backoff { level: record.backoff_level },
             last_exit_code: record.last_exit_code,
+            last_words: String::new(),
             started: Some((record.revision, record.parameters_id)),
             planned: vec![],
         }
@@ -414,6 +418,7 @@ impl Pod {
                 }
             }
             RuntimeEvent::Exited { code, .. } => self.exited(code, now, actions),
+            RuntimeEvent::LastWords { message, .. } => self.last_words = message,
             // Whatever happens next has it tried again.
             RuntimeEvent::NotAttached { .. } => {
                 self.live.iter_mut().for_each(|live| live.volumes_version = None);

@@ -56,11 +56,12 @@ impl Wanted {
 
     /// All containers in the order of their start.
     fn containers(&self, ordinal: u32) -> impl Iterator<Item = (ContainerRole, Container)> {
-        self.template.spec.in_order().zip(&self.attached.envs).map(move |(placed, env)| {
-            let container =
-                Container { env: env.clone(), env_from: vec![], ..placed.container.clone() };
-            (placed.role, self.template.container_of_replica(container, ordinal))
-        })
+        self.template.spec.in_order().zip(self.attached.envs_of(ordinal)).map(
+            move |(placed, env)| {
+                let container = Container { env, env_from: vec![], ..placed.container.clone() };
+                (placed.role, self.template.container_of_replica(container, ordinal))
+            },
+        )
     }
 
     /// The containers of a start of the pod, where there are several; none else.

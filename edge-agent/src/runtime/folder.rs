@@ -5,6 +5,7 @@
 //! | `log/` | what the pod prints, rotated |
 //! | `home/` | of a process: its `HOME` and the folder it starts in |
 //! | `volumes/` | files of ConfigMaps; those of Secrets lie elsewhere, in memory |
+//! | `empty/` | empty folders that the pod writes to, by the content that it is of |
 //!
 //! What else a runtime keeps there is told in its own module. Refuses to guess: a file that can't be read is no
 //! file.
@@ -68,6 +69,10 @@ impl PodFolder {
 
     pub(super) fn volumes(&self) -> PathBuf {
         self.path.join("volumes")
+    }
+
+    pub(super) fn empty(&self) -> PathBuf {
+        self.path.join("empty")
     }
 
     /// The folder's own name, which no other pod's folder has.

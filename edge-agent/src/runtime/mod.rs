@@ -7,22 +7,30 @@
 //! | `either` | the one that the configuration names |
 //! | `folder` | the folder of one pod |
 //! | `volumes`, `secrets` | the files that a pod has of ConfigMaps, Secrets and models |
+//! | `access` | whose these files are |
+//! | `storage`, `memory` | folders that a pod writes to, and files of the node |
+//! | `allowed` | what of the node pods may have |
 //! | `log` | rotated logs and their tail |
 //! | `exec` | a command in a pod, and what is kept of its output |
 //! | `probe` | checks by HTTP and TCP |
 //! | `layers` | errors that say what was attempted |
 
+mod access;
+mod allowed;
 pub mod cri;
 mod either;
 mod exec;
 mod folder;
 mod layers;
 mod log;
+mod memory;
 mod probe;
 pub mod process;
 mod secrets;
+mod storage;
 mod volumes;
 
+pub use allowed::Allowed;
 pub use either::{AnyRuntime, Running};
 pub use exec::ExecOrder;
 pub use log::{read_page, tail_log};

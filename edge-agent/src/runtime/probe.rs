@@ -53,7 +53,7 @@ async fn check_by_tcp(socket: &TcpSocketAction) -> Result<(), String> {
     connect(socket.host.as_deref(), socket.port).await.map(drop)
 }
 
-async fn check_by_http(get: &HttpGetAction) -> Result<(), String> {
+pub(super) async fn check_by_http(get: &HttpGetAction) -> Result<(), String> {
     let request = request_of(get)?;
     let mut stream = connect(get.host.as_deref(), get.port).await?;
     let failed = |error| format!("GET {} on port {} failed: {error}", get.path, get.port);

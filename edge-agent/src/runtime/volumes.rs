@@ -14,6 +14,7 @@
 //! ```
 
 use super::StartFailure;
+use super::access::Access;
 use super::folder::{PodFolder, private_folder};
 use super::layers::{Attempt, attempt};
 use super::secrets::Secrets;
@@ -21,9 +22,9 @@ use crate::ports::{VolumeContent, VolumeSource};
 use shared::in_words;
 use shared::model::{KeyToPath, SecretData, check_object_key};
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The link to the version that is in force.
@@ -32,22 +33,29 @@ const DATA: &str = "..data";
 /// Hexadecimal digits of a version's name.
 const VERSION_DIGITS: usize = 16;
 
-/// The permissions of the files: nobody writes them, and Secrets only their owner reads.
-const CONFIG_MODE: u32 = 0o444;
-const SECRET_MODE: u32 = 0o400;
+/// Who opens the Secrets of a pod's volumes, and who reads the files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Writer<'a> {
+    pub(super) secrets: Option<&'a Secrets>,
+    pub(super) access: Access,
+}
 
-/// Lays the volumes of a pod that does not run down anew.
+/// Lays the volumes of a pod that does not run down anew. `find` says where one lies that is not made of files.
 ///
 /// # Errors
 /// Why the pod can't be started.
 pub(super) fn lay_down(
     folder: &PodFolder,
     volumes: &[VolumeContent],
-    secrets: Option<&Secrets>,
+    writer: Writer<'_>,
+    find: impl Fn(&VolumeContent) -> Result<Option<PathBuf>, StartFailure>,
 ) -> Result<(), StartFailure> {
     // What an earlier start had is not this one's.
-    remove(folder, secrets);
-    volumes.iter().try_for_each(|volume| place(folder, volume, secrets))?;
+    remove(folder, writer.secrets);
+    volumes.iter().try_for_each(|volume| {
+        let found = find(volume)?;
+        place(folder, volume, writer, found)
+    })?;
     let mounts: Vec<&str> = mounts_of(volumes).collect();
     if mounts.is_empty() {
         return Ok(());
@@ -64,9 +72,10 @@ pub(super) fn lay_down(
 pub(super) fn renew(
     folder: &PodFolder,
     volumes: &[VolumeContent],
-    secrets: Option<&Secrets>,
+    writer: Writer<'_>,
 ) -> Result<(), StartFailure> {
-    volumes.iter().try_for_each(|volume| place(folder, volume, secrets))
+    let mut of_files = volumes.iter().filter(|volume| volume.source.is_of_files());
+    of_files.try_for_each(|volume| place(folder, volume, writer, None))
 }
 
 /// Removes all volumes of a pod.
@@ -93,32 +102,33 @@ fn mounts_file(folder: &PodFolder) -> PathBuf {
 fn place(
     folder: &PodFolder,
     volume: &VolumeContent,
-    secrets: Option<&Secrets>,
+    writer: Writer<'_>,
+    found: Option<PathBuf>,
 ) -> Result<(), StartFailure> {
     // Where the mounts are listed.
     make_volumes_folder(folder)?;
-    let path = write(folder, volume, secrets)?;
+    let path = found.map_or_else(|| write(folder, volume, writer), Ok)?;
     volume.mounts.iter().try_for_each(|mount| link(folder, mount, &path))
 }
 
-/// Writes what is in a volume, where it is other than what lies there: the folder of its files, or the file of
-/// a model. Nothing shows it to the pod yet.
+/// Writes what is in a volume of files, where it is other than what lies there: the folder of its files, or the file
+/// of a model. Nothing shows it to the pod yet.
 ///
 /// # Errors
 /// Why the pod can't have it.
 pub(super) fn write(
     folder: &PodFolder,
     volume: &VolumeContent,
-    secrets: Option<&Secrets>,
+    writer: Writer<'_>,
 ) -> Result<PathBuf, StartFailure> {
-    let path = place_of(folder, volume, secrets)?;
+    let path = place_of(folder, volume, writer.secrets)?;
     if matches!(volume.source, VolumeSource::Model(_)) {
         return Ok(path);
     }
     make_volumes_folder(folder)?;
     let version = format!("..{}", hex(&volume.version().0));
     if !is_in_force(&path, &version) {
-        write_content(&path, &version, volume, secrets)?;
+        write_content(&path, &version, volume, writer)?;
     }
     Ok(path)
 }
@@ -170,24 +180,25 @@ fn write_content(
     path: &Path,
     version: &str,
     volume: &VolumeContent,
-    secrets: Option<&Secrets>,
+    writer: Writer<'_>,
 ) -> Result<(), StartFailure> {
     let opened: SecretData;
-    let (files, mode) = match &volume.source {
-        VolumeSource::Nothing | VolumeSource::Model(_) => (vec![], CONFIG_MODE),
+    let files = match &volume.source {
         VolumeSource::ConfigMap(item) => {
             let data = item.data.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
-            (files_of(data.collect(), &volume.items, true)?, CONFIG_MODE)
+            files_of(data.collect(), &volume.items, true)?
         }
         VolumeSource::Secret(name, item) => {
-            let Some(secrets) = secrets else { return Ok(()) };
+            let Some(secrets) = writer.secrets else { return Ok(()) };
             opened = secrets.open(name, item)?;
             let data = opened.iter().map(|(key, value)| (key.as_str(), value.reveal()));
-            (files_of(data.collect(), &volume.items, volume.optional)?, SECRET_MODE)
+            files_of(data.collect(), &volume.items, volume.optional)?
         }
+        _ => vec![],
     };
     let writing = attempt(format!("write the volume {}", path.display()));
-    replace(path, version, &files, mode).map_err(writing).map_err(|error| failure(&error))
+    let given = (writer.access, volume.is_secret);
+    replace(path, version, &files, given).map_err(writing).map_err(|error| failure(&error))
 }
 
 type Files<'a> = Vec<(&'a str, &'a [u8])>;
@@ -218,11 +229,12 @@ fn files_of<'a>(
 
 /// Makes `version` with these files the one that is in force. Whoever looks meanwhile sees all of the old ones
 /// or all of the new.
-fn replace(path: &Path, version: &str, files: &Files<'_>, mode: u32) -> io::Result<()> {
+fn replace(path: &Path, version: &str, files: &Files<'_>, given: Given) -> io::Result<()> {
     private_folder(path)?;
+    given.0.give_folder(path, given.1)?;
     let folder = path.join(version);
     let _ = fs::remove_dir_all(&folder);
-    let written = write_files(&folder, files, mode);
+    let written = write_files(&folder, files, given);
     if written.is_err() {
         let _ = fs::remove_dir_all(&folder);
         return written;
@@ -248,18 +260,23 @@ fn replace(path: &Path, version: &str, files: &Files<'_>, mode: u32) -> io::Resu
     Ok(())
 }
 
-fn write_files(folder: &Path, files: &Files<'_>, mode: u32) -> io::Result<()> {
-    let private = || {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder
-    };
-    private().create(folder)?;
+/// Who reads the files, and whether they are those of a Secret.
+type Given = (Access, bool);
+
+fn write_files(folder: &Path, files: &Files<'_>, (access, is_secret): Given) -> io::Result<()> {
+    private_folder(folder)?;
+    access.give_folder(folder, is_secret)?;
     for (path, bytes) in files {
+        // Those between it and the file, the outer ones first.
+        let between: Vec<&Path> = Path::new(path).ancestors().skip(1).collect();
+        for below in between.into_iter().rev().filter(|below| *below != Path::new("")) {
+            private_folder(&folder.join(below))?;
+            access.give_folder(&folder.join(below), is_secret)?;
+        }
         let path = folder.join(path);
-        path.parent().map_or(Ok(()), |parent| private().create(parent))?;
         let mut options = OpenOptions::new();
-        options.create_new(true).write(true).mode(mode).open(&path)?.write_all(bytes)?;
+        options.create_new(true).write(true).mode(0o600).open(&path)?.write_all(bytes)?;
+        access.give_file(&path, is_secret)?;
     }
     Ok(())
 }
@@ -314,6 +331,26 @@ mod tests {
     use shared::trust::signature::SigningKey;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::Arc;
+
+    fn writer(secrets: Option<&Secrets>) -> Writer<'_> {
+        Writer { secrets, access: Access::default() }
+    }
+
+    fn lay_down(
+        folder: &PodFolder,
+        volumes: &[VolumeContent],
+        secrets: Option<&Secrets>,
+    ) -> Result<(), StartFailure> {
+        super::lay_down(folder, volumes, writer(secrets), |_| Ok(None))
+    }
+
+    fn renew(
+        folder: &PodFolder,
+        volumes: &[VolumeContent],
+        secrets: Option<&Secrets>,
+    ) -> Result<(), StartFailure> {
+        super::renew(folder, volumes, writer(secrets))
+    }
 
     fn config(mounts: &[&str], data: &[(&str, &str)]) -> VolumeContent {
         let data = data.iter().map(|(k, v)| ((*k).to_owned(), ByteBuf::from(v.as_bytes())));

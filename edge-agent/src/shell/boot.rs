@@ -9,6 +9,7 @@ use super::scrape::Scraper;
 use super::system;
 use crate::config::{Config, Places, RuntimeKind};
 use crate::core::{AgentCore, Capacity, CoreOptions, Restored, read_stored_state};
+use crate::devices::look_for;
 use crate::gpu::{Gpus, SimulationError};
 use crate::models::ModelFolder;
 use crate::ports::{Runtime, RuntimeError, RuntimeEvent};
@@ -189,7 +190,8 @@ pub(super) fn boot(config: &Config) -> Result<Booted, BootError> {
     let fence = ledger.state().accepted;
     let link_budget = ledger.link_budget().to_vec();
     let models = models::at_boot(&ModelFolder::new(places.models.clone()));
-    let restored = Restored { stored, fence, link_budget, models, observations, notices };
+    let devices = look_for(&config.allowed().devices);
+    let restored = Restored { stored, fence, link_budget, models, devices, observations, notices };
     let capacity = Capacity {
         cpu_millicores: system::cpu_millicores(),
         memory_bytes: system::memory_bytes(),
@@ -273,6 +275,7 @@ fn cri_options(config: &Config) -> CriOptions {
         cdi: config.cri.cdi,
         gpu_runtime_handler: config.cri.gpu_runtime_handler.clone(),
         pulls: config.images.pull,
+        allowed: config.allowed(),
     }
 }
 

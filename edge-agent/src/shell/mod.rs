@@ -13,13 +13,14 @@
 //! | `link.rs` | MQTT as events |
 //! | `scrape.rs` | the metrics pages of pods |
 //! | `admin.rs` | health, metrics, status, logs |
-//! | `models.rs` | which models are on this node |
+//! | `models.rs`, `look.rs` | the models on this node, and what may change behind the agent's back |
 //! | `system.rs` | what the operating system says of this node |
 
 mod admin;
 mod boot;
 mod calls;
 mod link;
+mod look;
 mod models;
 mod outside;
 mod perform;

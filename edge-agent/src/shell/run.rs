@@ -5,12 +5,13 @@
 use super::admin::{self, Query};
 use super::boot::{Booted, boot};
 use super::link::Link;
-use super::models::watch;
+use super::look::watch;
 use super::outside::Outside;
 use super::perform::perform;
 use crate::audit::read_all;
 use crate::config::Config;
 use crate::core::{AgentCore, Event};
+use crate::devices::{NodeDevices, look_for};
 use crate::models::{ModelFolder, NodeModels};
 use crate::ports::RuntimeEvent;
 use crate::results::{Waiting, gather, serve_loopback};
@@ -53,7 +54,12 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let queries = admin::serve(config).await;
     let (model_changes, models) = mpsc::unbounded_channel();
     let folder = ModelFolder::new(config.places().models);
-    drop(tokio::spawn(watch(folder, agent.core.models().clone(), model_changes)));
+    let look = move || folder.list().ok();
+    drop(tokio::spawn(watch(look, agent.core.models().clone(), model_changes)));
+    let (device_changes, devices) = mpsc::unbounded_channel();
+    let paths = config.allowed().devices;
+    let look = move || Some(look_for(&paths));
+    drop(tokio::spawn(watch(look, agent.core.devices().clone(), device_changes)));
     let mut sources = Sources {
         runtime: runtime_events,
         answers,
@@ -61,6 +67,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         posts,
         gpu_changes,
         models,
+        devices,
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
     };
@@ -92,6 +99,7 @@ struct Sources {
     posts: mpsc::Receiver<Vec<Waiting>>,
     gpu_changes: mpsc::UnboundedReceiver<GpuInventory>,
     models: mpsc::UnboundedReceiver<NodeModels>,
+    devices: mpsc::UnboundedReceiver<NodeDevices>,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -179,6 +187,7 @@ impl Agent {
             Some(event) = link => Wake::Event(event),
             Some(gpus) = sources.gpu_changes.recv() => Wake::Event(Event::Inventory(gpus)),
             Some(models) = sources.models.recv() => Wake::Event(Event::Models(models)),
+            Some(devices) = sources.devices.recv() => Wake::Event(Event::Devices(devices)),
             _ = sources.interrupt.recv() => Wake::Stop,
             _ = sources.terminate.recv() => Wake::Stop,
             () = tokio::time::sleep(sleep) => Wake::Timeout,

@@ -8,35 +8,76 @@ use serde_json::{Map, Value, json};
 use shared::limits::{CONTAINERS_MAX, VOLUMES_MAX};
 
 /// Fields of a pod's spec that Hinterland runs.
-const POD_SPEC_FIELDS: [&str; 6] = [
+const POD_SPEC_FIELDS: [&str; 7] = [
     "containers",
     "imagePullSecrets",
     "initContainers",
     "restartPolicy",
+    "securityContext",
     "terminationGracePeriodSeconds",
     "volumes",
 ];
 
+/// Fields of a pod's security context that Hinterland runs.
+const POD_SECURITY_FIELDS: [&str; 6] =
+    ["fsGroup", "runAsGroup", "runAsNonRoot", "runAsUser", "seccompProfile", "supplementalGroups"];
+
+/// Fields of a container's security context that Hinterland runs.
+const CONTAINER_SECURITY_FIELDS: [&str; 8] = [
+    "allowPrivilegeEscalation",
+    "capabilities",
+    "privileged",
+    "readOnlyRootFilesystem",
+    "runAsGroup",
+    "runAsNonRoot",
+    "runAsUser",
+    "seccompProfile",
+];
+
 /// Fields of a volume that Hinterland runs.
-const VOLUME_FIELDS: [&str; 3] = ["configMap", "name", "secret"];
+const VOLUME_FIELDS: [&str; 6] =
+    ["configMap", "emptyDir", "hostPath", "name", "persistentVolumeClaim", "secret"];
 
 /// Fields of a container that Hinterland runs.
-const CONTAINER_FIELDS: [&str; 15] = [
+const CONTAINER_FIELDS: [&str; 19] = [
     "args",
     "command",
     "env",
     "envFrom",
     "image",
     "imagePullPolicy",
+    "lifecycle",
     "livenessProbe",
     "name",
     "ports",
     "readinessProbe",
     "resources",
     "restartPolicy",
+    "securityContext",
     "startupProbe",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
     "volumeMounts",
     "workingDir",
+];
+
+/// Where security contexts stand, what they are called there, and their fields.
+const SECURITY_CONTEXTS: [(&str, &str, &[&str]); 3] = [
+    (
+        "/properties/spec/properties/securityContext",
+        "template.spec.securityContext",
+        &POD_SECURITY_FIELDS,
+    ),
+    (
+        "/properties/spec/properties/containers/items/properties/securityContext",
+        "template.spec.containers[].securityContext",
+        &CONTAINER_SECURITY_FIELDS,
+    ),
+    (
+        "/properties/spec/properties/initContainers/items/properties/securityContext",
+        "template.spec.initContainers[].securityContext",
+        &CONTAINER_SECURITY_FIELDS,
+    ),
 ];
 
 /// Lists whose entries have names, by their fields' names, and what names an entry.
@@ -181,6 +222,12 @@ pub(super) fn pod_template(generator: &mut SchemaGenerator) -> Schema {
             insert(containers, "maxItems", json!(CONTAINERS_MAX));
         }
     }
+    for (at, path, supported) in SECURITY_CONTEXTS {
+        if let Some(context) = template.pointer_mut(at) {
+            let rules = unsupported(context, path, supported);
+            add_rules(context, rules);
+        }
+    }
     if let Some(volumes) = template.pointer_mut("/properties/spec/properties/volumes")
         && let Some(volume) = volumes.pointer_mut("/items")
     {
@@ -290,7 +337,8 @@ mod tests {
 
     /// A template with `field` given, as far as its schema tells what to give.
     fn with_field(at: &str, field: &str) -> String {
-        let mut template = json!({ "spec": { "containers": [{ "name": "a", "command": ["a"] }] } });
+        let mut template = json!({ "spec": { "containers": [{ "name": "a", "command": ["a"],
+            "securityContext": {} }], "volumes": [{ "name": "v" }], "securityContext": {} } });
         insert(template.pointer_mut(at).unwrap(), field, Value::Null);
         serde_json::from_value::<PodTemplate>(template)
             .map_or_else(|e| e.to_string(), |_| String::new())
@@ -305,10 +353,20 @@ mod tests {
         let template = pod_template(&mut generator).to_value();
         let spec = template.pointer("/properties/spec").unwrap();
         let container = spec.pointer("/properties/containers/items").unwrap();
+        let volume = spec.pointer("/properties/volumes/items").unwrap();
+        let [pod_security, container_security, _] =
+            SECURITY_CONTEXTS.map(|(at, _, _)| template.pointer(at).unwrap());
         let mut fields = 0;
         for (schema, at, supported) in [
             (spec, "/spec", POD_SPEC_FIELDS.as_slice()),
             (container, "/spec/containers/0", CONTAINER_FIELDS.as_slice()),
+            (volume, "/spec/volumes/0", VOLUME_FIELDS.as_slice()),
+            (pod_security, "/spec/securityContext", POD_SECURITY_FIELDS.as_slice()),
+            (
+                container_security,
+                "/spec/containers/0/securityContext",
+                CONTAINER_SECURITY_FIELDS.as_slice(),
+            ),
         ] {
             for field in schema.pointer("/properties").unwrap().as_object().unwrap().keys() {
                 let unknown = with_field(at, field).contains("unknown field");

@@ -82,6 +82,7 @@ use rand_core::{RngCore, SeedableRng};
 use rollouts::Rollouts;
 use shared::model::{MonotonicMs, NodeEvent, NodeId, Now, WorkloadKey};
 use shared::ports::{Store, StoreError, Tree};
+use shared::sync::CallEnded;
 use shared::trust::session::SessionPrivateKey;
 use shared::trust::signature::{SigningKey, VerifyingKey};
 use shared::wire::{LogId, Message, decode, encode};
@@ -446,18 +447,20 @@ impl HubCore {
         timeout_ms: u32,
         now: Now,
     ) {
-        let refused = |message: String| {
-            Effect::EndCall(shared::sync::CallEnded::without_answer(ticket, message))
-        };
+        let refused = |message: String| CallEnded::without_answer(ticket, message);
         let Some(state) = self.nodes.get_mut(node) else {
-            return self.effects.push_back(refused(format!("there is no node `{node}`")));
+            // Nor will there be one by itself: who follows a log need not wait.
+            let none = refused(format!("there is no node `{node}`"));
+            let ended = CallEnded { is_unanswered: false, ..none };
+            return self.effects.push_back(Effect::EndCall(ended));
         };
         if !state.is_online() {
-            return self.effects.push_back(refused(format!("node `{node}` is offline")));
+            let ended = refused(format!("node `{node}` is offline"));
+            return self.effects.push_back(Effect::EndCall(ended));
         }
         match state.calls.begin(ticket, method, timeout_ms, now.monotonic) {
             Ok(request) => self.send(node, &Message::CallRequest(request)),
-            Err(error) => self.effects.push_back(refused(error.to_string())),
+            Err(error) => self.effects.push_back(Effect::EndCall(refused(error.to_string()))),
         }
     }
 }

@@ -114,20 +114,20 @@ fn equal_content_has_an_equal_revision_however_it_is_written() {
 #[test]
 fn fields_outside_the_subset_are_refused() {
     let typo = changed("livenessProbe", "livenesProbe");
-    assert_snapshot!(typo, @"w/ocr.yaml:13: spec.template.spec.containers[0].livenesProbe: unknown field, expected one of `name`, `image`, `command`, `args`, `workingDir`, `env`, `resources`, `ports`, `startupProbe`, `readinessProbe`, `livenessProbe`, `envFrom`, `volumeMounts`, `restartPolicy`, `imagePullPolicy`");
+    assert_snapshot!(typo, @"w/ocr.yaml:13: spec.template.spec.containers[0].livenesProbe: unknown field, expected one of `name`, `image`, `command`, `args`, `workingDir`, `env`, `resources`, `ports`, `startupProbe`, `readinessProbe`, `livenessProbe`, `envFrom`, `volumeMounts`, `restartPolicy`, `imagePullPolicy`, `securityContext`, `lifecycle`, `terminationMessagePath`, `terminationMessagePolicy`");
     let volumes =
-        changed("      containers:", "      volumes: [{name: v, emptyDir: {}}]\n      containers:");
-    assert_snapshot!(volumes, @"w/ocr.yaml:8: spec.template.spec.volumes[0].emptyDir: unknown field, expected one of `name`, `configMap`, `secret`");
+        changed("      containers:", "      volumes: [{name: v, nfs: {}}]\n      containers:");
+    assert_snapshot!(volumes, @"w/ocr.yaml:8: spec.template.spec.volumes[0].nfs: unknown field, expected one of `name`, `configMap`, `secret`, `emptyDir`, `hostPath`, `persistentVolumeClaim`");
     let other = changed("      containers:", "      ephemeralContainers: []\n      containers:");
-    assert_snapshot!(other, @"w/ocr.yaml:8: spec.template.spec.ephemeralContainers: unknown field, expected one of `containers`, `restartPolicy`, `terminationGracePeriodSeconds`, `volumes`, `models`, `initContainers`");
+    assert_snapshot!(other, @"w/ocr.yaml:8: spec.template.spec.ephemeralContainers: unknown field, expected one of `containers`, `restartPolicy`, `terminationGracePeriodSeconds`, `volumes`, `models`, `initContainers`, `imagePullSecrets`, `securityContext`");
     let init = "      initContainers: [{name: server, command: [a]}]\n      containers:";
     assert_snapshot!(changed("      containers:", init), @"w/ocr.yaml:10: spec.template.spec.containers[0].name: there is a container `server` already");
     let init = "      initContainers: [{name: init, command: [a], restartPolicy: Never}]\n      containers:";
-    assert_snapshot!(changed("      containers:", init), @"w/ocr.yaml:8: spec.template.spec.initContainers[0].restartPolicy: unknown variant `Never`, expected `Always`");
+    assert_snapshot!(changed("      containers:", init), @"w/ocr.yaml:8: spec.template.spec.initContainers[0].restartPolicy: `Never` is not known, expected one of `Always`");
     let secret = "          env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}]\n          command:";
     assert_snapshot!(changed("          command:", secret), @"w/ocr.yaml:10: spec.template.spec.containers[0].env[0].valueFrom.secretKeyRef: a Secret reaches a pod as files only, never in its environment: expected a volume with `secret` and a mount of it");
     assert_snapshot!(changed("spec:\n  template", "status: {}\nspec:\n  template"), @"w/ocr.yaml:5: status: unknown field, expected one of `apiVersion`, `kind`, `metadata`, `spec`");
-    assert_snapshot!(changed("{memory: 1Gi}", "{amd.com/gpu: 1}"), @"w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits[amd.com/gpu]: unknown field, expected one of `cpu`, `memory`, `nvidia.com/gpu`, `hinterland.dev/gpu-memory`, `nvidia.com/mig-PROFILE`");
+    assert_snapshot!(changed("{memory: 1Gi}", "{amd.com/gpu: 1}"), @"w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits[amd.com/gpu]: unknown field, expected one of `cpu`, `memory`, `nvidia.com/gpu`, `hinterland.dev/gpu-memory`, `nvidia.com/mig-PROFILE`, `hinterland.dev/device-NAME`");
 }
 
 #[test]

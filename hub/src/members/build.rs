@@ -8,7 +8,7 @@ use crate::api::{AutoscalingSpec, NodeAffinity, ScalingMetric};
 use crate::manifests::InferenceWorkload;
 use serde_json::{Map, Value, json};
 use shared::model::{
-    Container, CpuQuantity, MemoryQuantity, ObjectKind, ObjectName, Probe, Toleration,
+    Container, CpuQuantity, MemoryQuantity, ObjectKind, ObjectName, Toleration, device_resource,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -330,6 +330,8 @@ impl Builder<'_> {
             "enableServiceLinks": false,
         });
         set_if(&mut pod, "initContainers", !init.is_empty(), json!(init));
+        let security = &template.spec.security_context;
+        set_if(&mut pod, "securityContext", security.is_some(), json!(security));
         let volumes = &template.spec.volumes;
         set_if(&mut pod, "volumes", !volumes.is_empty(), json!(volumes));
         let pulls_as = &template.spec.image_pull_secrets;
@@ -348,6 +350,16 @@ impl Builder<'_> {
         let Container { env_from, volume_mounts, restart_policy, image_pull_policy: pulls, .. } =
             said;
         set_if(&mut written, "restartPolicy", restart_policy.is_some(), json!(restart_policy));
+        let Container { lifecycle, termination_message_path, termination_message_policy, .. } =
+            said;
+        let security_context = &said.security_context;
+        set_if(&mut written, "lifecycle", lifecycle.is_some(), without_nothing(json!(lifecycle)));
+        let path = termination_message_path;
+        set_if(&mut written, "terminationMessagePath", path.is_some(), json!(path));
+        let policy = termination_message_policy;
+        set_if(&mut written, "terminationMessagePolicy", policy.is_some(), json!(policy));
+        let is_said = security_context.is_some();
+        set_if(&mut written, "securityContext", is_said, json!(security_context));
         let env = variables(said, &self.share.parameters);
         set_if(&mut written, "env", !env.is_empty(), json!(env));
         set_if(&mut written, "envFrom", !env_from.is_empty(), json!(env_from));
@@ -422,21 +434,18 @@ fn container(container: &Container, mig: Option<&str>) -> Value {
     ];
     for (field, asked) in probes {
         if let Some(asked) = asked {
-            set(&mut written, field, probe(asked));
+            set(&mut written, field, without_nothing(json!(asked)));
         }
     }
     written
 }
 
 /// Without what is not said: a probe has one action.
-fn probe(probe: &Probe) -> Value {
-    fn said(value: Value) -> Value {
-        let Value::Object(fields) = value else { return value };
-        let said_nothing = |value: &Value| value.is_null() || *value == json!([]);
-        let fields = fields.into_iter().filter(|(_, value)| !said_nothing(value));
-        Value::Object(fields.map(|(key, value)| (key, said(value))).collect::<Map<_, _>>())
-    }
-    said(json!(probe))
+fn without_nothing(value: Value) -> Value {
+    let Value::Object(fields) = value else { return value };
+    let said_nothing = |value: &Value| value.is_null() || *value == json!([]);
+    let fields = fields.into_iter().filter(|(_, value)| !said_nothing(value));
+    Value::Object(fields.map(|(key, value)| (key, without_nothing(value))).collect::<Map<_, _>>())
 }
 
 /// Requests and limits, both always.
@@ -452,6 +461,9 @@ fn resources(container: &Container, mig: Option<&str>) -> Value {
     let gpus = gpus_of(container);
     for list in [&mut requests, &mut limits] {
         set_if(list, GPU_RESOURCE, gpus > 0, json!(gpus.to_string()));
+        for name in &bound.devices {
+            set(list, &device_resource(name), json!("1"));
+        }
         if let Some(profile) = mig {
             set(list, &format!("nvidia.com/mig-{profile}"), json!("1"));
         }

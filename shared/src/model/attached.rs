@@ -6,7 +6,7 @@
 //! Wire format (packed CBOR, fields by position): fields are only ever appended.
 
 use super::containers::PlacedContainer;
-use super::pod::{Container, EnvVar, PodTemplate};
+use super::pod::PodTemplate;
 use crate::limits::{NAME_BYTES_MAX, OBJECT_KEY_BYTES_MAX};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_bytes::ByteBuf;
@@ -159,14 +159,7 @@ impl PodTemplate {
     /// Whether it mentions any ConfigMap or Secret.
     #[must_use]
     pub fn names_objects(&self) -> bool {
-        let environment = |container: &Container| {
-            let takes = |variable: &EnvVar| variable.value_from.is_some();
-            !container.env_from.is_empty() || container.env.iter().any(takes)
-        };
-        let pulls_as = !self.spec.image_pull_secrets.is_empty();
-        pulls_as
-            || !self.spec.volumes.is_empty()
-            || self.spec.in_order().any(|placed| environment(placed.container))
+        self.references().next().is_some()
     }
 
     /// Every mention of a ConfigMap or Secret, in the order of the fields.

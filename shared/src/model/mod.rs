@@ -8,6 +8,7 @@ mod event;
 mod gpu;
 mod ids;
 mod inference_model;
+mod lifecycle;
 mod mig;
 mod pod;
 mod pod_ports;
@@ -16,6 +17,7 @@ mod quantity;
 mod resource_list;
 mod result;
 mod scaling;
+mod security;
 mod status;
 mod time;
 mod volume;
@@ -31,6 +33,7 @@ pub use event::{BootOffset, NodeEvent};
 pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
 pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
 pub use inference_model::{InvalidDigest, ModelDigest, ModelMount};
+pub use lifecycle::{Lifecycle, LifecycleHandler, SleepAction, TerminationMessagePolicy};
 pub use mig::{MigInstance, MigProfile, MigProfileError, MigRole};
 pub use pod::{
     Container, ContainerPort, ContainerRestartPolicy, EnvVar, ExecAction, HttpGetAction,
@@ -40,20 +43,24 @@ pub use pod::{
 pub use pod_ports::PORT_OFFSET;
 pub use policy::{LinkBudget, NODE_POLICY_KEY, NodePolicy};
 pub use quantity::{CpuQuantity, MemoryQuantity, QuantityError};
-pub use resource_list::ResourceList;
+pub use resource_list::{ResourceList, check_device_name, device_resource};
 pub use result::{
     DEFAULT_SINK, InvalidRoute, InvalidTopic, PodResult, ResultFormat, ResultRoute, SinkId,
     Thinning, check_topic, route,
 };
 pub use scaling::{Autoscaling, ScalingMetric};
+pub use security::{
+    Capabilities, PodSecurityContext, SeccompProfile, SeccompProfileType, SecurityContext,
+};
 pub use status::{
     Condition, ConditionStatus, ContainerStatus, NodeCapacity, NodeStatus, PodPhase, PodStatus,
     RemoteAccess, ReservedResources,
 };
 pub use time::{BootClock, ClockQuality, ClockStamp, MonotonicMs, Now, UnixMs};
 pub use volume::{
-    ConfigMapKeySelector, ConfigMapRef, ConfigMapVolume, EnvFromSource, EnvVarSource, FilesOnly,
-    KeyToPath, SecretVolume, Volume, VolumeMount,
+    ConfigMapKeySelector, ConfigMapRef, ConfigMapVolume, EmptyDirMedium, EmptyDirVolume,
+    EnvFromSource, EnvVarSource, FilesOnly, HostPathType, HostPathVolume, KeyToPath,
+    ObjectFieldSelector, PersistentVolumeClaimVolume, PodField, SecretVolume, Volume, VolumeMount,
 };
 pub use workload::{
     GpuRequest, InvalidWorkload, PodResources, Taint, TaintEffect, Toleration, TolerationOperator,

@@ -7,7 +7,9 @@
 //! appended, never removed, renamed in meaning or reordered.
 
 use super::inference_model::ModelMount;
+use super::lifecycle::{Lifecycle, TerminationMessagePolicy};
 use super::resource_list::ResourceList;
+use super::security::{PodSecurityContext, SecurityContext};
 use super::volume::{EnvFromSource, EnvVarSource, Volume, VolumeMount};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,7 +49,7 @@ pub struct PodSpec {
     /// Seconds between SIGTERM and SIGKILL.
     #[serde(default = "default_grace_seconds")]
     pub termination_grace_period_seconds: u32,
-    /// ConfigMaps and Secrets whose keys become files.
+    /// Files and folders that its container mounts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
     /// Models that its container finds as files. Not of `core/v1`: a workload says them in `spec.models`.
@@ -60,6 +62,9 @@ pub struct PodSpec {
     /// Secrets of the type `kubernetes.io/dockerconfigjson`, for registries that ask who pulls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// As whom its containers run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<PodSecurityContext>,
 }
 
 /// Something of the same namespace, by its name.
@@ -153,6 +158,18 @@ pub struct Container {
     /// When its image is pulled; `IfNotPresent` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
+    /// As whom it runs, and what it may do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<SecurityContext>,
+    /// What is done at its start and before its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifecycle: Option<Lifecycle>,
+    /// The file to which it may write the words with which it ends; `/dev/termination-log` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_message_path: Option<String>,
+    /// Where these words come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_message_policy: Option<TerminationMessagePolicy>,
 }
 
 /// An environment variable: a literal value, or that of a key of a ConfigMap.

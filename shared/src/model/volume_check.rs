@@ -6,7 +6,9 @@ use super::containers::PlacedContainer;
 use super::ids::NodeId;
 use super::inference_model::ModelMount;
 use super::pod::{Container, PodSpec};
-use super::volume::{ConfigMapKeySelector, KeyToPath, Volume};
+use super::volume::{
+    ConfigMapKeySelector, EmptyDirMedium, EmptyDirVolume, KeyToPath, ObjectFieldSelector, Volume,
+};
 use super::workload::{InvalidWorkload, invalid};
 use crate::limits::{MODELS_MAX, VOLUME_ITEMS_MAX, VOLUME_PATH_BYTES_MAX, VOLUMES_MAX};
 use std::collections::BTreeSet;
@@ -52,14 +54,46 @@ fn at_most(path: &str, count: usize, limit: usize) -> Checked {
 
 fn validate_volume(at: &str, volume: &Volume) -> Checked {
     NodeId::new(&volume.name).map_err(|error| invalid(format!("{at}.name"), error.to_string()))?;
-    let (path, name, items) = match (&volume.config_map, &volume.secret) {
-        (Some(source), None) => (format!("{at}.configMap"), &source.name, &source.items),
-        (None, Some(source)) => (format!("{at}.secret"), &source.secret_name, &source.items),
-        _ => return Err(invalid(at, "expected exactly one of configMap and secret")),
-    };
-    let field = if volume.secret.is_some() { "secretName" } else { "name" };
-    check_object_name(name).map_err(|problem| invalid(format!("{path}.{field}"), problem))?;
-    validate_items(&format!("{path}.items"), items)
+    let Volume { config_map, secret, empty_dir, host_path, persistent_volume_claim, .. } = volume;
+    match (config_map, secret, empty_dir, host_path, persistent_volume_claim) {
+        (Some(source), None, None, None, None) => {
+            validate_name(&format!("{at}.configMap.name"), &source.name)?;
+            validate_items(&format!("{at}.configMap.items"), &source.items)
+        }
+        (None, Some(source), None, None, None) => {
+            validate_name(&format!("{at}.secret.secretName"), &source.secret_name)?;
+            validate_items(&format!("{at}.secret.items"), &source.items)
+        }
+        (None, None, Some(source), None, None) => validate_empty_dir(at, source),
+        (None, None, None, Some(source), None) => check_absolute(&source.path)
+            .map(drop)
+            .map_err(|problem| invalid(format!("{at}.hostPath.path"), problem)),
+        (None, None, None, None, Some(source)) => {
+            validate_name(&format!("{at}.persistentVolumeClaim.claimName"), &source.claim_name)
+        }
+        _ => {
+            let problem = "expected exactly one of configMap, secret, emptyDir, hostPath and \
+                           persistentVolumeClaim";
+            Err(invalid(at, problem))
+        }
+    }
+}
+
+fn validate_name(path: &str, name: &str) -> Checked {
+    check_object_name(name).map_err(|problem| invalid(path, problem))
+}
+
+fn validate_empty_dir(at: &str, source: &EmptyDirVolume) -> Checked {
+    let path = format!("{at}.emptyDir.sizeLimit");
+    match (source.medium, source.size_limit) {
+        (EmptyDirMedium::Disk, Some(_)) => {
+            Err(invalid(path, "is enforced with medium `Memory` only: expected none"))
+        }
+        (EmptyDirMedium::Memory, Some(limit)) if limit.bytes == 0 => {
+            Err(invalid(path, "expected more than 0"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn validate_items(at: &str, items: &[KeyToPath]) -> Checked {
@@ -100,9 +134,7 @@ fn validate_mounts<'a>(
 
 /// Adds the path of a mount that none of `paths` is in the way of.
 fn add_path<'a>(paths: &mut Vec<&'a str>, at: &str, path: &'a str) -> Checked {
-    let expected = "expected a path that begins with `/`, as in `/etc/ocr`";
-    let below = path.strip_prefix('/').ok_or_else(|| invalid(at, expected))?;
-    check_relative(below).map_err(|problem| invalid(at, problem))?;
+    let below = check_absolute(path).map_err(|problem| invalid(at, problem))?;
     if let Some(other) = paths.iter().find(|other| overlap(other, below)) {
         let problem = format!("`/{below}` and `/{other}` are one within the other, or the same");
         return Err(invalid(at, problem));
@@ -135,6 +167,13 @@ fn overlap(one: &str, other: &str) -> bool {
         path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     within(one, other) || within(other, one)
+}
+
+/// What of an absolute path is below the root.
+pub(super) fn check_absolute(path: &str) -> Result<&str, String> {
+    let expected = "expected a path that begins with `/`, as in `/etc/ocr`";
+    let below = path.strip_prefix('/').ok_or_else(|| expected.to_owned())?;
+    check_relative(below).map(|()| below)
 }
 
 /// Whether a path stays within the folder that it begins in.
@@ -176,12 +215,25 @@ fn validate_environment(container: &Container, path: &str) -> Checked {
         if !variable.value.is_empty() {
             return Err(invalid(at, "expected value or valueFrom, not both"));
         }
-        let Some(selector) = &source.config_map_key_ref else {
-            return Err(invalid(at, "expected configMapKeyRef"));
-        };
-        validate_selector(&format!("{at}.configMapKeyRef"), selector)?;
+        match (&source.config_map_key_ref, &source.field_ref) {
+            (Some(selector), None) => {
+                validate_selector(&format!("{at}.configMapKeyRef"), selector)?;
+            }
+            (None, Some(selector)) => validate_field(&format!("{at}.fieldRef"), selector)?,
+            _ => return Err(invalid(at, "expected exactly one of configMapKeyRef and fieldRef")),
+        }
     }
     at_most(&at("env"), sources, VOLUME_ITEMS_MAX)
+}
+
+fn validate_field(at: &str, selector: &ObjectFieldSelector) -> Checked {
+    if selector.api_version.as_ref().is_some_and(|version| version != "v1") {
+        return Err(invalid(format!("{at}.apiVersion"), "expected v1"));
+    }
+    let problem = "expected metadata.name, metadata.namespace, spec.nodeName, metadata.labels['KEY'] or \
+                   metadata.annotations['KEY']";
+    let path = format!("{at}.fieldPath");
+    selector.field().map(drop).ok_or_else(|| invalid(path, problem))
 }
 
 fn validate_selector(at: &str, selector: &ConfigMapKeySelector) -> Checked {
@@ -328,6 +380,7 @@ mod tests {
     fn volumes_that_can_not_be_are_refused_with_their_paths() {
         let items = |items: Value| json!([{ "name": "v", "secret": { "secretName": "ocr", "items": items } }]);
         let item = |key: &str, path: &str| json!({ "key": key, "path": path });
+        let of = |kind: &str, source: Value| json!([{ "name": "v", kind: source }]);
         let cases = [
             (json!([volume("v"), volume("v")]), "spec.volumes[1].name"),
             (json!([volume("../v")]), "spec.volumes[0].name"),
@@ -343,12 +396,43 @@ mod tests {
                 items(json!([item("a", "a"), item("b", "a/b")])),
                 "spec.volumes[0].secret.items[1].path",
             ),
+            (
+                json!([{ "name": "v", "emptyDir": {}, "secret": { "secretName": "a" } }]),
+                "spec.volumes[0]",
+            ),
+            (of("emptyDir", json!({ "sizeLimit": "1Mi" })), "spec.volumes[0].emptyDir.sizeLimit"),
+            (
+                of("emptyDir", json!({ "medium": "Memory", "sizeLimit": "0" })),
+                "spec.volumes[0].emptyDir.sizeLimit",
+            ),
+            (of("hostPath", json!({ "path": "a" })), "spec.volumes[0].hostPath.path"),
+            (of("hostPath", json!({ "path": "/a/../b" })), "spec.volumes[0].hostPath.path"),
+            (
+                of("persistentVolumeClaim", json!({ "claimName": "../a" })),
+                "spec.volumes[0].persistentVolumeClaim.claimName",
+            ),
         ];
         for (volumes, path) in cases {
             assert_eq!(refused(&volumes, mounted(&[("v", "/v")])), path, "{volumes}");
         }
         let not_mounted = refused(&json!([volume("v")]), json!({}));
         assert_eq!(not_mounted, "spec.volumes[0].name");
+    }
+
+    #[test]
+    fn folders_that_a_pod_writes_to_survive_the_wire_as_kubernetes_says_them() {
+        let volumes = json!([
+            { "name": "cache", "emptyDir": {} },
+            { "name": "fast", "emptyDir": { "medium": "Memory", "sizeLimit": "16Mi" } },
+            { "name": "host", "hostPath": { "path": "/srv/media", "type": "DirectoryOrCreate" } },
+            { "name": "kept", "persistentVolumeClaim": { "claimName": "ocr", "readOnly": true } },
+        ]);
+        let mounts = [("cache", "/a"), ("fast", "/b"), ("host", "/c"), ("kept", "/d")];
+        let template = template(&volumes, mounted(&mounts));
+        assert_eq!(template.validate(), Ok(()));
+        assert_eq!(serde_json::to_value(&template.spec.volumes).unwrap(), volumes);
+        let bytes = encode("template", &template).unwrap();
+        assert_eq!(decode::<PodTemplate>("template", &bytes, 4096).unwrap(), template);
     }
 
     #[test]
@@ -366,6 +450,7 @@ mod tests {
     #[test]
     fn an_environment_that_can_not_be_is_refused_with_its_path() {
         let from = json!({ "configMapKeyRef": { "name": "ocr", "key": "../a" } });
+        let field = |path: &str| json!({ "fieldRef": { "fieldPath": path } });
         for (container, path) in [
             (json!({ "envFrom": [{}] }), "envFrom[0]"),
             (
@@ -377,6 +462,14 @@ mod tests {
                 "env[0].valueFrom",
             ),
             (json!({ "env": [{ "name": "A", "valueFrom": {} }] }), "env[0].valueFrom"),
+            (
+                json!({ "env": [{ "name": "A", "valueFrom": field("status.hostIP") }] }),
+                "env[0].valueFrom.fieldRef.fieldPath",
+            ),
+            (
+                json!({ "env": [{ "name": "A", "valueFrom": field("metadata.labels['']") }] }),
+                "env[0].valueFrom.fieldRef.fieldPath",
+            ),
             (
                 json!({ "env": [{ "name": "A", "valueFrom": from }] }),
                 "env[0].valueFrom.configMapKeyRef.key",

@@ -5,11 +5,11 @@ use super::ids::{PodId, Revision, WorkloadKey};
 use super::mig::MigProfile;
 use super::pod::{Container, ImagePullPolicy, PodTemplate, Probe};
 use super::quantity::{CpuQuantity, MemoryQuantity};
-use super::resource_list::ResourceList;
+use super::resource_list::{ResourceList, device_resource};
 use super::result::ResultRoute;
 use super::scaling::Autoscaling;
-use super::volume_check::validate_volumes;
-use crate::limits;
+use super::volume_check::{check_absolute, validate_volumes};
+use crate::limits::{self, DEVICES_MAX};
 use crate::wire::{Digest, encode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -186,8 +186,18 @@ impl PodTemplate {
         for PlacedContainer { container, path, .. } in self.spec.in_order() {
             validate_container(container, &path)?;
         }
+        self.validate_security()?;
         self.validate_port_offset()?;
         validate_volumes(&self.spec)
+    }
+
+    fn validate_security(&self) -> Result<(), InvalidWorkload> {
+        let pod = self.spec.security_context.clone().unwrap_or_default();
+        pod.validate()?;
+        self.spec.in_order().try_for_each(|PlacedContainer { container, path, .. }| {
+            let at = format!("{path}.securityContext");
+            container.security_context.iter().try_for_each(|own| own.validate(&at, &pod))
+        })
     }
 }
 
@@ -215,6 +225,11 @@ fn validate_container(container: &Container, path: &str) -> Result<(), InvalidWo
         }
     }
     validate_resources(container, path)?;
+    container.lifecycle.iter().try_for_each(|lifecycle| lifecycle.validate(&at("lifecycle")))?;
+    if let Some(path) = &container.termination_message_path {
+        let problem = |problem| invalid(at("terminationMessagePath"), problem);
+        check_absolute(path).map_err(problem)?;
+    }
     let probes = [
         ("startupProbe", &container.startup_probe),
         ("readinessProbe", &container.readiness_probe),
@@ -242,6 +257,13 @@ fn validate_resources(container: &Container, path: &str) -> Result<(), InvalidWo
     if requests.gpu_memory.is_some() && requests.gpu_memory != limits.gpu_memory {
         let problem = "GPU memory can't be overcommitted: expected the same amount as in limits";
         return Err(invalid(at("requests[hinterland.dev/gpu-memory]"), problem));
+    }
+    if let Some(name) = requests.devices.difference(&limits.devices).next() {
+        let path = at(&format!("requests[{}]", device_resource(name)));
+        return Err(invalid(path, "expected it in limits as well"));
+    }
+    if limits.devices.len() > DEVICES_MAX {
+        return Err(invalid(at("limits"), format!("expected at most {DEVICES_MAX} devices")));
     }
     validate_mig(requests, limits).map_err(|(path, problem)| invalid(at(&path), problem))?;
     if limits.cpu.is_some_and(|limit| requests.cpu.is_some_and(|request| request > limit)) {

@@ -10,7 +10,9 @@ use edge_agent::core::{
     AgentCore, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions, Reserved,
     Restored, read_stored_state,
 };
-use edge_agent::ports::{InstanceId, Observation, ObservedState, RuntimeEvent, StartRequest};
+use edge_agent::ports::{
+    ContainerEvent, InstanceId, Observation, ObservedState, RuntimeEvent, StartRequest,
+};
 use serde_bytes::ByteBuf;
 use shared::model::{ClockQuality, GpuInventory, MonotonicMs, Now, UnixMs};
 use shared::ports::Store;
@@ -194,8 +196,14 @@ impl Bench {
                     self.started.push(request);
                     None
                 }
+                Effect::StartContainer(request) => {
+                    let StartRequest { pod, instance, container, .. } = request.start;
+                    let event = ContainerEvent::Started { started_at: UnixMs(1) };
+                    let container = container.name;
+                    let event = RuntimeEvent::Container { pod, instance, container, event };
+                    Some(Event::Runtime(event))
+                }
                 Effect::Stop { .. }
-                | Effect::StartContainer(_)
                 | Effect::StopContainer { .. }
                 | Effect::Attach { .. }
                 | Effect::Forget { .. }

@@ -10,7 +10,7 @@ use edge_agent::ports::{
     InstanceId, ObservedState, PullTerms, Runtime, RuntimeEvent, StartRequest,
 };
 use edge_agent::runtime::process::{ProcessOptions, ProcessRuntime, shim_if_asked};
-use shared::model::{Container, Revision};
+use shared::model::{Container, PodSecurityContext, Revision};
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -76,6 +76,7 @@ fn request(instance: u64, script: String) -> anyhow::Result<StartRequest> {
         parameters_id: 0,
         volumes: vec![],
         pull: PullTerms::default(),
+        security: PodSecurityContext::default(),
     })
 }
 
@@ -85,6 +86,7 @@ fn words_of(event: &RuntimeEvent) -> String {
         RuntimeEvent::Preparing { reason, .. } => format!("preparing {reason}"),
         RuntimeEvent::StartFailed { reason, message, .. } => format!("failed {reason} {message}"),
         RuntimeEvent::Exited { code, .. } => format!("exited {code}"),
+        RuntimeEvent::LastWords { message, .. } => format!("last words {message}"),
         RuntimeEvent::NotAttached { message, .. } => format!("not attached {message}"),
         RuntimeEvent::Probed { result, .. } => format!("probed {result:?}"),
         RuntimeEvent::Container { container, event, .. } => format!("{container} {event:?}"),

@@ -7,6 +7,7 @@ use edge_agent::core::{
     AgentCore, AgentStatus, Capacity, CoreOptions, Effect, Event, LinkStatus, RecorderOptions,
     Reserved, Restored, read_stored_state,
 };
+use edge_agent::devices::NodeDevices;
 use edge_agent::models::NodeModels;
 use edge_agent::ports::{Runtime, ScrapeTarget};
 use edge_agent::results::PostOutcome;
@@ -180,6 +181,7 @@ impl SimAgent {
             fence: self.ledger.accepted,
             link_budget: self.ledger.link_budget.clone(),
             models: NodeModels::new(),
+            devices: NodeDevices::new(),
             observations,
             notices: vec![],
         };
@@ -199,7 +201,7 @@ impl SimAgent {
             },
             reserved: Reserved::default(),
             recorder: self.recorder,
-            several_containers: true,
+            several_containers: false,
             quota: OutboxQuota {
                 alarms_bytes: self.quota_bytes,
                 events_bytes: self.quota_bytes,

@@ -173,7 +173,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
             WantedGpu::Whole(_) => None,
             WantedGpu::SharedGibibytes(count) => Some(MemoryQuantity { bytes: count << 30 }),
         },
-        mig: None,
+        ..ResourceList::default()
     };
     let container = Container {
         name: "server".to_owned(),
@@ -194,10 +194,7 @@ fn workload(key: WorkloadKey, wanted: &Wanted) -> InferenceWorkload {
                 containers: vec![container],
                 restart_policy: RestartPolicy::Always,
                 termination_grace_period_seconds: 5,
-                volumes: vec![],
-                models: vec![],
-                image_pull_secrets: vec![],
-                init_containers: vec![],
+                ..PodSpec::default()
             },
         },
         results: routes(wanted.sink),

@@ -27,6 +27,8 @@ fn group(instance: u64, plan: &[(&str, ContainerRole)]) -> StartRequest {
     let image = Some(Containerd::image().to_owned());
     let plan = plan.iter().map(|(name, role)| ContainerPlan {
         pulls: None,
+        is_privileged: false,
+        pre_stop: None,
         name: (*name).to_owned(),
         role: *role,
         image: image.clone(),

@@ -65,7 +65,7 @@ fn a_pod_is_asked_to_stop_and_killed_after_its_grace() {
 #[test]
 fn what_can_t_start_says_why_and_leaves_nothing() {
     let node = Node::new();
-    let mut agent = Agent::with(&node, PullPolicy::Never);
+    let mut agent = Agent::pulling(&node, PullPolicy::Never);
     let with_image = |image: Option<&str>| {
         let StartRequest { container, .. } = request(1, "true");
         let image = image.map(str::to_owned);

@@ -11,6 +11,7 @@
 //! | `pull.rs` | images that are not on the node |
 //! | `sidecars.rs` | the same on a whole node, with hub and agent as processes |
 //! | `remote.rs` | logs and commands asked for at the hub |
+//! | `template.rs` | as whom it runs, and folders that it writes to |
 //! | `volumes.rs` | the files that it has of ConfigMaps, Secrets and models |
 //!
 //! Every test ends with [`scene::Node::assert_clean`]: no sandbox, process, mount or cgroup of a pod is left.
@@ -33,4 +34,5 @@ mod pull;
 mod remote;
 mod scene;
 mod sidecars;
+mod template;
 mod volumes;

@@ -112,11 +112,11 @@ fn what_may_not_be_pulled_says_what_would_allow_it() {
     let (reason, message) = agent.refusal(never);
     assert!(reason == "ImageMissing" && message.contains("imagePullPolicy"), "{message}");
     drop(agent);
-    let mut agent = Agent::with(&node, PullPolicy::Never);
+    let mut agent = Agent::pulling(&node, PullPolicy::Never);
     let (reason, message) = agent.refusal(of_image(3, &image));
     assert!(reason == "ImageMissing" && message.contains("\"never\""), "{message}");
     drop(agent);
-    let mut agent = Agent::with(&node, PullPolicy::Always);
+    let mut agent = Agent::pulling(&node, PullPolicy::Always);
     agent.start_until(StartRequest { pull: metered, ..of_image(4, &image) }, "Started");
     agent.clear(&node, 4);
     wait_until("nothing is left", || node.containerd.leaks().unwrap().is_empty());

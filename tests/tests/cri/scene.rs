@@ -8,8 +8,8 @@ use edge_agent::ports::{
 };
 use edge_agent::results::{Doors, TokenKey, Waiting};
 use edge_agent::runtime::cri::{CriOptions, CriRuntime};
-use edge_agent::runtime::{Secrets, tail_log};
-use shared::model::{Container, PodId, Probe, Revision};
+use edge_agent::runtime::{Allowed, Secrets, tail_log};
+use shared::model::{Container, PodId, PodSecurityContext, Probe, Revision};
 use shared::trust::session::SessionPrivateKey;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -81,16 +81,27 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(node: &Node) -> Self {
-        Self::with(node, PullPolicy::default())
+        Self::with(node, PullPolicy::default(), Allowed::default())
     }
 
-    pub(crate) fn with(node: &Node, pulls: PullPolicy) -> Self {
+    /// One whose configuration has images pulled so.
+    pub(crate) fn pulling(node: &Node, pulls: PullPolicy) -> Self {
+        Self::with(node, pulls, Allowed::default())
+    }
+
+    /// One whose configuration lets pods have this of the node.
+    pub(crate) fn allowing(node: &Node, allowed: Allowed) -> Self {
+        Self::with(node, PullPolicy::default(), allowed)
+    }
+
+    fn with(node: &Node, pulls: PullPolicy, allowed: Allowed) -> Self {
         let tasks = tokio::runtime::Builder::new_multi_thread();
         let tasks = { tasks }.worker_threads(1).enable_all().build().unwrap();
         let (sender, events) = mpsc::unbounded_channel();
         let mut options = CriOptions::new(node.containerd.socket(), node.pods());
         options.cgroup_parent = node.containerd.cgroup.clone();
         options.pulls = pulls;
+        options.allowed = allowed;
         (options.log_max_bytes, options.log_max_files) = (LOG_BYTES_MAX, 3);
         let (doors, posts) = Doors::new(TokenKey::fresh(), "127.0.0.1:7072".parse().unwrap());
         let candidates = vec![node.memory.path().to_owned()];
@@ -208,6 +219,7 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         parameters_id: 3,
         volumes: vec![],
         pull: PullTerms::default(),
+        security: PodSecurityContext::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tests::real::search::files_with;
 
-fn config(text: &str) -> VolumeContent {
+pub(crate) fn config(text: &str) -> VolumeContent {
     let data = [("ocr.toml".to_owned(), ByteBuf::from(text.as_bytes()))];
     VolumeContent {
         name: "settings".to_owned(),
@@ -23,7 +23,7 @@ fn config(text: &str) -> VolumeContent {
     }
 }
 
-fn secret(text: &str) -> VolumeContent {
+pub(crate) fn secret(text: &str) -> VolumeContent {
     let (kind, namespace) = (ObjectKind::Secret, "default".to_owned());
     let name = ObjectName { kind, namespace, name: "keys".to_owned() };
     let data = [("token".to_owned(), SecretBytes::new(text.as_bytes().to_vec()))];
@@ -39,7 +39,7 @@ fn secret(text: &str) -> VolumeContent {
     }
 }
 
-fn model(file: &Path) -> VolumeContent {
+pub(crate) fn model(file: &Path) -> VolumeContent {
     VolumeContent {
         name: "model.ocr".to_owned(),
         mounts: vec!["models/ocr.onnx".to_owned()],

@@ -48,22 +48,27 @@ fn the_examples_are_accepted_as_they_are() {
 fn nonsense_is_refused_with_a_message_that_names_the_field() {
     let pod =
         |fields: &str| format!("{{containers: [{{name: server, command: [server]{fields}}}]}}");
+    let seventeen: Vec<_> = (0..17).map(|n| format!("{{name: c{n}, command: [c]}}")).collect();
     let cases = [
         (
             workload("both", "{replicas: 2, replicasPerNode: 1}", PLAIN),
             "placement.replicas: expected replicas over the fleet or replicasPerNode, not both",
         ),
         (
-            workload("two", "{}", "{containers: [{name: a, command: [a]}, {name: b, command: [b]}]}"),
-            "template.spec.containers: Too many: 2: must have at most 1 item",
+            workload("seventeen", "{}", &format!("{{containers: [{}]}}", seventeen.join(", "))),
+            "template.spec.containers: Too many: 17: must have at most 16 items",
         ),
         (
-            workload("volumes", "{}", "{volumes: [{name: a, emptyDir: {}}], containers: [{name: a, command: [a]}]}"),
-            "template.spec.volumes[].emptyDir: is not supported on edge nodes",
+            workload("sidecar", "{}", &pod(", restartPolicy: Always")),
+            "template.spec.containers[].restartPolicy: only an init container has one",
         ),
         (
-            workload("privileged", "{}", &pod(", securityContext: {privileged: true}")),
-            "template.spec.containers[0].securityContext: is not supported on edge nodes",
+            workload("volumes", "{}", "{volumes: [{name: a, nfs: {server: a, path: /a}}], containers: [{name: a, command: [a]}]}"),
+            "template.spec.volumes[].nfs: is not supported on edge nodes",
+        ),
+        (
+            workload("masked", "{}", &pod(", securityContext: {procMount: Unmasked}")),
+            "template.spec.containers[].securityContext.procMount: is not supported on edge nodes",
         ),
         (
             workload("bears", "{tolerations: [{operator: Exists, value: x}]}", PLAIN),
@@ -99,6 +104,13 @@ fn nonsense_is_refused_with_a_message_that_names_the_field() {
         let refusal = cluster().apply(&manifest).expect_err(words).to_string();
         assert!(refusal.contains(words), "{refusal}");
     }
+}
+
+#[test]
+fn several_containers_and_sidecars_are_taken() {
+    let spec = "{initContainers: [{name: proxy, image: a, restartPolicy: Always}, {name: fetch, image: a}], \
+                containers: [{name: server, image: a}, {name: worker, image: a}]}";
+    cluster().apply(&workload("several", "{}", spec)).unwrap();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use edge_agent::ports::{
 use edge_agent::runtime::process::{ProcessOptions, ProcessRuntime};
 use edge_agent::runtime::tail_log;
 use rustix::process::{Pid, Signal, kill_process};
-use shared::model::{Container, PodId, Probe, Revision};
+use shared::model::{Container, PodId, PodSecurityContext, Probe, Revision};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -215,6 +215,7 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         parameters_id: 0,
         volumes: vec![],
         pull: PullTerms::default(),
+        security: PodSecurityContext::default(),
     }
 }
 

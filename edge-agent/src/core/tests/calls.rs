@@ -110,8 +110,11 @@ fn a_call_is_handed_out_and_its_answer_is_sent() {
 
 #[test]
 fn the_hub_is_told_what_the_node_allows() {
-    let mut bench = bench(true);
+    let mut bench = Bench::new();
+    let access = RemoteAccess { logs: true, exec: true };
+    bench.core.set_remote_policy(RemotePolicy { access, file: None }, at(bench.now));
     bench.wait(1_000);
+    bench.join();
     let told = |message: &Message| match message {
         Message::MapChunk(chunk) => {
             let body = decode::<MapBody>("body", &chunk.body, chunk.body.len()).ok()?;
@@ -122,7 +125,7 @@ fn the_hub_is_told_what_the_node_allows() {
         _ => None,
     };
     let told: Vec<RemoteAccess> = bench.received.iter().filter_map(told).collect();
-    assert_eq!(told.last(), Some(&RemoteAccess { logs: true, exec: true }));
+    assert_eq!(told.last(), Some(&access));
 }
 
 #[test]

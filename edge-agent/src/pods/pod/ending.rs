@@ -68,6 +68,8 @@ impl Pod {
         now: MonotonicMs,
         actions: &mut VecDeque<PodAction>,
     ) {
+        // It was told to end: why, is known.
+        self.last_words.clear();
         match cause {
             Cause::Unhealthy(why) => {
                 self.last_exit_code = Some(code);
@@ -121,7 +123,12 @@ impl Pod {
         actions: &mut VecDeque<PodAction>,
     ) {
         self.last_exit_code = Some(code);
-        self.restart_or_finish(code == 0, &exit_words(code), since, now, actions);
+        let words = std::mem::take(&mut self.last_words);
+        let message = match words.is_empty() {
+            true => exit_words(code),
+            false => format!("ended with status {code}: {words}"),
+        };
+        self.restart_or_finish(code == 0, &message, since, now, actions);
     }
 
     /// Whether a start is of another revision, or with other parameters, than the wanted one.

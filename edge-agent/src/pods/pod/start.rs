@@ -72,6 +72,7 @@ impl Pod {
             grace_seconds: wanted.grace_seconds(),
             parameters_id: wanted.parameters_id,
             volumes: wanted.volumes().to_vec(),
+            security: wanted.template.spec.security_context.clone().unwrap_or_default(),
             pull: PullTerms { is_metered: false, secrets: wanted.pull_secrets().to_vec() },
         }
     }
@@ -104,5 +105,9 @@ fn plan_of((role, start): &Planned) -> ContainerPlan {
     let container = &start.container;
     let (name, image, pulls) =
         (container.name.clone(), container.image.clone(), container.image_pull_policy);
-    ContainerPlan { name, role: *role, image, pulls }
+    let hooks = container.lifecycle.as_ref();
+    let pre_stop = hooks.and_then(|hooks| hooks.pre_stop.clone());
+    let security = container.security_context.as_ref();
+    let is_privileged = security.is_some_and(|own| own.privileged == Some(true));
+    ContainerPlan { name, role: *role, image, pulls, is_privileged, pre_stop }
 }

@@ -39,6 +39,20 @@ fn the_status_says_how_a_pod_ended() {
 }
 
 #[test]
+fn the_words_that_a_pod_leaves_are_a_part_of_its_status() {
+    let with = |words: &str| {
+        let mut pods = pods_with(&[with_policy(RestartPolicy::Never)]);
+        let request = started(&mut pods);
+        runs(&mut pods, &request, at(1));
+        let (pod, instance, message) = (request.pod.clone(), request.instance, words.to_owned());
+        pods.handle_runtime(RuntimeEvent::LastWords { pod, instance, message }, at(2));
+        exits(&mut pods, &request, 3, at(2));
+        only_status(&pods).message.clone()
+    };
+    assert_eq!(with("no camera"), "ended with status 3: no camera");
+}
+
+#[test]
 fn what_has_ended_for_good_starts_again_when_its_content_changes() {
     let mut pods = pods_with(&[with_policy(RestartPolicy::Never)]);
     let request = started(&mut pods);

@@ -111,13 +111,22 @@ impl CriClient {
         self.call_at("runtime.v1.RuntimeService", method, question, limit).await
     }
 
-    /// The id of an image that is on the disk.
-    pub(super) async fn image(&self, image: &str) -> Result<Option<String>, CallError> {
+    /// An image that is on the disk.
+    pub(super) async fn image(&self, image: &str) -> Result<Option<api::Image>, CallError> {
         let image = Some(api::ImageSpec { image: image.to_owned() });
         let question = api::ImageStatusRequest { image };
         let answer = self.call_at(IMAGES, "ImageStatus", &question, QUESTION_LIMIT).await?;
         let api::ImageStatusResponse { image } = answer;
-        Ok(image.map(|image| image.id).filter(|id| !id.is_empty()))
+        Ok(image.filter(|image| !image.id.is_empty()))
+    }
+
+    /// Whether the runtime sees what is mounted here: both are in one mount namespace.
+    pub(super) async fn shares_mounts(&self) -> bool {
+        let Ok(stream) = UnixStream::connect(&self.0.socket).await else { return false };
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+        let theirs = pid.and_then(|pid| namespace(&pid.to_string()));
+        theirs.is_some() && theirs == namespace("self")
     }
 
     /// Has an image brought here, as who `auth` says.

@@ -7,12 +7,16 @@
 use super::api;
 use super::calls::{UNKNOWN_EXIT_CODE, until_answered};
 use super::client::{CallError, ORDER_LIMIT};
+use super::hooks::{self, Ending};
 use super::life::{Life, NAME_PAUSE, START_PATIENCE, failure_of, now, ordered};
 use super::log::LOG_NAME;
 use super::note::Pairs;
 use super::order::OrderOf;
-use super::{Shared, blocking};
-use crate::ports::{ContainerEvent, ContainerPlan, ContainerRequest, RuntimeEvent, StartRequest};
+use super::security::Security;
+use super::{Shared, blocking, placed};
+use crate::ports::{
+    ContainerEvent, ContainerPlan, ContainerRequest, RuntimeEvent, StartRequest, VolumeContent,
+};
 use crate::runtime::folder::private_folder;
 use crate::runtime::{StartFailure, volumes};
 use shared::model::{ContainerRole, UnixMs};
@@ -84,14 +88,22 @@ impl Group {
     async fn begin(&mut self, request: &StartRequest) -> Result<String, StartFailure> {
         let life = &mut self.life;
         life.clear().await?;
+        let mut image_of_first = api::Image::default();
         for ContainerPlan { name, image, pulls, .. } in &self.plan {
             let found = life.image(image.as_deref(), *pulls, &request.pull).await;
-            found.map_err(|StartFailure { reason, message }| {
+            let found = found.map_err(|StartFailure { reason, message }| {
                 StartFailure::new(&reason, format!("the container `{name}`: {message}"))
             })?;
+            if *name == request.container.name {
+                image_of_first = found;
+            }
         }
-        life.prepare(request).await?;
-        let order = order_of(&life.shared, request, |order| api::RunPodSandboxRequest {
+        let allowed = &life.shared.options.allowed;
+        let security =
+            Security::of(&request.security, &request.container, &image_of_first, allowed)?;
+        let security = security.in_a_sandbox_of(self.plan.iter().any(|one| one.is_privileged));
+        life.prepare(request, security.access()).await?;
+        let order = order_of(&life.shared, request, &security, |order| api::RunPodSandboxRequest {
             config: Some(order.sandbox()),
             runtime_handler: order.runtime_handler(),
         });
@@ -181,11 +193,14 @@ impl Group {
             return Err(StartFailure::new("StillRunning", "it has not ended yet"));
         }
         let image = life.image_here(start.container.image.as_deref()).await?;
+        let allowed = &life.shared.options.allowed;
+        let security = &Security::of(&start.security, &start.container, &image, allowed)?;
         let volumes = self.find_volumes(start).await?;
-        let (config, sandbox_config) = order_of(&life.shared, start, |order| {
-            (order.container(image, &volumes, told), order.sandbox())
+        let (config, sandbox_config) = order_of(&life.shared, start, security, |order| {
+            (order.container(image.id, &volumes, told), order.sandbox())
         });
         let mut config = config?;
+        config.devices = placed::devices(allowed, start)?;
         config.log_path = format!("{name}/{LOG_NAME}");
         config.metadata = Some(api::ContainerMetadata { name: name.clone(), attempt: *attempt });
         let order = api::CreateContainerRequest {
@@ -194,20 +209,23 @@ impl Group {
             sandbox_config: Some(sandbox_config),
         };
         let begin = async {
-            let id = self.create(&order, name).await?;
-            let started_at = life.start_created(name, &id).await?;
+            let made = self.create(&order, name).await;
+            let id = made.map_err(|error| failure_of(&error))?;
+            let started = life.start_created(name, &id).await;
+            let started_at = started.map_err(|error| failure_of(&error))?;
+            hooks::post_start(&life.shared.client, start, &id).await?;
             Ok((id, started_at))
         };
         match begin.await {
             Ok(begun) => Ok(begun),
-            Err(error) => {
+            Err(failure) => {
                 let removed =
                     until_answered(Some(START_PATIENCE), || self.remove_earlier(sandbox, name));
                 if let Err(error) = removed.await {
                     let error = shared::in_words(&error);
                     warn!(pod = %life.pod, container = name, error, "it could not be started, and is left");
                 }
-                Err(failure_of(&error))
+                Err(failure)
             }
         }
     }
@@ -256,8 +274,12 @@ impl Group {
                 StartFailure::new("FolderFailed", message)
             })?;
             let secrets = shared.secrets.get();
-            let found = start.volumes.iter().map(|v| volumes::place_of(&folder, v, secrets));
-            found.collect()
+            let access = shared.live().get(&start.pod).map(|live| live.access).unwrap_or_default();
+            let find = |volume: &VolumeContent| {
+                let found = shared.storage.place(&folder, &start, volume, access)?;
+                found.map_or_else(|| volumes::place_of(&folder, volume, secrets), Ok)
+            };
+            start.volumes.iter().map(find).collect()
         };
         let ended = || StartFailure::new("VolumeFailed", "the agent ends");
         blocking(work).await.unwrap_or_else(|| Err(ended()))
@@ -266,7 +288,10 @@ impl Group {
     /// From now on its end is seen.
     fn watch(&mut self, name: &str, id: String) {
         let (stop, orders) = watch::channel(None);
-        let mut life = Life { orders, ..self.life.clone() };
+        let plan = self.plan.iter().find(|one| one.name == name);
+        let pre_stop = plan.and_then(|plan| plan.pre_stop.clone());
+        let ending = Ending { pre_stop, falls_back_to_log: false };
+        let mut life = Life { orders, ending, ..self.life.clone() };
         self.running.insert(name.to_owned(), stop);
         let (ends, name) = (self.ends.0.clone(), name.to_owned());
         drop(self.life.shared.tasks.spawn(async move {
@@ -330,8 +355,13 @@ impl Group {
 }
 
 /// What is made of `request` in the words of CRI.
-fn order_of<T>(shared: &Shared, request: &StartRequest, make: impl FnOnce(&OrderOf<'_>) -> T) -> T {
+fn order_of<T>(
+    shared: &Shared,
+    request: &StartRequest,
+    security: &Security,
+    make: impl FnOnce(&OrderOf<'_>) -> T,
+) -> T {
     let Shared { options, agent, .. } = shared;
     let folder = &shared.folder(&request.pod);
-    make(&OrderOf { options, agent, request, folder })
+    make(&OrderOf { options, agent, request, folder, security })
 }

@@ -5,15 +5,18 @@
 use super::api;
 use super::calls::{ContainerCondition, UNKNOWN_EXIT_CODE, until_answered};
 use super::client::{CallError, CriClient, ORDER_LIMIT};
+use super::hooks::{self, Ending, make_last_words_file};
 use super::ids::ContainerIds;
 use super::note::{Pairs, StartNote};
 use super::order::{OrderOf, door_folder};
-use super::{Shared, blocking};
+use super::security::Security;
+use super::{Shared, blocking, placed};
 use crate::ports::{InstanceId, RuntimeEvent, StartRequest};
+use crate::runtime::StartFailure;
+use crate::runtime::access::Access;
 use crate::runtime::folder::{PodFolder, is_disk_full, private_folder};
 use crate::runtime::layers::{Attempt, attempt};
 use crate::runtime::log::note_first;
-use crate::runtime::{StartFailure, volumes};
 use shared::in_words;
 use shared::model::{ContainerRole, PodId, UnixMs};
 use std::future::Future;
@@ -52,6 +55,8 @@ pub(super) struct Life {
     pub(super) containers: Arc<ContainerIds>,
     /// Milliseconds of grace, once it shall stop.
     pub(super) orders: watch::Receiver<Option<u64>>,
+    /// What is to be known when it ends.
+    pub(super) ending: Ending,
 }
 
 /// A container that was started.
@@ -92,22 +97,30 @@ impl Life {
         let image = self
             .image(container.image.as_deref(), container.image_pull_policy, &request.pull)
             .await?;
-        let volumes = self.prepare(request).await?;
-        let folder = &self.shared.folder(&self.pod);
         let Shared { options, agent, .. } = self.shared.as_ref();
-        let order = OrderOf { options, agent, request, folder };
+        let security =
+            &Security::of(&request.security, &request.container, &image, &options.allowed)?;
+        let volumes = self.prepare(request, security.access()).await?;
+        let folder = &self.shared.folder(&self.pod);
+        let order = OrderOf { options, agent, request, folder, security };
         let (sandbox, handler) = (order.sandbox(), order.runtime_handler());
-        let container = order.container(image, &volumes, told)?;
-        match self.create(sandbox, handler, container).await {
-            Ok(begun) => Ok(begun),
-            Err(error) => {
-                self.end("the sandbox of a start that failed", |client, labels| async move {
-                    client.remove_sandboxes(labels).await
-                })
-                .await;
-                Err(failure_of(&error))
+        let mut container = order.container(image.id, &volumes, told)?;
+        container.devices = placed::devices(&options.allowed, request)?;
+        let begun = self.create(sandbox, handler, container).await;
+        let begun = match begun.map_err(|error| failure_of(&error)) {
+            Ok(begun) => {
+                let done = hooks::post_start(&self.shared.client, request, &begun.container).await;
+                done.map(|()| begun)
             }
+            Err(failure) => Err(failure),
+        };
+        if begun.is_err() {
+            self.end("the sandbox of a start that failed", |client, labels| async move {
+                client.remove_sandboxes(labels).await
+            })
+            .await;
         }
+        begun
     }
 
     /// Removes what earlier starts of the pod left: whatever of them was to be adopted has been.
@@ -121,20 +134,19 @@ impl Life {
     pub(super) async fn prepare(
         &self,
         request: &StartRequest,
+        access: Access,
     ) -> Result<Vec<PathBuf>, StartFailure> {
+        placed::refuse_memory_elsewhere(&self.shared.client, request).await?;
+        self.shared.live().get_mut(&self.pod).into_iter().for_each(|live| live.access = access);
         let (shared, request) = (Arc::clone(&self.shared), request.clone());
         let work = move || {
             let folder = shared.folder(&request.pod);
-            let note = StartNote::of(&request);
+            let note = StartNote::of(&request, access);
             make_folder(&folder, &note).and_then(|()| note.write(&folder)).map_err(|error| {
                 let reason = if is_disk_full(&error) { "DiskFull" } else { "FolderFailed" };
                 StartFailure::new(reason, in_words(&error))
             })?;
-            let _turn = shared.writing();
-            let secrets = shared.secrets.get();
-            volumes::remove(&folder, secrets);
-            let written = request.volumes.iter().map(|v| volumes::write(&folder, v, secrets));
-            written.collect()
+            placed::place(&shared, &folder, &request, access)
         };
         let ended = || StartFailure::new("VolumeFailed", "the agent ends");
         blocking(work).await.unwrap_or_else(|| Err(ended()))
@@ -213,6 +225,11 @@ impl Life {
     pub(super) fn tell_end(&self, code: i32) {
         self.shared.live().remove(&self.pod);
         let (pod, instance) = (self.pod.clone(), self.instance);
+        let message = self.shared.last_words(&pod, &self.ending, code);
+        if !message.is_empty() {
+            let pod = pod.clone();
+            self.shared.tell(RuntimeEvent::LastWords { pod, instance, message });
+        }
         self.shared.tell(RuntimeEvent::Exited { pod, instance, code });
     }
 
@@ -241,12 +258,25 @@ impl Life {
             }
             tokio::select! {
                 Some(grace_ms) = ordered(&mut self.orders) => {
-                    kill_at = Instant::now().checked_add(Duration::from_millis(grace_ms));
+                    let grace = Duration::from_millis(grace_ms);
+                    let end = Instant::now().checked_add(grace);
+                    if kill_at.is_none() && grace_ms > 0 {
+                        self.do_before_the_end(&client, container, grace).await;
+                    }
+                    kill_at = end;
                 }
                 () = stop(&client, container, kill_at), if kill_at.is_some() => {}
                 _ = listings.changed(), if kill_at.is_none() => {}
                 () = sleep(LOOK_ANYWAY), if kill_at.is_none() => {}
             }
+        }
+    }
+
+    /// What its template has it do before it is asked to end, within its grace.
+    async fn do_before_the_end(&self, client: &CriClient, container: &str, grace: Duration) {
+        let Some(hook) = &self.ending.pre_stop else { return };
+        if let Err(problem) = hooks::pre_stop(client, hook, container, grace).await {
+            warn!(pod = %self.pod, instance = %self.instance, problem, "its preStop hook failed");
         }
     }
 
@@ -294,6 +324,7 @@ fn make_folder(folder: &PodFolder, note: &StartNote) -> Attempt<()> {
         let making = format!("make the folder {}", path.display());
         private_folder(&path).map_err(attempt(making))?;
     }
+    make_last_words_file(folder)?;
     let first = note.containers.iter().find(|one| one.role == ContainerRole::Main);
     let noting = format!("note the first container in {}", folder.log().display());
     note_first(&folder.log(), first.map(|one| one.name.as_str())).map_err(attempt(noting))

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `api`, `client` | what is said (generated from `proto/cri.proto`), and how: unary gRPC over a Unix socket |
 //! | `calls` | the calls that the rest have in common |
-//! | `order` | how a start becomes a sandbox and a container (pure) |
+//! | `order`, `security` | how a start becomes a sandbox and a container (pure) |
+//! | `placed` | what it has mounted, and its devices |
+//! | `hooks` | what it does at its start and before its end, and its last words |
 //! | `note` | labels, annotations and the small file by which a start is known again |
 //! | `life` | one start: begin, watch, stop |
 //! | `group` | the same for a pod of several containers |
@@ -37,18 +39,25 @@ mod credentials;
 mod exec;
 mod found;
 mod group;
+mod hooks;
 mod ids;
 mod life;
 pub(in crate::runtime) mod log;
 mod note;
+mod options;
 mod order;
+mod placed;
 mod pull;
+mod security;
 mod watcher;
 
+pub use options::{CriOptions, DEFAULT_CGROUP_PARENT, DEFAULT_SOCKET};
+
+use super::access::Access;
 use super::folder::{PodFolder, moved_away_in, private_folder};
 use super::layers::attempt;
-use super::{ExecOrder, Secrets, StartFailure, probe, volumes};
-use crate::config::PullPolicy;
+use super::storage::Storage;
+use super::{ExecOrder, Secrets, StartFailure, probe};
 use crate::gpu::GpuProcess;
 use crate::ports::{
     ContainerRequest, InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError,
@@ -60,6 +69,7 @@ use client::{CallError, CriClient};
 use exec::{check_by_command, run_command};
 use found::{Found, running_of};
 use group::{Group, GroupOrder};
+use hooks::Ending;
 use ids::{ContainerIds, Running};
 use life::Life;
 use note::{AgentName, Pairs, StartNote};
@@ -69,58 +79,15 @@ use shared::model::PodId;
 use shared::telemetry::Series;
 use shared::wire::ExecResult;
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::future::Future;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::warn;
 use watcher::{Listing, Usage, gpu_memory, is_in};
-
-/// Where containerd listens.
-pub const DEFAULT_SOCKET: &str = "/run/containerd/containerd.sock";
-
-/// The cgroup below which those of pods lie.
-pub const DEFAULT_CGROUP_PARENT: &str = "/hinterland";
-
-/// How the runtime is set up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CriOptions {
-    /// The Unix socket of the container runtime.
-    pub socket: PathBuf,
-    /// The folder of all pods; made when it is not there.
-    pub folder: PathBuf,
-    /// The size at which a pod's log is rotated, in bytes.
-    pub log_max_bytes: u64,
-    /// Log files kept of each pod, the one being written included.
-    pub log_max_files: u32,
-    /// The cgroup below which those of pods lie; `NAME.slice` where the runtime leaves cgroups to systemd.
-    pub cgroup_parent: String,
-    /// Whether GPUs are handed over as CDI devices `nvidia.com/gpu=UUID`.
-    pub cdi: bool,
-    /// The runtime handler of pods that have GPUs, as in `nvidia`.
-    pub gpu_runtime_handler: Option<String>,
-    /// Whether images are pulled that are not on the node.
-    pub pulls: PullPolicy,
-}
-
-impl CriOptions {
-    /// The usual ones.
-    #[must_use]
-    pub fn new(socket: PathBuf, folder: PathBuf) -> Self {
-        Self {
-            socket,
-            folder,
-            log_max_bytes: 10 << 20,
-            log_max_files: 5,
-            cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
-            cdi: false,
-            gpu_runtime_handler: None,
-            pulls: PullPolicy::default(),
-        }
-    }
-}
 
 /// Runs pods as containers. Made and used within a tokio runtime.
 #[derive(Debug)]
@@ -143,6 +110,7 @@ struct Shared {
     doors: OnceLock<Doors>,
     /// What opens Secrets; without, a pod that has one is not started.
     secrets: OnceLock<Secrets>,
+    storage: Storage,
     /// Held by whoever writes files of volumes: what was ordered first is not written last.
     writing: Mutex<()>,
     /// One image comes at a time.
@@ -163,6 +131,8 @@ struct Live {
     door: Option<Door>,
     /// What its volumes are to hold, until that is being written.
     volumes: Option<Vec<VolumeContent>>,
+    /// Whose its files are.
+    access: Access,
 }
 
 impl CriRuntime {
@@ -185,6 +155,7 @@ impl CriRuntime {
         let shared = Arc::new(Shared {
             agent: AgentName::of(&options.folder),
             client: CriClient::new(&options.socket),
+            storage: Storage::new(&options.folder, &options.allowed),
             options,
             events,
             live: Mutex::default(),
@@ -249,9 +220,11 @@ impl CriRuntime {
         let containers = Arc::new(ContainerIds::default());
         let shared = Arc::clone(&self.shared);
         let door = self.open_door(pod, instance, &containers);
+        let (volumes, access) = (None, Access::default());
         let ids = Arc::clone(&containers);
-        let live = Live { instance, containers: ids, group: None, stop, door, volumes: None };
-        (Life { shared, pod: pod.clone(), instance, containers, orders }, live)
+        let live = Live { instance, containers: ids, group: None, stop, door, volumes, access };
+        let ending = Ending::default();
+        (Life { shared, pod: pod.clone(), instance, containers, orders, ending }, live)
     }
 
     fn open_door(
@@ -263,13 +236,16 @@ impl CriRuntime {
         let socket = door_folder(&self.shared.folder(pod)).join(DOOR_SOCKET);
         let containers = Arc::clone(containers);
         let is_member = move |pid| containers.any(|container| is_in(pid, container));
-        Some(self.shared.doors.get()?.open(pod, instance, &socket, Box::new(is_member)))
+        let door = self.shared.doors.get()?.open(pod, instance, &socket, Box::new(is_member));
+        open_to_all_users(&socket);
+        Some(door)
     }
 
     fn adopt(&self, found: Found) -> Observation {
         let Found { note, state, sandbox, container, members } = found;
         if let ObservedState::Running { .. } = state {
-            let (life, mut live) = self.life(&note.pod, note.instance);
+            let (mut life, mut live) = self.life(&note.pod, note.instance);
+            (live.access, life.ending) = (note.access, note.ending.clone());
             if note.containers.is_empty() {
                 live.containers.add("", &container);
                 self.keep(&note.pod, live, life.adopted(sandbox, container));
@@ -320,6 +296,8 @@ impl Runtime for CriRuntime {
             let known: Vec<_> = folders.iter().map(|(_, folder)| folder.clone()).collect();
             secrets.forget_others(&known);
         }
+        let known: Vec<_> = folders.iter().map(|(_, folder)| folder.clone()).collect();
+        self.shared.storage.forget_others(&known);
         let found = found::find(&self.shared.options.socket, &self.shared.agent)?;
         let new = found.into_iter().filter(|f| !self.shared.live().contains_key(&f.note.pod));
         let mut seen: Vec<Observation> =
@@ -341,7 +319,8 @@ impl Runtime for CriRuntime {
             let failure = StartFailure::new("StillRunning", message);
             return self.shared.tell_failure(pod, instance, failure);
         }
-        let (life, mut live) = self.life(&pod, instance);
+        let (mut life, mut live) = self.life(&pod, instance);
+        life.ending = Ending::of(&request.container);
         let told = live.told();
         if request.containers.is_empty() {
             self.keep(&pod, live, life.started(request, told));
@@ -393,8 +372,13 @@ impl Runtime for CriRuntime {
         self.shared.secrets.get().into_iter().for_each(|secrets| secrets.forget(&folder));
         if keep_logs {
             StartNote::forget(&folder, instance);
-        } else if let Some(away) = folder.move_away(instance) {
-            self.shared.tasks.spawn_blocking(move || fs::remove_dir_all(away));
+        } else {
+            let (away, shared, pod) =
+                (folder.move_away(instance), Arc::clone(&self.shared), pod.clone());
+            self.shared.tasks.spawn_blocking(move || {
+                shared.forget_memory(&pod, &folder);
+                away.map(fs::remove_dir_all)
+            });
         }
     }
 
@@ -425,6 +409,16 @@ impl Live {
     /// What the pod is told of its door.
     fn told(&self) -> Option<Pairs> {
         self.door.as_ref().map(|door| door.environment().into_iter().collect())
+    }
+}
+
+/// Whoever a container runs as comes to its door. Nobody else of the node does: the folders above are the agent's
+/// alone, and who comes is told by the kernel.
+fn open_to_all_users(socket: &Path) {
+    let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+    let opened = socket.parent().map_or(Ok(()), |folder| open(folder, 0o755));
+    if let Err(error) = opened.and_then(|()| open(socket, 0o666)) {
+        warn!(socket = %socket.display(), %error, "a pod that does not run as root can't come to its door");
     }
 }
 
@@ -461,16 +455,11 @@ impl Shared {
         Ok(code)
     }
 
-    /// Writes what was ordered last. What the pod has mounted shows it.
-    fn renew_volumes(&self, pod: PodId, instance: InstanceId) {
+    /// Removes what a pod had in memory, unless it is started again.
+    fn forget_memory(&self, pod: &PodId, folder: &PodFolder) {
         let _turn = self.writing();
-        let ordered = |live: &mut Live| live.volumes.take_if(|_| live.instance == instance);
-        let Some(contents) = self.live().get_mut(&pod).and_then(ordered) else { return };
-        let (folder, secrets) = (self.folder(&pod), self.secrets.get());
-        let mut written = contents.iter().map(|volume| volumes::write(&folder, volume, secrets));
-        if let Some(failure) = written.find_map(Result::err) {
-            let message = format!("{}: {}", failure.reason, failure.message);
-            self.tell(RuntimeEvent::NotAttached { pod, instance, message });
+        if !self.live().contains_key(pod) {
+            self.storage.forget(folder);
         }
     }
 

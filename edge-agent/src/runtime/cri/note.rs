@@ -1,8 +1,10 @@
 //! What is noted of a start: on its sandbox and container, so that the runtime knows them again, and in the pod's
 //! folder, so that a start is known when the runtime has lost it.
 
+use super::hooks::Ending;
 use crate::placement::{MainShare, Placement};
 use crate::ports::{ContainerPlan, InstanceId, Observation, ObservedState, StartRequest};
+use crate::runtime::access::Access;
 use crate::runtime::folder::{PodFolder, read, replace};
 use crate::runtime::layers::{Attempt, attempt};
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,12 @@ pub(super) struct StartNote {
     /// Its containers in the order of their start, where there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) containers: Vec<ContainerPlan>,
+    /// Whose the files of its volumes are.
+    #[serde(default)]
+    pub(super) access: Access,
+    /// What is to be known when it ends.
+    #[serde(default)]
+    pub(super) ending: Ending,
 }
 
 /// Tells the pods of this agent from those of another on the same runtime, by the folder of its pods.
@@ -86,7 +94,7 @@ impl AgentName {
 
 impl StartNote {
     /// What is noted of a start that is asked for.
-    pub(super) fn of(request: &StartRequest) -> Self {
+    pub(super) fn of(request: &StartRequest, access: Access) -> Self {
         let (gpus, gpu_memory_bytes) = (request.gpus.clone(), request.gpu_memory_bytes);
         Self {
             pod: request.pod.clone(),
@@ -96,6 +104,8 @@ impl StartNote {
             taken: Some(request.taken),
             parameters_id: request.parameters_id,
             containers: request.containers.clone(),
+            access,
+            ending: Ending::of(&request.container),
         }
     }
 
@@ -151,6 +161,7 @@ impl StartNote {
 mod tests {
     use super::*;
     use crate::runtime::folder::tests::folder;
+    use shared::model::LifecycleHandler;
 
     fn note() -> StartNote {
         StartNote {
@@ -161,6 +172,8 @@ mod tests {
             taken: Some(MainShare::default()),
             parameters_id: 3,
             containers: vec![],
+            access: Access { is_container: true, user: Some(5), group: None },
+            ending: Ending { pre_stop: Some(LifecycleHandler::default()), falls_back_to_log: true },
         }
     }
 

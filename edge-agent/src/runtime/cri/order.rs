@@ -1,12 +1,14 @@
 //! How a start becomes a sandbox and a container, in the words of CRI. Pure.
 //!
-//! A pod has the node's network, as a process has; its processes, mounts and IPC are its own. It gains no
-//! privileges and is under the runtime's default seccomp profile. It finds its volumes read-only.
+//! A pod has the node's network, as a process has; its processes, mounts and IPC are its own. As whom it runs says
+//! `security`. It finds its volumes read-only but for folders that it may write to.
 
 use super::CriOptions;
 use super::api;
+use super::hooks::{last_words_file, last_words_path};
 use super::log::LOG_NAME;
 use super::note::{AgentName, Pairs, StartNote};
+use super::security::Security;
 use crate::ports::StartRequest;
 use crate::runtime::StartFailure;
 use crate::runtime::folder::PodFolder;
@@ -25,28 +27,13 @@ const CPU_PERIOD_USEC: i64 = 100_000;
 const CPU_SHARES_MIN: i64 = 2;
 const CPU_QUOTA_USEC_MIN: i64 = 1_000;
 
-/// What a container must not see and must not change, as containerd and kubelet have it.
-const MASKED_PATHS: [&str; 10] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-];
-const READONLY_PATHS: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
 /// Makes the sandbox and the container of one start.
 pub(super) struct OrderOf<'a> {
     pub(super) options: &'a CriOptions,
     pub(super) agent: &'a AgentName,
     pub(super) request: &'a StartRequest,
     pub(super) folder: &'a PodFolder,
+    pub(super) security: &'a Security,
 }
 
 impl OrderOf<'_> {
@@ -70,13 +57,10 @@ impl OrderOf<'_> {
             hostname: String::new(),
             log_directory: text(&self.folder.log()),
             labels: self.agent.labels_of_start(pod, self.request.instance),
-            annotations: StartNote::of(self.request).annotations(),
+            annotations: self.note().annotations(),
             linux: Some(api::LinuxPodSandboxConfig {
                 cgroup_parent: self.options.cgroup_parent.clone(),
-                security_context: Some(api::LinuxSandboxSecurityContext {
-                    namespace_options: Some(namespaces()),
-                    seccomp: Some(seccomp()),
-                }),
+                security_context: Some(self.security.of_sandbox()),
             }),
         }
     }
@@ -105,20 +89,19 @@ impl OrderOf<'_> {
                 .collect(),
             mounts: self.mounts(volumes, has_door),
             labels: self.agent.labels_of_start(pod, self.request.instance),
-            annotations: StartNote::of(self.request).annotations(),
+            annotations: self.note().annotations(),
+            devices: vec![],
             log_path: LOG_NAME.to_owned(),
             linux: Some(api::LinuxContainerConfig {
                 resources: Some(self.resources()),
-                security_context: Some(api::LinuxContainerSecurityContext {
-                    namespace_options: Some(namespaces()),
-                    no_new_privs: true,
-                    masked_paths: MASKED_PATHS.map(str::to_owned).to_vec(),
-                    readonly_paths: READONLY_PATHS.map(str::to_owned).to_vec(),
-                    seccomp: Some(seccomp()),
-                }),
+                security_context: Some(self.security.of_container()),
             }),
             cdi_devices: self.cdi_devices(),
         })
+    }
+
+    fn note(&self) -> StartNote {
+        StartNote::of(self.request, self.security.access())
     }
 
     fn environment(&self, told: Pairs) -> Pairs {
@@ -149,19 +132,22 @@ impl OrderOf<'_> {
     }
 
     fn mounts(&self, volumes: &[PathBuf], has_door: bool) -> Vec<api::Mount> {
-        let mount = |container_path: String, host_path: &Path| api::Mount {
+        let mount = |container_path: String, host_path: &Path, readonly: bool| api::Mount {
             container_path,
             host_path: text(host_path),
-            readonly: true,
+            readonly,
         };
         let of_volumes = self.request.volumes.iter().zip(volumes).flat_map(|(volume, path)| {
-            volume.mounts.iter().map(move |at| mount(format!("/{at}"), path))
+            let readonly = |at: &String| !volume.writable_mounts.contains(at);
+            volume.mounts.iter().map(move |at| mount(format!("/{at}"), path, readonly(at)))
         });
         let mut mounts: Vec<_> = of_volumes.collect();
         if has_door {
             // Its folder, not the socket itself, which is another when the agent comes back.
-            mounts.push(mount(DOOR_FOLDER.to_owned(), &door_folder(self.folder)));
+            mounts.push(mount(DOOR_FOLDER.to_owned(), &door_folder(self.folder), true));
         }
+        let said_at = last_words_path(&self.request.container);
+        mounts.push(mount(said_at, &last_words_file(self.folder), false));
         // What lies within another comes after it.
         mounts.sort_by(|a, b| a.container_path.cmp(&b.container_path));
         mounts
@@ -199,19 +185,6 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn namespaces() -> api::NamespaceOption {
-    api::NamespaceOption {
-        network: api::NamespaceMode::Node.into(),
-        pid: api::NamespaceMode::Container.into(),
-        ipc: api::NamespaceMode::Pod.into(),
-    }
-}
-
-fn seccomp() -> api::SecurityProfile {
-    let profile_type = api::security_profile::ProfileType::RuntimeDefault.into();
-    api::SecurityProfile { profile_type, localhost_ref: String::new() }
-}
-
 fn refuse_zero_bytes<'a>(
     mut words: impl Iterator<Item = &'a String>,
     environment: &Pairs,
@@ -234,7 +207,8 @@ mod tests {
     use super::*;
     use crate::placement::MainShare;
     use crate::ports::{InstanceId, VolumeContent};
-    use shared::model::{Container, EnvVar, Revision};
+    use crate::runtime::Allowed;
+    use shared::model::{Container, EnvVar, PodSecurityContext, Revision};
 
     fn request() -> StartRequest {
         let variable = |name: &str, value: &str| EnvVar {
@@ -246,6 +220,7 @@ mod tests {
         let volume = |name: &str, mount: &str| VolumeContent {
             name: name.to_owned(),
             mounts: vec![mount.to_owned()],
+            writable_mounts: vec!["etc/ocr/more".to_owned()],
             ..VolumeContent::default()
         };
         StartRequest {
@@ -261,13 +236,17 @@ mod tests {
             parameters_id: 0,
             volumes: vec![volume("b", "etc/ocr/more"), volume("a", "etc/ocr")],
             pull: crate::ports::PullTerms::default(),
+            security: PodSecurityContext::default(),
         }
     }
 
     fn with<T>(options: &CriOptions, act: impl FnOnce(&OrderOf<'_>) -> T) -> T {
         let (request, agent) = (request(), AgentName::of(&options.folder));
         let folder = &PodFolder::of(&options.folder, &request.pod);
-        act(&OrderOf { options, agent: &agent, request: &request, folder })
+        let (image, allowed) = (api::Image::default(), Allowed::default());
+        let security = Security::of(&request.security, &request.container, &image, &allowed);
+        let security = &security.unwrap();
+        act(&OrderOf { options, agent: &agent, request: &request, folder, security })
     }
 
     fn options() -> CriOptions {
@@ -302,14 +281,19 @@ mod tests {
     }
 
     #[test]
-    fn volumes_are_mounted_read_only_the_outer_one_first() {
+    fn volumes_are_mounted_the_outer_one_first_and_read_only_unless_the_pod_may_write() {
         let container = container(&options());
         let mounts: Vec<_> = container
             .mounts
             .iter()
             .map(|mount| (mount.container_path.as_str(), mount.host_path.as_str(), mount.readonly))
             .collect();
-        let expected = [("/etc/ocr", "/pods/a", true), ("/etc/ocr/more", "/pods/b", true)];
+        let last_words = "/pods/default_ocr-0/last-words";
+        let expected = [
+            ("/dev/termination-log", last_words, false),
+            ("/etc/ocr", "/pods/a", true),
+            ("/etc/ocr/more", "/pods/b", false),
+        ];
         assert_eq!(mounts, expected);
     }
 

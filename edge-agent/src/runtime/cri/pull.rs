@@ -5,7 +5,7 @@
 //! says what can be done instead.
 
 use super::CriOptions;
-use super::api::AuthConfig;
+use super::api::{self, AuthConfig};
 use super::calls::until_answered;
 use super::client::CallError;
 use super::credentials::credentials_for;
@@ -48,16 +48,16 @@ pub(super) fn why_not(
 }
 
 impl Life {
-    /// The id of a container's image, once it is here.
+    /// A container's image, once it is here.
     pub(super) async fn image(
         &mut self,
         image: Option<&str>,
         policy: Option<ImagePullPolicy>,
         terms: &PullTerms,
-    ) -> Result<String, StartFailure> {
+    ) -> Result<api::Image, StartFailure> {
         let image = named(image)?;
-        if let Some(id) = self.found(image).await? {
-            return Ok(id);
+        if let Some(found) = self.found(image).await? {
+            return Ok(found);
         }
         if let Some(why) = why_not(&self.shared.options, policy, terms) {
             let message =
@@ -68,19 +68,23 @@ impl Life {
         self.pulled(image, &auths).await
     }
 
-    /// The id of an image that was here when the pod was started.
-    pub(super) async fn image_here(&self, image: Option<&str>) -> Result<String, StartFailure> {
+    /// An image that was here when the pod was started.
+    pub(super) async fn image_here(&self, image: Option<&str>) -> Result<api::Image, StartFailure> {
         let image = named(image)?;
         self.found(image).await?.ok_or_else(|| gone(image))
     }
 
-    async fn found(&self, image: &str) -> Result<Option<String>, StartFailure> {
+    async fn found(&self, image: &str) -> Result<Option<api::Image>, StartFailure> {
         let found = until_answered(Some(START_PATIENCE), || self.shared.client.image(image)).await;
         found.map_err(|error| failure_of(&error))
     }
 
     /// Tries until it is here or the pod shall stop.
-    async fn pulled(&mut self, image: &str, auths: &[AuthConfig]) -> Result<String, StartFailure> {
+    async fn pulled(
+        &mut self,
+        image: &str,
+        auths: &[AuthConfig],
+    ) -> Result<api::Image, StartFailure> {
         let mut pause = PAUSE_MIN;
         loop {
             let shared = self.shared.clone();
@@ -88,8 +92,8 @@ impl Life {
                 ("ImagePulling", format!("the image {image} waits for another to be pulled"));
             let turn = self.while_saying(waits, shared.pulling.acquire()).await?;
             // It may have come for another pod, or by hand.
-            if let Some(id) = self.found(image).await? {
-                return Ok(id);
+            if let Some(found) = self.found(image).await? {
+                return Ok(found);
             }
             info!(pod = %self.pod, image, "is being pulled");
             let pulls = ("ImagePulling", format!("the image {image} is being pulled"));

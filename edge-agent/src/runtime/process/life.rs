@@ -12,7 +12,9 @@ use super::order::{MESSAGE_BYTES_MAX, read_line};
 use super::order::{Report, RunOrder, StartFailure, StopOrder, line_of};
 use super::shim::SHIM_WORD;
 use super::{Shared, UNKNOWN_EXIT_CODE, volumes};
-use crate::ports::{InstanceId, RuntimeError, RuntimeEvent, VolumeContent};
+use crate::ports::{InstanceId, RuntimeError, RuntimeEvent, StartRequest};
+use crate::runtime::access::Access;
+use crate::runtime::volumes::Writer;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -98,9 +100,9 @@ struct Begun {
 
 impl Life {
     /// Begins it and stays until it has ended.
-    pub(super) async fn started(mut self, order: RunOrder, volumes: Vec<VolumeContent>) {
+    pub(super) async fn started(mut self, order: RunOrder, request: StartRequest) {
         let (pod, instance) = (self.pod.clone(), self.instance);
-        match self.begin(order, volumes).await {
+        match self.begin(order, request).await {
             Ok(begun) => {
                 if let Some(live) = self.shared.live().get_mut(&pod) {
                     live.keeper = Some(begun.keeper.identity);
@@ -123,17 +125,13 @@ impl Life {
         self.keep(keeper, main).await;
     }
 
-    async fn begin(
-        &self,
-        order: RunOrder,
-        volumes: Vec<VolumeContent>,
-    ) -> Result<Begun, StartFailure> {
+    async fn begin(&self, order: RunOrder, request: StartRequest) -> Result<Begun, StartFailure> {
         let prepare = || -> Attempt<()> { self.folder.create() };
         prepare().map_err(|error| failed(&error))?;
         let lock = self.take_lock().await?;
         // What an earlier start noted must not be taken for this one's.
         self.folder.forget();
-        self.lay_down(volumes).await?;
+        self.lay_down(request).await?;
         let (keeper, socket) = self.spawn(lock).map_err(|error| failed(&error))?;
         let report = timeout(START_WAIT_MAX, converse(socket, &order)).await;
         match report {
@@ -153,11 +151,15 @@ impl Life {
         }
     }
 
-    async fn lay_down(&self, volumes: Vec<VolumeContent>) -> Result<(), StartFailure> {
+    async fn lay_down(&self, request: StartRequest) -> Result<(), StartFailure> {
         let (shared, folder) = (self.shared.clone(), self.folder.clone());
         let work = move || {
             let _turn = shared.writing();
-            volumes::lay_down(&folder, &volumes, shared.secrets.as_ref())
+            let (storage, access) = (&shared.storage, Access::default());
+            storage.keep_only(&folder, &request);
+            let writer = Writer { secrets: shared.secrets.as_ref(), access };
+            let find = |volume: &_| storage.place(&folder, &request, volume, access);
+            volumes::lay_down(&folder, &request.volumes, writer, find)
         };
         let ended = || StartFailure::new("VolumeFailed", "the agent ends");
         blocking(work).await.unwrap_or_else(|| Err(ended()))

@@ -10,6 +10,7 @@
 //! | `exec` | commands that people ask for |
 //! | `files`, `lock`, `identity` | the pod's folder, its lock, who a process is |
 //! | `order` | what agent and shim say to each other |
+//! | `refused` | what only a container can have |
 //! | `usage` | CPU and memory of a pod |
 //! | `member` | whether a process is one of a pod |
 //!
@@ -30,13 +31,18 @@ mod lock;
 mod member;
 mod order;
 mod probe;
+mod refused;
 mod shim;
 mod usage;
 
 pub use shim::shim_if_asked;
 pub use usage::ProcessUsage;
 
-use super::{ExecOrder, Secrets, layers, log, pod_series, usage_series, volumes};
+use super::storage::Storage;
+use super::volumes::Writer;
+use super::{
+    Allowed, ExecOrder, Secrets, access::Access, layers, log, pod_series, usage_series, volumes,
+};
 use crate::gpu::GpuProcess;
 use crate::placement::Placement;
 use crate::ports::{
@@ -100,6 +106,7 @@ struct Shared {
     doors: Option<Doors>,
     /// What opens Secrets; without, a pod that has one is not started.
     secrets: Option<Secrets>,
+    storage: Storage,
     /// Held by whoever writes files of volumes: what was ordered first is not written last.
     writing: Mutex<()>,
     tasks: Handle,
@@ -140,7 +147,9 @@ impl ProcessRuntime {
         }
         let live = Mutex::default();
         let (doors, secrets, writing) = (None, None, Mutex::default());
-        let shared = Shared { options, events, boot_id, live, doors, secrets, writing, tasks };
+        let storage = Storage::new(&options.folder, &Allowed::default());
+        let shared =
+            Shared { options, events, boot_id, live, doors, secrets, storage, writing, tasks };
         let shared = Arc::new(shared);
         Ok(Self { shared, usage: UsageReader::default() })
     }
@@ -350,7 +359,7 @@ impl Runtime for ProcessRuntime {
                 let told = live.door.as_ref().map(Door::environment).unwrap_or_default();
                 order.launch.environment.extend(told);
                 self.shared.live().insert(pod, live);
-                self.shared.tasks.spawn(life.started(order, request.volumes));
+                self.shared.tasks.spawn(life.started(order, request));
             }
             Err(failure) => self.shared.tell_failure(pod, instance, failure),
         }
@@ -413,7 +422,8 @@ impl Shared {
         let _turn = self.writing();
         let ordered = |live: &mut Live| live.volumes.take_if(|_| live.instance == instance);
         let Some(volumes) = self.live().get_mut(&pod).and_then(ordered) else { return };
-        if let Err(failure) = volumes::renew(&self.folder(&pod), &volumes, self.secrets.as_ref()) {
+        let writer = Writer { secrets: self.secrets.as_ref(), access: Access::default() };
+        if let Err(failure) = volumes::renew(&self.folder(&pod), &volumes, writer) {
             let message = format!("{}: {}", failure.reason, failure.message);
             self.tell(RuntimeEvent::NotAttached { pod, instance, message });
         }

@@ -7,6 +7,7 @@
 use super::files::PodFolder;
 use super::identity::ProcessIdentity;
 use super::lock::POD_FOLDER_VARIABLE;
+use super::refused::refuse_what_needs_a_container;
 use crate::placement::{MainShare, Placement};
 use crate::ports::{InstanceId, StartRequest};
 pub(super) use crate::runtime::StartFailure;
@@ -77,13 +78,14 @@ impl RunOrder {
     /// What a start asks for, as a command line and an environment.
     ///
     /// # Errors
-    /// When the container names no program, or a string that no program can be given.
+    /// When the container names no program, a string that no program can be given, or what only a container can have.
     pub(super) fn of(
         request: &StartRequest,
         folder: &PodFolder,
         log_max_bytes: u64,
         log_max_files: u32,
     ) -> Result<Self, StartFailure> {
+        refuse_what_needs_a_container(request)?;
         let container = &request.container;
         let limits = &container.resources.limits;
         let mut words = container.command.iter().chain(&container.args).cloned();
@@ -191,7 +193,9 @@ pub(super) fn read_line<T: DeserializeOwned>(from: impl Read) -> io::Result<Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::model::{Container, EnvVar};
+    use crate::ports::{VolumeContent, VolumeSource};
+    use serde_json::json;
+    use shared::model::{Container, EnvVar, PodSecurityContext};
     use std::path::Path;
 
     fn request(container: Container) -> StartRequest {
@@ -208,6 +212,7 @@ mod tests {
             parameters_id: 0,
             volumes: vec![],
             pull: crate::ports::PullTerms::default(),
+            security: PodSecurityContext::default(),
         }
     }
 
@@ -254,6 +259,49 @@ mod tests {
             let failure = order(Container { env, ..container(&["a"]) }).unwrap_err();
             assert_eq!(failure.reason, "InvalidCommand", "`{name}` was accepted");
         }
+    }
+
+    #[test]
+    fn what_only_a_container_can_have_is_refused_and_named() {
+        let refusal = |request: &StartRequest| {
+            let folder = PodFolder::of(Path::new("/pods"), &request.pod);
+            let refused = RunOrder::of(request, &folder, 1024, 3).unwrap_err();
+            assert_eq!(refused.reason, "NeedsContainer");
+            refused.message
+        };
+        for (field, value) in [
+            ("runAsUser", json!(0)),
+            ("readOnlyRootFilesystem", json!(true)),
+            ("capabilities", json!({ "drop": ["ALL"] })),
+            ("privileged", json!(true)),
+            ("seccompProfile", json!({ "type": "RuntimeDefault" })),
+        ] {
+            let security_context = serde_json::from_value(json!({ field: value })).unwrap();
+            let container = Container { security_context, ..container(&["a"]) };
+            assert!(refusal(&request(container)).starts_with(field), "{field}");
+        }
+        let mut with_device = container(&["a"]);
+        with_device.resources.limits.devices.insert("camera".to_owned());
+        assert!(refusal(&request(with_device)).starts_with("a device"));
+        let lifecycle = Some(Default::default());
+        let hooked = Container { lifecycle, ..container(&["a"]) };
+        assert!(refusal(&request(hooked)).starts_with("lifecycle"));
+        let mut of_pod = request(container(&["a"]));
+        of_pod.security.fs_group = Some(1);
+        assert!(refusal(&of_pod).starts_with("fsGroup"));
+        let with = |source: VolumeSource| {
+            let mounts = vec!["a".to_owned()];
+            let volume = VolumeContent { source, mounts, ..VolumeContent::default() };
+            refusal(&StartRequest { volumes: vec![volume], ..request(container(&["a"])) })
+        };
+        let empty = |is_in_memory| VolumeSource::EmptyDir { is_in_memory, bytes_max: None };
+        assert!(with(VolumeSource::HostPath(Default::default())).starts_with("a hostPath"));
+        assert!(with(empty(true)).starts_with("an emptyDir in memory"));
+        assert!(with(empty(false)).starts_with("a mount that is readOnly"));
+        let harmless = json!({ "privileged": false, "allowPrivilegeEscalation": true,
+            "seccompProfile": { "type": "Unconfined" } });
+        let security_context = serde_json::from_value(harmless).unwrap();
+        assert!(order(Container { security_context, ..container(&["a"]) }).is_ok());
     }
 
     #[test]

@@ -252,7 +252,7 @@ fn core_options(keys: Keys, clock: &SystemClock, now: Now) -> CoreOptions {
         },
         reserved: Reserved::default(),
         recorder: RECORDER,
-        several_containers: true,
+        several_containers: false,
         quota: OutboxQuota::default(),
     }
 }

@@ -197,7 +197,7 @@ fn a_container_s_line_that_is_being_written_waits_and_one_without_end_holds_up_n
     assert_eq!(text, "one\n");
     fs::write(&path, "T stdout F one\nT stdout F two\n").unwrap();
     assert_eq!(bench.rest(LogFrom::After { cursor }).0, "two\n");
-    let rubbish = "x".repeat(3 * WINDOW_BYTES as usize);
+    let rubbish = "x".repeat(3 * 256 * 1024);
     fs::write(&path, format!("T stdout F one\n{rubbish}\nT stdout F two\n")).unwrap();
     let cursor = bench.page(end(9)).next;
     assert_eq!(
