@@ -89,6 +89,9 @@ struct OpenCall {
     record: Option<AuditRecord>,
 }
 
+/// A log that somebody reads: who, of which pod, of which of its containers.
+type Reading = (String, PodId, Option<String>);
+
 /// The calls of this start.
 #[derive(Debug)]
 pub(super) struct Calls {
@@ -97,9 +100,11 @@ pub(super) struct Calls {
     open: BTreeMap<u64, OpenCall>,
     /// The number of the newest record.
     newest_record: u64,
-    readings: BTreeMap<(String, PodId), MonotonicMs>,
+    readings: BTreeMap<Reading, MonotonicMs>,
     answers: VecDeque<(CallResponse, MonotonicMs, bool)>,
     next_page: MonotonicMs,
+    /// When a page that waits for its turn may go; `None` where it waits for something else, or none does.
+    page_due: Option<MonotonicMs>,
 }
 
 impl Calls {
@@ -112,12 +117,14 @@ impl Calls {
             readings: BTreeMap::new(),
             answers: VecDeque::new(),
             next_page: MonotonicMs(0),
+            page_due: None,
         }
     }
 
     /// Who asked hears nothing on this link any more.
     pub(super) fn handle_link_down(&mut self) {
         self.answers.clear();
+        self.page_due = None;
         for call in self.open.values_mut() {
             if matches!(call.origin, Origin::Hub { .. }) {
                 call.origin = Origin::Nobody;
@@ -127,14 +134,21 @@ impl Calls {
 
     /// When an answer that waits for its turn may go.
     pub(super) fn poll_timeout(&self) -> Option<MonotonicMs> {
-        self.answers.iter().any(|(.., is_page)| *is_page).then_some(self.next_page)
+        self.page_due
+    }
+
+    /// The moment of [`Self::poll_timeout`] may have come.
+    pub(super) fn handle_timeout(&mut self, now: MonotonicMs) {
+        self.page_due = self.page_due.filter(|due| *due > now);
     }
 
     /// Whether it goes on with a reading that is recorded already.
     fn goes_on(&mut self, method: &CallMethod, now: MonotonicMs) -> bool {
-        let CallMethod::ReadLog { pod, caller, from, wait_ms, .. } = method else { return false };
+        let CallMethod::ReadLog { pod, container, caller, from, wait_ms, .. } = method else {
+            return false;
+        };
         self.readings.retain(|_, until| *until > now);
-        let key = (caller.clone(), pod.clone());
+        let key = (caller.clone(), pod.clone(), container.clone());
         let is_after = matches!(from, LogFrom::After { .. });
         let goes_on = is_after && self.readings.contains_key(&key);
         if self.readings.len() < READINGS_MAX || goes_on {
@@ -179,9 +193,9 @@ impl AgentCore {
         }
         self.calls.next_id += 1;
         let id = self.calls.next_id;
-        let goes_on = self.calls.goes_on(&method, now.monotonic);
         let refusal = self.refusal(origin, &method);
-        let record = (refusal.is_some() || !goes_on).then(|| self.new_record(origin, &method, now));
+        let goes_on = refusal.is_none() && self.calls.goes_on(&method, now.monotonic);
+        let record = (!goes_on).then(|| self.new_record(origin, &method, now));
         let request =
             CallRequest { id, timeout_ms, method: bounded(origin, self.of_its_container(method)) };
         let call = OpenCall { origin, request, record: record.clone() };
@@ -330,10 +344,14 @@ impl AgentCore {
     pub(super) fn transmit_answers(&mut self, now: Now) -> Result<(), SessionFault> {
         let at = now.monotonic;
         self.calls.answers.retain(|(_, deadline, _)| *deadline > at);
+        self.calls.page_due = None;
         while let Some((response, deadline, is_page)) = self.calls.answers.pop_front() {
             let bytes = response.body_bytes() as u64;
             let message = Message::CallResponse(response.clone());
             let is_due = !is_page || self.calls.next_page <= at;
+            if !is_due {
+                self.calls.page_due = Some(self.calls.next_page);
+            }
             if !is_due || !self.may_answer(&message, at) {
                 self.calls.answers.push_front((response, deadline, is_page));
                 break;

@@ -181,6 +181,7 @@ impl AgentCore {
         self.outbox.handle_timeout(at);
         self.budget.handle_timeout(at);
         self.attempts.handle_timeout(at);
+        self.calls.handle_timeout(at);
         self.pods.handle_timeout(now);
         if self.recorder.scrape_is_due(at) {
             self.scrape();

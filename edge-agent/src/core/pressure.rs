@@ -2,7 +2,7 @@
 
 use super::AgentCore;
 use crate::pressure::{EvictionLimits, Pressure, PressureChange, Tenant};
-use shared::model::{Now, PodPhase};
+use shared::model::{Now, PodId, PodPhase};
 use shared::telemetry::Sample;
 
 impl AgentCore {
@@ -19,12 +19,14 @@ impl AgentCore {
         if !self.evicts || self.must_hold() {
             return;
         }
-        let workloads = &self.workloads;
-        self.pressure.keep(|pod| workloads.contains_key(&pod.workload));
+        let forgot = self.forget_evicted();
         let tenants: Vec<Tenant> = self.running().collect();
         let values = &sample.values;
         let changes = self.pressure.look(values, self.disk_pressure, &tenants, now.monotonic);
         if changes.is_empty() {
+            if forgot {
+                self.provide(now);
+            }
             return;
         }
         for change in changes {
@@ -45,13 +47,31 @@ impl AgentCore {
         self.provide(now);
     }
 
+    /// Of evicted pods keeps those that are wanted, with what they ask for now; whether any was forgotten.
+    fn forget_evicted(&mut self) -> bool {
+        let (workloads, pods) = (&self.workloads, &self.pods);
+        let request = |pod: &PodId| {
+            pods.status(pod)?;
+            let workload = workloads.get(&pod.workload)?;
+            Some(workload.template.resources().memory.bytes)
+        };
+        self.pressure.keep(request)
+    }
+
+    /// Pods that run or begin to, and those that stop.
     fn running(&self) -> impl Iterator<Item = Tenant> + '_ {
-        let runs = |phase| matches!(phase, PodPhase::Running | PodPhase::Stopping);
-        self.pods.statuses().filter(move |status| runs(status.phase)).filter_map(|status| {
+        self.pods.statuses().filter_map(|status| {
+            let is_leaving = status.phase == PodPhase::Stopping;
+            let runs = matches!(status.phase, PodPhase::Running | PodPhase::Starting);
             let workload = self.workloads.get(&status.pod.workload)?;
             let memory_request_bytes = workload.template.resources().memory.bytes;
             let (pod, priority) = (status.pod.clone(), workload.priority);
-            Some(Tenant { pod, priority, memory_request_bytes })
+            (runs || is_leaving).then_some(Tenant {
+                pod,
+                priority,
+                memory_request_bytes,
+                is_leaving,
+            })
         })
     }
 }

@@ -22,6 +22,9 @@ use serde::{Deserialize, Serialize};
 use shared::model::{PodId, PodResources, Revision, Toleration};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The reason of a pod that is kept out since memory or disk run out.
+pub const EVICTED: &str = "Evicted";
+
 /// What one pod asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodDemand {
@@ -156,7 +159,7 @@ pub fn place(node: &NodeResources, demands: &[PodDemand]) -> BTreeMap<PodId, Dec
         decisions.insert(demand.pod.clone(), Decision::Placed(placement));
     }
     let evicted = out.into_iter().filter_map(|demand| {
-        let (reason, message) = ("Evicted".to_owned(), node.evicted.get(&demand.pod)?.clone());
+        let (reason, message) = (EVICTED.to_owned(), node.evicted.get(&demand.pod)?.clone());
         Some((demand.pod.clone(), Decision::Unplaced { reason, message }))
     });
     decisions.extend(evicted);

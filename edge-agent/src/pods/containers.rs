@@ -109,6 +109,18 @@ pub(super) enum Verdict {
     Stuck(String),
 }
 
+impl Verdict {
+    /// With what the containers wrote last.
+    pub(super) fn with_words(mut self, words: &str) -> Self {
+        if let (Self::Ended { message, .. } | Self::InitFailed { message, .. }, false) =
+            (&mut self, words.is_empty())
+        {
+            *message = format!("{message}: {words}");
+        }
+        self
+    }
+}
+
 impl Containers {
     /// Those of a pod that has just started.
     pub(super) fn new(planned: Vec<Planned>, policy: RestartPolicy) -> Self {
@@ -161,11 +173,18 @@ impl Containers {
             ContainerEvent::Exited { code } => member.ended(code, policy, now),
             ContainerEvent::StartFailed { reason, message } => {
                 let message = member.sentence(&message);
-                if member.role == ContainerRole::Init {
+                // An image that is gone is brought when the pod begins anew.
+                if member.role == ContainerRole::Init || reason == "ImageMissing" {
                     self.broken = Some(Verdict::InitNotStarted { reason, message });
                 } else {
                     member.failed_to_start(reason, message, now);
                 }
+            }
+        }
+        // The runtime starts one after the other: those that wait for their turn wait from now on.
+        for one in &mut self.members {
+            if let State::Starting { deadline } = &mut one.state {
+                *deadline = now.plus_ms(START_DEADLINE_MS);
             }
         }
     }

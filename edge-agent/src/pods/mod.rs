@@ -170,7 +170,8 @@ impl Pods {
         let decisions = self.decide();
         if !self.held {
             for (id, pod) in &mut self.pods {
-                let keeps = !self.gpus_listed && pod.holds_gpus();
+                let is_out = self.node.as_ref().is_some_and(|node| node.evicted.contains_key(id));
+                let keeps = !self.gpus_listed && pod.holds_gpus() && !is_out;
                 let decision = decisions.get(id).filter(|_| !keeps);
                 pod.stop_if_unwanted(decision, now.monotonic, &mut self.actions);
             }

@@ -12,7 +12,7 @@ use super::containers::{Containers, Planned, Verdict};
 use super::probes::Probes;
 use super::record::{PodAction, PodRecord};
 use super::wanted::Wanted;
-use crate::placement::{Decision, MainShare, Placement, PodDemand};
+use crate::placement::{Decision, EVICTED, MainShare, Placement, PodDemand};
 use crate::ports::{InstanceId, ObservedContainer, ProbeRequest, RuntimeEvent};
 use shared::model::{MonotonicMs, PodId, Revision, UnixMs};
 use std::collections::VecDeque;
@@ -196,6 +196,7 @@ impl Pod {
     ) {
         let before = self.current();
         let first = self.wanted.is_none();
+        let pulls_anew = self.pulls_otherwise(wanted.as_ref());
         self.wanted = wanted;
         if self.wanted.is_some() && self.current() != before {
             self.begin_anew();
@@ -210,9 +211,10 @@ impl Pod {
             {
                 *probes = Probes::new(&wanted.container(self.id.ordinal), now);
             }
-            if first {
-                self.learn_containers(now);
-            }
+            self.learn_containers(now);
+        }
+        if pulls_anew {
+            self.stop(Cause::Replaced, now, actions);
         }
         self.renew_volumes(actions);
         self.drive(now, actions);
@@ -306,6 +308,11 @@ impl Pod {
     fn cause_to_stop(&self, decision: Option<&Decision>) -> Option<Cause> {
         let live = self.live.as_ref()?;
         let Some(wanted) = &self.wanted else { return Some(Cause::Unwanted) };
+        if let Some(Decision::Unplaced { reason, message }) = decision
+            && reason == EVICTED
+        {
+            return Some(Cause::Displaced { reason: reason.clone(), message: message.clone() });
+        }
         if !wanted.is(live.revision, live.parameters_id) && wanted.lacks().is_some() {
             // What would take its place can't be started: it goes on.
             return None;
@@ -320,8 +327,7 @@ impl Pod {
                 Some(Cause::Displaced { reason, message })
             }
             Some(Decision::Unplaced { reason, message }) => {
-                let (reason, message) = (reason.clone(), message.clone());
-                Some(Cause::Displaced { reason, message })
+                Some(Cause::Displaced { reason: reason.clone(), message: message.clone() })
             }
             Some(Decision::Placed(_)) | None => None,
         }

@@ -494,8 +494,7 @@ proptest! {
             prop_assert!(runs || (status.phase == PodPhase::Pending && !status.reason.is_empty()), "{:?}", status);
         }
         let expected: Vec<PodId> = wanted.values().flat_map(|w| w.pods().collect::<Vec<_>>()).collect();
-        let present: Vec<PodId> = pods.statuses().map(|status| status.pod.clone()).collect();
-        prop_assert_eq!(present, expected);
+        prop_assert_eq!(pods.statuses().map(|s| s.pod.clone()).collect::<Vec<_>>(), expected);
         prop_assert_eq!(machine.recorded.keys().all(|pod| pods.status(pod).is_some()), true);
     }
 }

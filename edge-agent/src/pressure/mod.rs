@@ -20,6 +20,12 @@ pub const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 /// Between two pods that leave: memory that a process gives back is seen at once, a disk's after a moment.
 const STEP_MS: u64 = 20_000;
 
+/// For so long a pod that leaves is waited for.
+const LEAVE_MS: u64 = 60_000;
+
+/// What a pod must have written for its end to help a disk: every container has a few files.
+const DISK_USE_LEAST_BYTES: u64 = 16 << 20;
+
 /// Until an evicted pod may come back: at first, and at most.
 const WAIT_MS_MIN: u64 = 60_000;
 const WAIT_MS_MAX: u64 = 3_600_000;
@@ -43,6 +49,8 @@ pub struct Tenant {
     pub priority: i32,
     /// Bytes of main memory that it asked for.
     pub memory_request_bytes: u64,
+    /// Whether it is being stopped, for whatever reason.
+    pub is_leaving: bool,
 }
 
 /// What a node runs out of.
@@ -114,10 +122,17 @@ impl Pressure {
         self.evicted.iter().map(|(pod, evicted)| (pod.clone(), evicted.why.clone())).collect()
     }
 
-    /// Forgets pods that are not wanted any more.
-    pub fn keep(&mut self, is_wanted: impl Fn(&PodId) -> bool) {
-        self.evicted.retain(|pod, _| is_wanted(pod));
-        self.before.retain(|pod, _| is_wanted(pod));
+    /// Forgets pods that are not wanted any more; of the others `request` says the bytes of main memory that they ask
+    /// for now. Whether an evicted one was forgotten.
+    pub fn keep(&mut self, request: impl Fn(&PodId) -> Option<u64>) -> bool {
+        let before = self.evicted.len();
+        self.evicted.retain(|pod, evicted| {
+            let asked = request(pod);
+            evicted.memory_request_bytes = asked.unwrap_or_default();
+            asked.is_some()
+        });
+        self.before.retain(|pod, _| request(pod).is_some());
+        self.evicted.len() != before
     }
 
     /// Looks at what a sample says of the node, on which `tenants` run; `of_disk` is whether it runs out of disk.
@@ -131,9 +146,11 @@ impl Pressure {
         let mut changes = Vec::new();
         let available = bytes(values.get(&Series::new("node_memory_MemAvailable_bytes")));
         changes.extend(available.and_then(|available| self.judge_memory(available)));
-        // One that is still on its way out still takes its part: it is waited for.
-        let leaves = tenants.iter().any(|tenant| self.evicted.contains_key(&tenant.pod));
-        let is_time = self.stepped_at.is_none_or(|at| now.since_ms(at) >= STEP_MS) && !leaves;
+        // One that is still on its way out still takes its part: it is waited for, but not for ever.
+        let since_ms = self.stepped_at.map_or(u64::MAX, |at| now.since_ms(at));
+        let is_out = |tenant: &Tenant| tenant.is_leaving || self.evicted.contains_key(&tenant.pod);
+        let leaves = since_ms < LEAVE_MS && tenants.iter().any(is_out);
+        let is_time = since_ms >= STEP_MS && !leaves;
         if !is_time {
             return changes;
         }
@@ -174,7 +191,9 @@ impl Pressure {
             Scarce::Disk => 0,
         };
         let may_go = |tenant: &&Tenant| {
-            tenant.priority < CRITICAL_PRIORITY && (scarce == Scarce::Memory || used(tenant) > 0)
+            let helps = scarce == Scarce::Memory || used(tenant) >= DISK_USE_LEAST_BYTES;
+            let is_out = tenant.is_leaving || self.evicted.contains_key(&tenant.pod);
+            tenant.priority < CRITICAL_PRIORITY && helps && !is_out
         };
         let rank = |tenant: &&Tenant| {
             let over = used(tenant).saturating_sub(asked(tenant));

@@ -13,6 +13,7 @@ fn tenant(name: &str, priority: i32, request_mib: u64) -> Tenant {
         pod: format!("default/{name}-0").parse().unwrap(),
         priority,
         memory_request_bytes: request_mib * MIB,
+        is_leaving: false,
     }
 }
 
@@ -119,8 +120,36 @@ fn without_a_threshold_or_a_figure_nobody_leaves_and_who_is_not_wanted_is_forgot
     let mut pressure = pressure();
     assert!(pressure.look(&Values::default(), false, &tenants, at(0)).is_empty());
     pressure.look(&memory(50, &[]), false, &tenants, at(10));
-    pressure.keep(|_| true);
+    assert!(!pressure.keep(|_| Some(1)));
     assert_eq!(pressure.evicted().len(), 1);
-    pressure.keep(|_| false);
+    assert!(pressure.keep(|_| None));
     assert!(pressure.evicted().is_empty());
+}
+
+#[test]
+fn one_that_does_not_leave_holds_the_others_up_for_a_minute_only() {
+    let all = [tenant("low", 0, 64), tenant("high", 9, 64)];
+    let values = memory(50, &[("low", 10), ("high", 10)]);
+    let mut pressure = pressure();
+    assert_eq!(evicted(&pressure.look(&values, false, &all, at(0))), ["low"]);
+    assert!(pressure.look(&values, false, &all, at(59)).is_empty());
+    assert_eq!(evicted(&pressure.look(&values, false, &all, at(60))), ["high"]);
+    assert!(pressure.look(&values, false, &all, at(120)).is_empty(), "nobody is left to go");
+}
+
+#[test]
+fn one_that_stops_anyway_is_waited_for_and_what_is_asked_for_anew_counts() {
+    let stops = Tenant { is_leaving: true, ..tenant("stops", 0, 64) };
+    let stays = tenant("stays", 9, 64);
+    let mut pressure = pressure();
+    assert_eq!(
+        evicted(&pressure.look(&memory(50, &[]), false, &[stops.clone(), stays.clone()], at(0))),
+        ["stays"]
+    );
+    pressure.keep(|_| Some(900 * MIB));
+    let back =
+        |changes: Vec<PressureChange>| changes.contains(&PressureChange::Back(stays.pod.clone()));
+    assert!(!back(pressure.look(&memory(900, &[]), false, &[], at(100))));
+    pressure.keep(|_| Some(MIB));
+    assert!(back(pressure.look(&memory(900, &[]), false, &[], at(130))));
 }

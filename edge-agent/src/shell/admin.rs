@@ -21,13 +21,17 @@ use shared::wire::{CallMethod, CallOutcome, ExecResult, LogPage, decode};
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
-/// Questions that wait for the core. A person asks a few; more are refused.
+/// Connections at a time: each costs a file.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Questions that wait for the core. A person asks a few; more wait.
 const QUERIES_MAX: usize = 16;
 
 /// Text of one page of a log for a command on this machine.
@@ -98,24 +102,35 @@ pub(super) async fn serve(config: &Config) -> mpsc::Receiver<Query> {
 }
 
 async fn serve_all(listener: Listener, queries: mpsc::Sender<Query>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        if let Err(error) = serve_next(&listener, &queries).await {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        if let Err(error) = serve_next(&listener, place, &queries).await {
             warn!(%error, "a connection for status or metrics was not accepted");
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }
 
-async fn serve_next(listener: &Listener, queries: &mpsc::Sender<Query>) -> io::Result<()> {
+async fn serve_next(
+    listener: &Listener,
+    place: OwnedSemaphorePermit,
+    queries: &mpsc::Sender<Query>,
+) -> io::Result<()> {
     match listener {
         Listener::Loopback(listener) => {
             let (stream, _) = listener.accept().await?;
-            drop(tokio::spawn(serve_connection(stream, Asker::Anybody, queries.clone())));
+            drop(tokio::spawn(serve_connection(stream, Asker::Anybody, place, queries.clone())));
         }
         Listener::Socket(listener) => {
             let (stream, _) = listener.accept().await?;
             let user = stream.peer_cred().ok().map(|peer| peer.uid());
-            drop(tokio::spawn(serve_connection(stream, Asker::Owner(user), queries.clone())));
+            drop(tokio::spawn(serve_connection(
+                stream,
+                Asker::Owner(user),
+                place,
+                queries.clone(),
+            )));
         }
     }
     Ok(())
@@ -124,6 +139,7 @@ async fn serve_next(listener: &Listener, queries: &mpsc::Sender<Query>) -> io::R
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     asker: Asker,
+    _place: OwnedSemaphorePermit,
     queries: mpsc::Sender<Query>,
 ) {
     let service = service_fn(move |request| {
@@ -286,9 +302,11 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let body = match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return bad(&error.to_string()),
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let body = match tokio::time::timeout(HEAD_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) => return bad(&error.to_string()),
+        Err(_) => return bad("the body did not come in time"),
     };
     let asked = serde_json::from_slice::<ExecBody>(&body).map_err(|error| error.to_string());
     let method = match asked.and_then(|body| body.call(pod, asker.in_words())) {

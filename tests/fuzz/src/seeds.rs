@@ -1,10 +1,8 @@
 //! Seeds of the corpus: the golden file, the examples of `deploy/`, and values made here.
 //!
-//! Certificates are new ones each time, so this runs when a format is added (`fuzz.sh seeds`), never
-//! in tests.
+//! Certificates are new each time: this runs when a format is added (`fuzz.sh seeds`), never in tests.
 
 #![allow(clippy::unwrap_used, reason = "a tool for developers, run by hand")]
-
 use crate::input::Output;
 use crate::trust::{
     certificate_der, hub_key, node, node_key, prologue, request_der, sign_header, signing_key,

@@ -2,6 +2,7 @@
 //! went away. The last tests have the agent's own core decide, as a real agent does.
 
 use crate::scene::{Agent, Node, pod, request, wait_until};
+use edge_agent::config::PullPolicy;
 use edge_agent::ports::{
     ContainerEvent, ContainerPlan, ContainerRequest, InstanceId, ObservedState, ProbeKind,
     ProbeRequest, Runtime, RuntimeEvent, StartRequest, VolumeContent, VolumeSource,
@@ -178,7 +179,7 @@ fn one_container_is_stopped_alone_and_killed_after_its_grace() {
 #[test]
 fn what_can_t_start_says_why_and_the_others_go_on() {
     let node = Node::new();
-    let mut agent = Agent::new(&node);
+    let mut agent = Agent::pulling(&node, PullPolicy::Never);
     let mut start = group(1, &[("server", Main), ("worker", Main)]);
     start.containers[1].image = Some("docker.io/hinterland/none:1".to_owned());
     let (reason, message) = agent.refusal(start);

@@ -36,7 +36,7 @@ fn days_with_a_backlog(bytes_per_day: u64, days: u64) -> (Bench, Vec<(MonotonicM
 }
 
 impl Bench {
-    fn desire_policy(&mut self, bytes_per_day: Option<u64>, version: Version) {
+    pub(super) fn desire_policy(&mut self, bytes_per_day: Option<u64>, version: Version) {
         let link = LinkBudget { bytes_per_day, bytes_per_second: None };
         let policy = encode("policy", &NodePolicy { link }).unwrap();
         self.desire_items([(NODE_POLICY_KEY.to_owned(), policy)].into(), version);

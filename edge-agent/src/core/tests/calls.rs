@@ -289,6 +289,20 @@ fn pages_of_logs_leave_at_a_bounded_rate_and_hold_up_no_command() {
 }
 
 #[test]
+fn a_page_that_can_t_be_afforded_keeps_no_timer_running() {
+    let mut bench = bench(true);
+    bench.desire_policy(Some(20_000), version(1, 2));
+    for id in 1..=3 {
+        bench.asks(id, read("alice", first()));
+        bench.ends(CallOutcome::done(vec![7; 8 * 1024]));
+        bench.wait(SECOND_MS);
+    }
+    assert_eq!(bench.call_answers().len(), 1, "the day has no room for more");
+    let due = bench.core.poll_timeout();
+    assert!(due.is_none_or(|due| due > at(bench.now).monotonic), "{due:?}");
+}
+
+#[test]
 fn a_container_that_the_pod_does_not_have_is_refused_with_those_that_it_has() {
     let mut bench = bench(true);
     bench.desire(&[workload("ocr", 1)], version(1, 2));

@@ -51,6 +51,7 @@ impl Pod {
             }
             State::Several { since, .. } => {
                 let since = Some(*since);
+                self.last_words.clear();
                 self.count_restarts_of_containers();
                 self.last_exit_code = Some(code);
                 let message = "what held its containers together has ended";
@@ -68,15 +69,15 @@ impl Pod {
         now: MonotonicMs,
         actions: &mut VecDeque<PodAction>,
     ) {
-        // It was told to end: why, is known.
-        self.last_words.clear();
+        // It was told to end: why, is known; but for containers that had ended by themselves.
+        let words = std::mem::take(&mut self.last_words);
         match cause {
             Cause::Unhealthy(why) => {
                 self.last_exit_code = Some(code);
                 self.restart_or_finish(false, &why, None, now, actions);
             }
             _ if self.wanted.is_none() => self.leave(actions),
-            Cause::Concluded(verdict) => self.concluded(verdict, now, actions),
+            Cause::Concluded(verdict) => self.concluded(verdict.with_words(&words), now, actions),
             Cause::Unwanted | Cause::Replaced => {
                 self.retire(None, actions);
                 self.state = pending("", "");
@@ -132,7 +133,7 @@ impl Pod {
     }
 
     /// Whether a start is of another revision, or with other parameters, than the wanted one.
-    fn runs_another(&self, live: &Live) -> bool {
+    pub(super) fn runs_another(&self, live: &Live) -> bool {
         let is_its = |wanted: &super::Wanted| wanted.is(live.revision, live.parameters_id);
         self.wanted.as_ref().is_some_and(|wanted| !is_its(wanted))
     }

@@ -59,6 +59,10 @@ impl Pod {
 
     /// Its containers are about to be forgotten: how often they were started again is not.
     pub(super) fn count_restarts_of_containers(&mut self) {
+        if self.live.as_ref().is_some_and(|live| self.runs_another(live)) {
+            // Not held against what is wanted now.
+            return;
+        }
         if let State::Several { containers, .. } = &self.state {
             self.restarts = self.restarts.saturating_add(containers.restarts());
         }

@@ -58,6 +58,16 @@ impl Pod {
         })
     }
 
+    /// Whether it is being started, and its images are to be asked for as somebody else.
+    pub(super) fn pulls_otherwise(&self, wanted: Option<&Wanted>) -> bool {
+        let (State::Starting { .. }, Some(present), Some(wanted)) =
+            (&self.state, &self.wanted, wanted)
+        else {
+            return false;
+        };
+        present.pull_secrets() != wanted.pull_secrets()
+    }
+
     /// What the runtime is asked for by a start with these.
     pub(super) fn request_of(&self, wanted: &Wanted, live: &Live) -> StartRequest {
         StartRequest {

@@ -18,6 +18,9 @@ pub(super) const UNKNOWN_EXIT_CODE: i32 = 255;
 /// What containerd gives as the reason of such an end: the power went, or its shim was killed.
 const REASON_UNKNOWN: &str = "Unknown";
 
+/// What it gives where a start broke off.
+const REASON_UNSTARTED: &str = "StartError";
+
 /// How a container is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ContainerCondition {
@@ -115,9 +118,15 @@ pub(super) fn condition_of(status: &api::ContainerStatus) -> ContainerCondition 
     }
 }
 
+/// Whether it did not even start: whoever asked for it went away, say.
+pub(super) fn is_unstarted(status: &api::ContainerStatus) -> bool {
+    status.state() == api::ContainerState::ContainerExited && status.reason == REASON_UNSTARTED
+}
+
 /// Whether somebody saw it end.
 fn is_seen(status: &api::ContainerStatus) -> bool {
-    status.exit_code != UNKNOWN_EXIT_CODE || status.reason != REASON_UNKNOWN
+    let is_lost = status.exit_code == UNKNOWN_EXIT_CODE && status.reason == REASON_UNKNOWN;
+    !is_lost && !is_unstarted(status)
 }
 
 /// Calls again while the failure may pass, until `patience` is at its end; for ever without one.
@@ -163,6 +172,7 @@ mod tests {
         assert_eq!(status(ContainerExited, 255, "Error"), ended(255, "Error"));
         assert_eq!(status(ContainerExited, 137, "OOMKilled"), ended(137, "OOMKilled"));
         assert_eq!(status(ContainerExited, 255, "Unknown"), ContainerCondition::Lost);
+        assert_eq!(status(ContainerExited, 128, "StartError"), ContainerCondition::Lost);
         assert_eq!(status(ContainerUnknown, 0, ""), ContainerCondition::Lost);
     }
 }

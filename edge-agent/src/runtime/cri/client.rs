@@ -34,7 +34,7 @@ pub(super) const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 pub(super) const ORDER_LIMIT: Duration = Duration::from_secs(120);
 
 /// Images of many gigabytes come over slow links; the runtime itself gives up on one that does not move.
-const PULL_LIMIT: Duration = Duration::from_secs(24 * 3600);
+const PULL_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
 /// The service of images.
 const IMAGES: &str = "runtime.v1.ImageService";

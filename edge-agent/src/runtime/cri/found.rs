@@ -3,7 +3,7 @@
 //! Asked over a connection of its own, on a thread of its own: the agent's loop does not run yet.
 
 use super::api;
-use super::calls::{ContainerCondition, condition_of, until_answered};
+use super::calls::{ContainerCondition, condition_of, is_unstarted, until_answered};
 use super::client::{CallError, CriClient};
 use super::note::{AgentName, StartNote};
 use crate::ports::{ContainerPlan, ObservedContainer, ObservedState};
@@ -129,6 +129,10 @@ async fn state_of_member(client: &CriClient, id: &str) -> Result<Option<Observed
                     return Ok(None);
                 }
                 sleep(NEW_LOOK_PAUSE).await;
+            }
+            Some(status) if is_unstarted(&status) => {
+                client.remove_container(id).await?;
+                return Ok(None);
             }
             status => return Ok(status.map(|status| observed_of(&condition_of(&status)))),
         }

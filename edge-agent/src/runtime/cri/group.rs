@@ -101,7 +101,8 @@ impl Group {
         let allowed = &life.shared.options.allowed;
         let security =
             Security::of(&request.security, &request.container, &image_of_first, allowed)?;
-        let security = security.in_a_sandbox_of(self.plan.iter().any(|one| one.is_privileged));
+        let is_privileged = allowed.privileged && self.plan.iter().any(|one| one.is_privileged);
+        let security = security.in_a_sandbox_of(is_privileged);
         life.prepare(request, security.access()).await?;
         let order = order_of(&life.shared, request, &security, |order| api::RunPodSandboxRequest {
             config: Some(order.sandbox()),
@@ -160,7 +161,9 @@ impl Group {
                         true
                     }
                     Err(StartFailure { reason, message }) => {
-                        self.life.containers.remove(&name);
+                        if !self.running.contains_key(&name) {
+                            self.life.containers.remove(&name);
+                        }
                         self.tell(name, ContainerEvent::StartFailed { reason, message });
                         self.stands(sandbox).await
                     }
@@ -213,7 +216,13 @@ impl Group {
             let id = made.map_err(|error| failure_of(&error))?;
             let started = life.start_created(name, &id).await;
             let started_at = started.map_err(|error| failure_of(&error))?;
-            hooks::post_start(&life.shared.client, start, &id).await?;
+            let mut orders = life.orders.clone();
+            tokio::select! {
+                done = hooks::post_start(&life.shared.client, start, &id) => done?,
+                _ = ordered(&mut orders) => {
+                    return Err(StartFailure::new("Stopped", "the pod stops"));
+                }
+            }
             Ok((id, started_at))
         };
         match begin.await {

@@ -89,6 +89,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::warn;
 use watcher::{Listing, Usage, gpu_memory, is_in};
 
+/// Images that come at a time: one behind which a registry is silent does not hold up all others.
+const PULLS_MAX: usize = 2;
+
 /// Runs pods as containers. Made and used within a tokio runtime.
 #[derive(Debug)]
 pub struct CriRuntime {
@@ -113,7 +116,7 @@ struct Shared {
     storage: Storage,
     /// Held by whoever writes files of volumes: what was ordered first is not written last.
     writing: Mutex<()>,
-    /// One image comes at a time.
+    /// So many images come at a time.
     pulling: Semaphore,
     tasks: Handle,
 }
@@ -164,7 +167,7 @@ impl CriRuntime {
             doors: OnceLock::new(),
             secrets: OnceLock::new(),
             writing: Mutex::default(),
-            pulling: Semaphore::new(1),
+            pulling: Semaphore::new(PULLS_MAX),
             tasks,
         });
         drop(shared.tasks.spawn(watcher::look(Arc::downgrade(&shared))));
@@ -212,7 +215,10 @@ impl CriRuntime {
 
     /// The id of one of a pod's several containers, or of its only one.
     fn container_of(&self, pod: &PodId, name: Option<&str>) -> Option<String> {
-        self.shared.live().get(pod)?.containers.of(name.unwrap_or_default())
+        let live = self.shared.live();
+        let containers = &live.get(pod)?.containers;
+        // What runs may be of an earlier template, with one container.
+        containers.of(name.unwrap_or_default()).or_else(|| containers.of(""))
     }
 
     fn life(&self, pod: &PodId, instance: InstanceId) -> (Life, Live) {

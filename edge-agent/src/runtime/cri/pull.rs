@@ -1,7 +1,7 @@
 //! The image of a container: the one that is here, or brought by the runtime for as long as it takes.
 //!
-//! An image that is here is never asked for at a registry, so that a pod starts without one in reach. One image
-//! comes at a time, as with a kubelet. Refuses to pull where the node's configuration or the template says so, and
+//! An image that is here is never asked for at a registry, so that a pod starts without one in reach. Two images
+//! come at a time. Refuses to pull where the node's configuration or the template says so, and
 //! says what can be done instead.
 
 use super::CriOptions;

@@ -113,8 +113,10 @@ impl Shared {
         } else if !self.usage.is_asked.swap(true, Ordering::Relaxed) {
             let shared = Arc::clone(self);
             drop(self.tasks.spawn(async move {
-                // What nobody answered is no value.
-                *shared.usage.values() = ask_usage(&shared).await.unwrap_or_default();
+                // While nobody answers it is as it was: who uses most is asked just when all is slow.
+                if let Some(values) = ask_usage(&shared).await {
+                    *shared.usage.values() = values;
+                }
                 shared.usage.is_asked.store(false, Ordering::Relaxed);
             }));
         }

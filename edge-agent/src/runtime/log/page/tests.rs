@@ -1,3 +1,5 @@
+//! Pages of logs: no line twice, none left out unseen.
+
 use super::super::super::cri::log::{self as container_log};
 use super::super::RotatingLog;
 use super::*;
