@@ -87,29 +87,27 @@ fn same_accounts(hub: &Hub, agent: &Agent) -> Result<()> {
     })
 }
 
+/// What the demo tells, to its end.
+fn tell(mut story: Story) -> Result<()> {
+    story.join()?;
+    story.deploy()?;
+    story.lose_everything()?;
+    story.wait_offline(2)?;
+    let reunited = story.reunite()?;
+    assert_eq!(reunited.samples_recorded, reunited.samples_received);
+    story.end()
+}
+
 #[test]
 fn the_story_of_the_demo_holds() {
     let folder = tempfile::tempdir().unwrap();
-    let mut story = Story::new(folder.path(), "mast-17").unwrap();
-    story.join().unwrap();
-    story.deploy().unwrap();
-    story.lose_everything().unwrap();
-    story.wait_offline(2).unwrap();
-    let reunited = story.reunite().unwrap();
-    assert_eq!(reunited.samples_recorded, reunited.samples_received);
+    tell(Story::new(folder.path(), "mast-17").unwrap()).unwrap();
 }
 
 #[test]
 fn the_story_of_the_demo_holds_with_containers() {
     let folder = tempfile::tempdir().unwrap();
-    let mut story = Story::in_containers(folder.path(), "mast-17").unwrap();
-    story.join().unwrap();
-    story.deploy().unwrap();
-    story.lose_everything().unwrap();
-    story.wait_offline(2).unwrap();
-    let reunited = story.reunite().unwrap();
-    assert_eq!(reunited.samples_recorded, reunited.samples_received);
-    story.end().unwrap();
+    tell(Story::in_containers(folder.path(), "mast-17").unwrap()).unwrap();
 }
 
 /// What is killed in a round.

@@ -28,7 +28,7 @@ fn celsius(value: f64) -> Event {
 }
 
 /// What was to be started runs, and what was to be stopped has ended.
-fn obey(bench: &mut Bench) {
+pub(super) fn obey(bench: &mut Bench) {
     for effect in std::mem::take(&mut bench.others) {
         match effect {
             Effect::Start(StartRequest { pod, instance, .. }) => {
@@ -43,7 +43,7 @@ fn obey(bench: &mut Bench) {
     }
 }
 
-fn pod(bench: &Bench, name: &str) -> PodStatus {
+pub(super) fn pod(bench: &Bench, name: &str) -> PodStatus {
     let pods = bench.core.status(LinkStatus::default()).pods;
     pods.into_iter().find(|pod| pod.pod.workload.name() == name).unwrap()
 }

@@ -1,34 +1,14 @@
 //! Pods leave while the node runs out of memory, as the core sees it.
 
+use super::heat::{obey, pod};
 use super::*;
 use crate::pressure::EvictionLimits;
-use shared::model::{PodPhase, PodStatus};
+use shared::model::PodPhase;
 
 fn available(mib: u32) -> Event {
     let bytes = f64::from(mib) * f64::from(1 << 20);
     let values = [(Series::new("node_memory_MemAvailable_bytes"), bytes)].into();
     Event::Sampled(Sample { values, ..Sample::default() })
-}
-
-/// What was to be started runs, and what was to be stopped has ended.
-fn obey(bench: &mut Bench) {
-    for effect in std::mem::take(&mut bench.others) {
-        match effect {
-            Effect::Start(StartRequest { pod, instance, .. }) => {
-                let started_at = UnixMs(7);
-                bench.tell(Event::Runtime(RuntimeEvent::Started { pod, instance, started_at }));
-            }
-            Effect::Stop { pod, instance, .. } => {
-                bench.tell(Event::Runtime(RuntimeEvent::Exited { pod, instance, code: 143 }));
-            }
-            _ => {}
-        }
-    }
-}
-
-fn pod(bench: &Bench, name: &str) -> PodStatus {
-    let pods = bench.core.status(LinkStatus::default()).pods;
-    pods.into_iter().find(|pod| pod.pod.workload.name() == name).unwrap()
 }
 
 fn has_pressure(bench: &Bench) -> bool {
