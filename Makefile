@@ -15,7 +15,7 @@ help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 agent: ## Build the agent as it is installed: for size, in target/node
-	$(CARGO) build --profile node -p edge-agent --bin edge-agent
+	deploy/build-agent.sh
 
 demo: ## Run the main job on this machine; KEEP=1 leaves it running, RUNTIME=cri has pods as containers
 	$(if $(filter cri,$(RUNTIME)),tests/install.sh containers)
@@ -23,9 +23,7 @@ demo: ## Run the main job on this machine; KEEP=1 leaves it running, RUNTIME=cri
 	KEEP=$(KEEP) RUNTIME=$(RUNTIME) $(BUILT)/demo
 
 test: install-test-needs ## Install what the tests need and run them all
-	$(CARGO) build --workspace --bins --tests
-	$(CARGO) test --workspace
-	tests/fuzz/fuzz.sh short
+	tests/run.sh
 
 check: ## Format, lints, the pure core without tokio, advisories, documents
 	tests/check.sh

@@ -3,7 +3,6 @@
 # Debian's cross compiler. The last line says where the program is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo="${CARGO:-cargo}"
 target=aarch64-unknown-linux-gnu
 
 if ! command -v aarch64-linux-gnu-g++ >/dev/null; then
@@ -16,5 +15,4 @@ fi
 [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ] || rustup target add "$target"
 
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-"$cargo" build --profile node --target "$target" -p edge-agent --bin edge-agent
-echo "${CARGO_TARGET_DIR:-target}/$target/node/edge-agent"
+exec deploy/build-agent.sh "$target"

@@ -180,7 +180,7 @@ impl HubCore {
             }
             other => {
                 self.refused_payloads += 1;
-                debug!(node = %node, message = ?other, "a node sent what a hub sends");
+                debug!(node = %node, message = other.kind(), "a node sent what a hub sends");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Packed CBOR with a limit on size and depth. Refuses trailing bytes.
 
 use super::depth::{DepthError, check_depth};
+use super::tree::Item;
 use crate::limits::CBOR_DEPTH_MAX;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -82,7 +83,13 @@ pub fn decode<T: DeserializeOwned>(
         return Err(DecodeError::TooLarge { what, found_bytes: bytes.len(), limit_bytes });
     }
     check_depth(bytes, CBOR_DEPTH_MAX).map_err(|source| DecodeError::Structure { what, source })?;
-    serde_cbor::from_slice(bytes).map_err(|source| DecodeError::Form { what, source })
+    let value = item(bytes).and_then(T::deserialize);
+    value.map_err(|source| DecodeError::Form { what, source })
+}
+
+/// Compiled once, for all types.
+fn item(bytes: &[u8]) -> Result<Item<'_>, serde_cbor::Error> {
+    serde_cbor::from_slice(bytes)
 }
 
 #[cfg(test)]

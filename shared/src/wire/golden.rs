@@ -9,7 +9,7 @@ fn position() -> MapPosition {
     MapPosition { version: Version { term: 3, generation: 7 }, digest: Digest::of(b"content") }
 }
 
-fn one_of_each() -> Vec<(&'static str, Message)> {
+pub(super) fn one_of_each() -> Vec<(&'static str, Message)> {
     [greetings_and_maps(), logs_and_calls(), appended(), remote_access()].concat()
 }
 

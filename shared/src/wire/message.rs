@@ -55,6 +55,28 @@ pub enum Message {
     Introduction(Introduction),
 }
 
+impl Message {
+    /// Which kind it is, for a log.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "Hello",
+            Self::HelloReply(_) => "HelloReply",
+            Self::MapChunk(_) => "MapChunk",
+            Self::MapAck(_) => "MapAck",
+            Self::MapRefusal(_) => "MapRefusal",
+            Self::LogBatch(_) => "LogBatch",
+            Self::LogAck(_) => "LogAck",
+            Self::CallRequest(_) => "CallRequest",
+            Self::CallResponse(_) => "CallResponse",
+            Self::LogHold(_) => "LogHold",
+            Self::Resume(_) => "Resume",
+            Self::Resumed(_) => "Resumed",
+            Self::Introduction(_) => "Introduction",
+        }
+    }
+}
+
 /// Clocks of earlier boots in one greeting; records of still older ones keep their own time.
 pub const BOOT_CLOCKS_MAX: usize = 16;
 

@@ -18,6 +18,7 @@ mod digest;
 mod envelope;
 mod message;
 mod topic;
+mod tree;
 
 pub use call::{
     CallMethod, CallOutcome, CallRequest, CallResponse, ExecResult, LogCursor, LogFrom, LogPage,
