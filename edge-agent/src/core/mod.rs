@@ -9,7 +9,7 @@
 //! | what the hub sends: desired state, greetings, calls | `downlink.rs` |
 //! | what the agent sends: reported state, logs, in their order | `uplink.rs` |
 //! | pods: actions to effects, changes to events | `pod_effects.rs` |
-//! | which GPUs there were, and what became of them | `gpu_health.rs` |
+//! | which GPUs there were, and what became of them | `gpu_health.rs`, `gpu_condition.rs` |
 //! | samples to batches to the outbox | `recorder.rs` |
 //! | what the link may carry, and how much telemetry that is | `link_budget.rs`, `ladder.rs` |
 //! | calls: allowed, recorded, answered | `calls.rs` |
@@ -31,6 +31,7 @@ mod calls;
 mod clocks;
 mod downlink;
 mod event;
+mod gpu_condition;
 mod gpu_health;
 mod heat;
 mod ladder;
@@ -55,6 +56,7 @@ pub use restore::{Capacity, CoreOptions, Reserved, Restored, StoredState, read_s
 pub use status::{AgentStatus, LinkStatus, OutboxStatus, SyncStatus};
 
 use crate::devices::NodeDevices;
+use crate::gpu::GpuConditions;
 use crate::heat::Heat;
 use crate::models::NodeModels;
 use crate::pods::Pods;
@@ -114,6 +116,8 @@ pub struct AgentCore {
     devices: Arc<NodeDevices>,
     /// Which GPUs were there and how they were, as it was told.
     known_gpus: KnownGpus,
+    /// What else of them a person should know.
+    gpu_conditions: GpuConditions,
     /// What of the capacity pods may not have.
     reserved: Reserved,
     recorder: Recorder,
@@ -155,6 +159,7 @@ impl AgentCore {
             Event::Sampled(sample) => {
                 self.watch_disk(&sample, now);
                 self.scale(&sample, now);
+                self.watch_gpus(&sample, now);
                 self.watch_heat(&sample, now);
                 self.watch_pressure(&sample, now);
                 if self.recorder.keeps_sample {

@@ -12,6 +12,7 @@ use super::uplink::empty_report;
 use super::{AgentCore, Effect};
 use crate::audit;
 use crate::devices::NodeDevices;
+use crate::gpu::GpuConditions;
 use crate::heat::Heat;
 use crate::models::NodeModels;
 use crate::pods::{PodRecord, Pods};
@@ -194,6 +195,7 @@ impl AgentCore {
             devices: Arc::new(restored.devices),
             told: BTreeMap::new(),
             gpus_known: options.capacity.gpus.is_some(),
+            gpu_conditions: GpuConditions::default(),
             known_gpus: KnownGpus::restore(&restored.stored.meta),
             capacity: NodeCapacity {
                 cpu_millicores: options.capacity.cpu_millicores,

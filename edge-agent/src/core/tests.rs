@@ -4,6 +4,7 @@ mod alarms;
 mod budget;
 mod calls;
 mod commits;
+mod gpu_condition;
 mod greetings;
 mod heat;
 mod pressure;

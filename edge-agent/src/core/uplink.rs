@@ -155,6 +155,7 @@ impl AgentCore {
                 "the GPU driver has not answered yet: no pod is stopped, none with a GPU is started",
             ));
         }
+        conditions.extend(self.gpu_conditions.conditions());
         if self.capacity.gpus.source == GpuSource::Simulated {
             conditions.push(condition(
                 "GpusSimulated",

@@ -3,11 +3,13 @@
 //! A machine without NVML is a node without GPUs: said once, not an error. Places nothing and
 //! changes no setting of a device.
 
+mod condition;
 mod nvml;
 mod simulated;
 mod watch;
 mod xid;
 
+pub use condition::{GpuConditionChange, GpuConditions};
 pub use nvml::NvmlGpus;
 pub use simulated::{SimulatedGpus, SimulationError};
 pub use watch::Gpus;
@@ -61,6 +63,20 @@ pub mod metrics {
     /// Why the clocks are lower than they could be, as the bits of NVML's
     /// `nvmlClocksEventReasons…`.
     pub const CLOCK_REASONS: &str = "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS";
+    /// Pages of memory that are out of use after errors of one bit.
+    pub const RETIRED_SINGLE_BIT: &str = "DCGM_FI_DEV_RETIRED_SBE";
+    /// Pages of memory that are out of use after errors of two bits.
+    pub const RETIRED_DOUBLE_BIT: &str = "DCGM_FI_DEV_RETIRED_DBE";
+    /// Whether pages are to be taken out of use by the next reset: 1 or 0.
+    pub const RETIRED_PENDING: &str = "DCGM_FI_DEV_RETIRED_PENDING";
+    /// Rows of memory that were replaced after errors that were mended.
+    pub const REMAPPED_CORRECTABLE: &str = "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS";
+    /// Rows of memory that were replaced after errors that were not.
+    pub const REMAPPED_UNCORRECTABLE: &str = "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS";
+    /// Whether rows are to be replaced by the next reset: 1 or 0.
+    pub const REMAP_PENDING: &str = "DCGM_FI_DEV_ROW_REMAP_PENDING";
+    /// Whether a row could not be replaced: 1 or 0.
+    pub const REMAP_FAILURE: &str = "DCGM_FI_DEV_ROW_REMAP_FAILURE";
     /// What the GPU sent over PCIe, in KB a second.
     pub const PCIE_SENT_KB_S: &str = "DCGM_FI_DEV_PCIE_TX_THROUGHPUT";
     /// What it received, in KB a second.

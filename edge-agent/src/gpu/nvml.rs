@@ -6,12 +6,14 @@
 mod devices;
 mod events;
 mod readings;
+mod repair;
 
 use super::{GpuProcess, GpuSample, GpuSource};
 use devices::SeenGpus;
 use events::XidWatch;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
+use repair::Repairs;
 use shared::model::{GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource};
 use std::ffi::OsStr;
 use std::fmt;
@@ -34,6 +36,8 @@ pub struct NvmlGpus {
     /// Whether there is a driver, as far as was ever seen: then its silence is not absence.
     was_present: bool,
     seen: SeenGpus,
+    /// What of their memory is out of use, as it was read with the inventory.
+    repairs: Repairs,
 }
 
 impl NvmlGpus {
@@ -48,6 +52,7 @@ impl NvmlGpus {
             absence_told: false,
             was_present: library.is_some(),
             seen: SeenGpus::default(),
+            repairs: Repairs::default(),
         };
         gpus.look();
         gpus
@@ -64,10 +69,11 @@ impl NvmlGpus {
         (!self.was_present).then(GpuInventory::default)
     }
 
-    /// A device of a GPU that pods are kept away from because of an error is unhealthy.
+    /// A device of a GPU that pods are kept away from because of an error, or of its memory, is unhealthy.
     fn mark(&self, device: &mut GpuDevice) {
         let gpu = device.mig.instance().map_or(device.uuid.as_str(), |part| part.parent.as_str());
-        let reason = self.xids.as_ref().and_then(|xids| xids.reason(gpu));
+        let error = self.xids.as_ref().and_then(|xids| xids.reason(gpu));
+        let reason = error.or_else(|| self.repairs.failure(gpu).map(str::to_owned));
         if let Some(why) = reason.filter(|_| device.health == GpuHealth::Healthy) {
             *device = devices::ill(device, &why);
         }
@@ -108,13 +114,14 @@ impl GpuSource for NvmlGpus {
         let Some(nvml) = &self.nvml else { return self.without_driver() };
         match devices::inventory(nvml, &mut self.seen) {
             Ok(mut devices) => {
+                self.repairs.look(nvml);
                 devices.iter_mut().for_each(|device| self.mark(device));
                 Some(GpuInventory { source: InventorySource::Nvml, devices })
             }
             Err(error) => {
                 // A driver that was unloaded or updated: the next inventory loads it anew.
                 warn!(%error, "NVML does not answer any more");
-                (self.nvml, self.xids) = (None, None);
+                (self.nvml, self.xids, self.repairs) = (None, None, Repairs::default());
                 None
             }
         }
@@ -126,7 +133,9 @@ impl GpuSource for NvmlGpus {
 
     fn samples(&mut self) -> Vec<GpuSample> {
         let Some(nvml) = &self.nvml else { return Vec::new() };
-        readings::samples(nvml)
+        let mut samples = readings::samples(nvml);
+        samples.extend(self.repairs.samples());
+        samples
     }
 
     fn processes(&mut self) -> Vec<GpuProcess> {

@@ -137,6 +137,13 @@ const METRICS: &[Metric] = &[
     metric("node_netstat_Tcp_RetransSegs", Counter, ONE, "segments"),
     metric("node_filefd_allocated", Gauge, ONE, "files"),
     metric("container_fs_usage_bytes", Gauge, MIB, "bytes"),
+    metric("DCGM_FI_DEV_RETIRED_SBE", Counter, ONE, "pages"),
+    metric("DCGM_FI_DEV_RETIRED_DBE", Counter, ONE, "pages"),
+    metric("DCGM_FI_DEV_RETIRED_PENDING", Gauge, ONE, "0 or 1"),
+    metric("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", Counter, ONE, "rows"),
+    metric("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", Counter, ONE, "rows"),
+    metric("DCGM_FI_DEV_ROW_REMAP_PENDING", Gauge, ONE, "0 or 1"),
+    metric("DCGM_FI_DEV_ROW_REMAP_FAILURE", Gauge, ONE, "0 or 1"),
 ];
 
 /// Words of labels that have a number as well. Only appended.

@@ -2,4 +2,5 @@
 
 mod devices;
 mod events;
+mod fields;
 mod readings;

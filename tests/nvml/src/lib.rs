@@ -24,6 +24,6 @@ mod place;
 mod recording;
 
 pub use recording::{
-    Clocks, Ecc, Failures, Gpu, Instance, Memory, Mig, Process, Processes, Recording, Throughput,
-    Utilization, XidEvent,
+    Clocks, Ecc, Failures, Gpu, Instance, Memory, Mig, Process, Processes, Recording, RemappedRows,
+    RetiredPages, Throughput, Utilization, XidEvent,
 };

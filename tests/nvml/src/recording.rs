@@ -52,6 +52,10 @@ pub struct Gpu {
     pub ecc: Option<Ecc>,
     /// Bits of `nvmlClocksEventReasons…`.
     pub clock_reasons: Option<u64>,
+    /// Its pages of memory that are out of use.
+    pub retired_pages: Option<RetiredPages>,
+    /// Its rows of memory that were replaced.
+    pub remapped_rows: Option<RemappedRows>,
     /// What goes over PCIe.
     pub pcie: Option<Throughput>,
     /// Who uses it.
@@ -124,6 +128,32 @@ pub struct Ecc {
     pub corrected: u64,
     /// Not mended.
     pub uncorrected: u64,
+}
+
+/// Pages of memory that are out of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetiredPages {
+    /// After errors of one bit.
+    pub single_bit: u64,
+    /// After errors of two.
+    pub double_bit: u64,
+    /// Whether some wait for a reset.
+    pub is_pending: bool,
+}
+
+/// Rows of memory that were replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemappedRows {
+    /// After errors that were mended.
+    pub correctable: u32,
+    /// After errors that were not.
+    pub uncorrectable: u32,
+    /// Whether some wait for a reset.
+    pub is_pending: bool,
+    /// Whether one could not be replaced.
+    pub has_failed: bool,
 }
 
 /// What goes over PCIe, in KB a second.

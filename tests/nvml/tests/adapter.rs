@@ -3,15 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use edge_agent::gpu::{GpuSource, Gpus, NvmlGpus, metrics};
-use nvml_replay::{Recording, XidEvent};
-use shared::model::{GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource, MigRole};
+use edge_agent::gpu::{GpuConditions, GpuSource, Gpus, NvmlGpus, metrics};
+use nvml_replay::{Recording, RemappedRows, RetiredPages, XidEvent};
+use shared::model::{
+    GpuDevice, GpuHealth, GpuInventory, GpuSource as InventorySource, MigRole, MonotonicMs,
+};
+use shared::telemetry::Series;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// `DRIVER_NOT_LOADED`, `GPU_IS_LOST` and `UNKNOWN` of NVML's return codes.
+/// `DRIVER_NOT_LOADED`, `FUNCTION_NOT_FOUND`, `GPU_IS_LOST` and `UNKNOWN` of NVML's return codes.
 const DRIVER_NOT_LOADED: u32 = 9;
+const FUNCTION_NOT_FOUND: u32 = 13;
 const GPU_IS_LOST: u32 = 15;
 const UNKNOWN: u32 = 999;
 
@@ -293,6 +297,97 @@ fn readings_are_in_the_units_of_dcgm() {
             (metrics::PCIE_SENT_KB_S, 1200.0),
             (metrics::PCIE_RECEIVED_KB_S, 3400.0),
         ]
+    );
+}
+
+/// What is told of a GPU's memory that is out of use.
+fn repairs(gpus: &mut NvmlGpus) -> Vec<(&'static str, f64)> {
+    let is_repair = |name: &str| ["RETIRED", "REMAP"].iter().any(|one| name.contains(one));
+    let samples = gpus.samples().into_iter().filter(|sample| is_repair(sample.name));
+    samples.map(|sample| (sample.name, sample.value)).collect()
+}
+
+#[test]
+fn pages_that_wait_for_retirement_are_told_and_take_no_pod_away() {
+    let mut driver = Driver::of(TWO_L4);
+    driver.now(|recording| {
+        recording.gpus.truncate(1);
+        recording.gpus[0].retired_pages =
+            Some(RetiredPages { single_bit: 2, double_bit: 1, is_pending: true });
+    });
+    let mut gpus = driver.gpus();
+    assert_eq!(unhealthy(&gpus.inventory().unwrap()), [""; 0]);
+    let told = [
+        (metrics::RETIRED_SINGLE_BIT, 2.0),
+        (metrics::RETIRED_DOUBLE_BIT, 1.0),
+        (metrics::RETIRED_PENDING, 1.0),
+    ];
+    assert_eq!(repairs(&mut gpus), told);
+    // A call that fails once changes nothing.
+    driver.now(|recording| {
+        recording.gpus[0].fails.insert("nvmlDeviceGetFieldValues".to_owned(), UNKNOWN);
+    });
+    gpus.inventory().unwrap();
+    assert_eq!(repairs(&mut gpus), told);
+}
+
+#[test]
+fn a_row_that_could_not_be_remapped_takes_the_gpu_away_and_one_that_waits_does_not() {
+    let mut driver = Driver::of(H100_MIG);
+    let mut gpus = driver.gpus();
+    let rows = |is_pending, has_failed| {
+        Some(RemappedRows { correctable: 0, uncorrectable: 9, is_pending, has_failed })
+    };
+    driver.now(|recording| recording.gpus[0].remapped_rows = rows(true, false));
+    assert_eq!(unhealthy(&gpus.inventory().unwrap()), [""; 0]);
+    let waits = [
+        (metrics::REMAPPED_CORRECTABLE, 0.0),
+        (metrics::REMAPPED_UNCORRECTABLE, 9.0),
+        (metrics::REMAP_PENDING, 1.0),
+        (metrics::REMAP_FAILURE, 0.0),
+    ];
+    assert_eq!(repairs(&mut gpus), waits);
+    driver.now(|recording| recording.gpus[0].remapped_rows = rows(false, true));
+    let words = unhealthy(&gpus.inventory().unwrap());
+    assert_eq!(words.len(), 8, "its instances are unwell with it: {words:?}");
+    assert!(words[0].ends_with("have the GPU replaced"), "{words:?}");
+}
+
+#[test]
+fn a_driver_from_before_these_counts_says_nothing_of_them() {
+    let mut driver = Driver::of(TWO_L4);
+    driver.now(|recording| {
+        recording.fails.insert("nvmlDeviceGetFieldValues".to_owned(), FUNCTION_NOT_FOUND);
+        recording.gpus[0].retired_pages = Some(RetiredPages::default());
+    });
+    let mut gpus = driver.gpus();
+    assert_eq!(unhealthy(&gpus.inventory().unwrap()), [""; 0]);
+    assert!(repairs(&mut gpus).is_empty() && !gpus.samples().is_empty());
+}
+
+#[test]
+fn a_gpu_whose_clocks_the_hardware_holds_down_is_a_condition_after_a_minute() {
+    let mut driver = Driver::of(TWO_L4);
+    // `HwSlowdown` and `HwThermalSlowdown`.
+    driver.now(|recording| recording.gpus[1].clock_reasons = Some(0x48));
+    let mut gpus = driver.gpus();
+    let devices = gpus.inventory().unwrap().devices;
+    let mut conditions = GpuConditions::default();
+    let mut told = vec![];
+    for second in (0..=60).step_by(10) {
+        let values = gpus
+            .samples()
+            .into_iter()
+            .map(|sample| (Series::new(sample.name).with("UUID", &sample.uuid), sample.value));
+        let now = MonotonicMs(second * 1000);
+        told.extend(conditions.look(&values.collect(), &devices, now));
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    let holds: Vec<_> = conditions.conditions().collect();
+    assert_eq!((holds.len(), holds[0].kind.as_str()), (1, "GpuThrottled"));
+    assert_eq!(
+        holds[0].message,
+        "GPU-8f0c1f5e-2a31-4c55-9d5e-000000000001: the hardware holds its clocks down since it is too hot"
     );
 }
 

@@ -95,7 +95,7 @@ fn processes_of(device: &Device<'_>) -> Vec<GpuProcess> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "past 2^53 the last digits are lost")]
-fn number(value: u64) -> f64 {
+pub(super) fn number(value: u64) -> f64 {
     value as f64
 }
 
