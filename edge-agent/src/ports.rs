@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use shared::model::{
     ConfigItem, Container, ContainerRole, HostPathVolume, ImagePullPolicy, KeyToPath,
     LifecycleHandler, ObjectName, PodId, PodSecurityContext, Probe, Revision, SecretItem, UnixMs,
+    visible_gpu_name,
 };
 use shared::wire::{Digest, encode};
 use std::fmt;
@@ -59,6 +60,15 @@ pub struct StartRequest {
     pub pull: PullTerms,
     /// As whom all its containers run.
     pub security: PodSecurityContext,
+}
+
+impl StartRequest {
+    /// Its GPUs as CUDA and NVIDIA's container runtime are told of them.
+    #[must_use]
+    pub fn visible_gpus(&self) -> String {
+        let names: Vec<&str> = self.gpus.iter().map(|uuid| visible_gpu_name(uuid)).collect();
+        names.join(",")
+    }
 }
 
 /// On what terms the images of a pod may be pulled.

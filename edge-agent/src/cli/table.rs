@@ -149,7 +149,7 @@ fn gpu_words(status: &AgentStatus) -> String {
     let gpus = &status.node_status.capacity.gpus;
     match gpus.source {
         GpuSource::Absent => "no GPUs (NVML is not installed)".to_owned(),
-        GpuSource::Nvml | GpuSource::Simulated => gpus.to_string(),
+        GpuSource::Nvml | GpuSource::Sysfs | GpuSource::Simulated => gpus.to_string(),
     }
 }
 

@@ -1,15 +1,18 @@
-//! The GPUs of this node: through NVML, or made up by an explicit flag.
+//! The GPUs of this node: through NVML, of a Jetson from the kernel's files, or made up by an explicit flag.
 //!
-//! A machine without NVML is a node without GPUs: said once, not an error. Places nothing and
+//! A machine without either is a node without GPUs: said once, not an error. Places nothing and
 //! changes no setting of a device.
 
 mod condition;
+mod jetson;
+mod node;
 mod nvml;
 mod simulated;
 mod watch;
 mod xid;
 
 pub use condition::{GpuConditionChange, GpuConditions};
+pub use jetson::JetsonGpus;
 pub use nvml::NvmlGpus;
 pub use simulated::{SimulatedGpus, SimulationError};
 pub use watch::Gpus;

@@ -94,7 +94,7 @@ impl NvmlGpus {
                 // The library is there: a driver that is being updated, say.
                 self.was_present |= !is_absent;
                 if is_absent && !self.was_present && !self.absence_told {
-                    info!(%error, "no NVML on this machine: a node without GPUs");
+                    info!(%error, "no NVML on this machine");
                 } else if !self.absence_told {
                     let library = self.library.as_deref().map(Path::display);
                     let library = library.map(tracing::field::display);

@@ -146,6 +146,7 @@ fn split(number: u32, instances: u32, profile: MigProfile) -> Vec<GpuDevice> {
             profile: profile.to_string(),
             parent: parent.uuid.clone(),
         }),
+        shares_main_memory: false,
     };
     let instances: Vec<_> = (0..instances).map(instance).collect();
     [vec![parent], instances].concat()
@@ -158,6 +159,7 @@ fn device(number: u32, memory: MemoryQuantity) -> GpuDevice {
         memory_bytes: memory.bytes,
         health: GpuHealth::Healthy,
         mig: MigRole::Unsplit,
+        shares_main_memory: false,
     }
 }
 

@@ -4,7 +4,8 @@
 //! What the driver does not answer is unknown, not absent: nothing is told then, and what was told
 //! last stands.
 
-use super::{GpuProcess, GpuSample, GpuSource, NvmlGpus, SimulatedGpus, SimulationError};
+use super::node::NodeGpus;
+use super::{GpuProcess, GpuSample, GpuSource, SimulatedGpus, SimulationError};
 use shared::model::GpuInventory;
 use shared::telemetry::Series;
 use std::collections::BTreeMap;
@@ -47,8 +48,8 @@ struct Latest {
 }
 
 impl Gpus {
-    /// Begins to look: at those that `simulate` describes, as in `2x8Gi`, else at NVML's, whose library
-    /// is at `nvml_library` or where drivers install it. Readings are taken every `sample_interval`, changes of the inventory are sent to `changes`.
+    /// Begins to look: at those that `simulate` describes, as in `2x8Gi`, else at the machine's: by NVML,
+    /// whose library is at `nvml_library` or where drivers install it, or a Jetson's. Readings are taken every `sample_interval`, changes of the inventory are sent to `changes`.
     ///
     /// # Errors
     /// [`SimulationError`] when `simulate` describes no GPUs.
@@ -70,7 +71,7 @@ impl Gpus {
                 for_thread.look(&mut SimulatedGpus::new(inventory), sample_interval, &changes);
             }
             None => {
-                let mut gpus = NvmlGpus::open(library.as_deref());
+                let mut gpus = NodeGpus::open(library.as_deref());
                 for_thread.look(&mut gpus, sample_interval, &changes);
             }
         };

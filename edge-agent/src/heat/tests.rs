@@ -10,6 +10,7 @@ fn gpu(uuid: &str, mig: MigRole) -> GpuDevice {
         memory_bytes: 8 << 30,
         health: GpuHealth::Healthy,
         mig,
+        shares_main_memory: false,
     }
 }
 

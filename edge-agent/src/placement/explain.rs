@@ -9,8 +9,12 @@ use std::collections::BTreeMap;
 pub(super) struct Explainer<'a, 'u> {
     usage: &'u Usage<'a>,
     /// What was said of GPUs, by what decides it.
-    said: Vec<(GpuRequest, &'a [Toleration], (&'static str, String))>,
+    said: Vec<(Asked<'a>, (&'static str, String))>,
 }
+
+/// What decides what is said of GPUs: the request, what is borne, and where a GPU's memory is the node's, the bytes
+/// that are asked for of that.
+type Asked<'a> = (GpuRequest, &'a [Toleration], u64);
 
 impl<'a, 'u> Explainer<'a, 'u> {
     pub(super) fn new(usage: &'u Usage<'a>) -> Self {
@@ -43,15 +47,15 @@ impl<'a, 'u> Explainer<'a, 'u> {
 
     /// Many pods ask for the same, and hear the same; where pods rest it depends on the pod.
     fn gpus(&mut self, demand: &'a PodDemand) -> (&'static str, String) {
-        let (asked, borne) = (demand.resources.gpu, demand.tolerations.as_slice());
-        let known =
-            self.said.iter().find(|(gpu, tolerations, _)| (*gpu, *tolerations) == (asked, borne));
-        if let Some((_, _, said)) = known {
+        let is_one = self.usage.node.shares_memory_with_gpu();
+        let memory = if is_one { demand.resources.memory.bytes } else { 0 };
+        let asked = (demand.resources.gpu, demand.tolerations.as_slice(), memory);
+        if let Some((_, said)) = self.said.iter().find(|(known, _)| *known == asked) {
             return said.clone();
         }
         let said = gpus(self.usage, demand);
         if self.usage.node.bars.is_empty() && self.said.len() < SAID_MAX {
-            self.said.push((asked, borne, said.clone()));
+            self.said.push((asked, said.clone()));
         }
         said
     }
@@ -69,7 +73,8 @@ fn cpu(usage: &Usage<'_>, demand: &PodDemand, free_millicores: u64) -> String {
 fn memory(usage: &Usage<'_>, demand: &PodDemand, free_bytes: u64) -> String {
     let free = MemoryQuantity { bytes: free_bytes };
     let all = MemoryQuantity { bytes: usage.node.memory_bytes };
-    format!("insufficient memory (need {}, free {free} of {all})", demand.resources.memory)
+    let shared = if usage.node.shares_memory_with_gpu() { ", shared with the GPU" } else { "" };
+    format!("insufficient memory (need {}, free {free} of {all}{shared})", demand.resources.memory)
 }
 
 fn gpus(usage: &Usage<'_>, demand: &PodDemand) -> (&'static str, String) {
@@ -105,7 +110,8 @@ fn gpus(usage: &Usage<'_>, demand: &PodDemand) -> (&'static str, String) {
 }
 
 fn reason<'a>(lacks: impl Iterator<Item = &'a GpuLack<'a>> + Clone) -> &'static str {
-    let memory = |lack: &GpuLack<'_>| matches!(lack, GpuLack::Memory { .. });
+    let memory =
+        |lack: &GpuLack<'_>| matches!(lack, GpuLack::Memory { .. } | GpuLack::MainMemory { .. });
     let unhealthy = |lack: &GpuLack<'_>| matches!(lack, GpuLack::Unhealthy(_));
     if lacks.clone().any(memory) {
         "InsufficientGpuMemory"
@@ -131,12 +137,22 @@ fn words(lack: &GpuLack<'_>, demand: &PodDemand) -> String {
         GpuLack::Shared(1) => "shared by a pod".to_owned(),
         GpuLack::Shared(count) => format!("shared by {count} pods"),
         GpuLack::Memory { free_bytes } => {
-            let need = match demand.resources.gpu {
-                GpuRequest::SharedMemory(memory) => memory,
-                _ => MemoryQuantity::default(),
-            };
-            let free = MemoryQuantity { bytes: *free_bytes };
+            let (need, free) = (share(demand), MemoryQuantity { bytes: *free_bytes });
             format!("insufficient memory (need {need}, free {free})")
         }
+        GpuLack::MainMemory { free_bytes } => {
+            let (need, free) = (share(demand), MemoryQuantity { bytes: *free_bytes });
+            let main = demand.resources.memory;
+            format!(
+                "insufficient memory shared with the node (need {need} and {main}, free {free})"
+            )
+        }
+    }
+}
+
+fn share(demand: &PodDemand) -> MemoryQuantity {
+    match demand.resources.gpu {
+        GpuRequest::SharedMemory(memory) => memory,
+        _ => MemoryQuantity::default(),
     }
 }

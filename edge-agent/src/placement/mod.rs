@@ -7,7 +7,8 @@
 //! the same places, so that no pod is started and stopped in turn.
 //!
 //! Never sold twice: CPU and memory (by request), the memory of a shared GPU, a whole GPU, and a MIG
-//! instance. A GPU in MIG mode goes to pods by its instances alone.
+//! instance. A GPU in MIG mode goes to pods by its instances alone. Where a GPU has its memory of the node's, shares
+//! of the one are taken of the other.
 
 mod explain;
 mod node;
@@ -69,7 +70,7 @@ pub struct Placement {
     pub gpu_memory_bytes: Option<u64>,
 }
 
-/// What a pod takes of a node besides GPUs.
+/// What a pod takes of a node's CPU and main memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MainShare {
     /// Thousandths of a core.

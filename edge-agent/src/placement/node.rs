@@ -2,8 +2,10 @@
 //!
 //! Sums are kept up with each pod that comes or goes, so that a place is found without looking at the others.
 
-use super::{Placement, PodDemand};
-use shared::model::{GpuDevice, GpuHealth, GpuRequest, MigRole, PodId, Taint, WorkloadKey};
+use super::{MainShare, Placement, PodDemand};
+use shared::model::{
+    GpuDevice, GpuHealth, GpuRequest, MigRole, PodId, PodResources, Taint, WorkloadKey,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -22,6 +24,24 @@ pub struct NodeResources {
     pub bars: BTreeMap<String, Bar>,
     /// Pods that get nothing for a while, and why.
     pub evicted: BTreeMap<PodId, String>,
+}
+
+impl NodeResources {
+    /// What a pod with these requests takes of CPU and main memory at a place: a share of a GPU whose memory is
+    /// the node's as well.
+    #[must_use]
+    pub fn main_share(&self, resources: &PodResources, placement: &Placement) -> MainShare {
+        let is_main =
+            |uuid: &String| self.gpus.iter().any(|gpu| gpu.shares_main_memory && gpu.uuid == *uuid);
+        let share = placement.gpu_memory_bytes.filter(|_| placement.gpus.iter().any(is_main));
+        let of_gpu = MainShare { memory_bytes: share.unwrap_or(0), ..MainShare::default() };
+        MainShare::of(resources).and(of_gpu)
+    }
+
+    /// Whether a GPU of this node has its memory of the node's.
+    pub(super) fn shares_memory_with_gpu(&self) -> bool {
+        self.gpus.iter().any(|gpu| gpu.shares_main_memory)
+    }
 }
 
 /// What keeps pods from a GPU for a while: it is too hot, say.
@@ -54,7 +74,8 @@ pub(super) struct Usage<'a> {
     /// The number of each pod's workload.
     workloads: Rc<[usize]>,
     placed: Vec<Option<Placement>>,
-    /// Requests of what is placed; what asks for more than there is of anything is never added up wrongly.
+    /// Requests of what is placed, and in memory also shares of GPUs that have theirs of it; what asks for more than
+    /// there is of anything is never added up wrongly.
     cpu_millicores: u128,
     memory_bytes: u128,
     gpus: Vec<GpuUse>,
@@ -102,6 +123,10 @@ pub(super) enum GpuLack<'a> {
     Memory {
         free_bytes: u64,
     },
+    /// Its memory is the node's, of which so much is free.
+    MainMemory {
+        free_bytes: u64,
+    },
 }
 
 impl<'a> Usage<'a> {
@@ -145,6 +170,7 @@ impl<'a> Usage<'a> {
         self.cpu_millicores += u128::from(demand.resources.cpu.millicores);
         self.memory_bytes += u128::from(demand.resources.memory.bytes);
         let workload = self.workload(pod);
+        self.memory_bytes += self.share_of_main_memory(&placement);
         for uuid in &placement.gpus {
             let Some(gpu) = self.gpu_mut(uuid) else { continue };
             *gpu.workloads.entry(workload).or_default() += 1;
@@ -168,6 +194,7 @@ impl<'a> Usage<'a> {
         let demand = self.demand(pod)?;
         self.cpu_millicores -= u128::from(demand.resources.cpu.millicores);
         self.memory_bytes -= u128::from(demand.resources.memory.bytes);
+        self.memory_bytes -= self.share_of_main_memory(&placement);
         let workload = self.workload(pod);
         for uuid in &placement.gpus {
             let Some(gpu) = self.gpu_mut(uuid) else { continue };
@@ -186,6 +213,14 @@ impl<'a> Usage<'a> {
             of_priority.remove(&pod);
         }
         Some(placement)
+    }
+
+    /// What of a GPU's memory that a pod has at a place is main memory.
+    fn share_of_main_memory(&self, placement: &Placement) -> u128 {
+        let device = |uuid: &String| self.node.gpus.get(*self.by_uuid.get(uuid.as_str())?);
+        let mut devices = placement.gpus.iter().filter_map(device);
+        let is_main = devices.any(|gpu| gpu.shares_main_memory);
+        placement.gpu_memory_bytes.filter(|_| is_main).map_or(0, u128::from)
     }
 
     fn workload(&self, pod: usize) -> usize {
@@ -266,23 +301,36 @@ impl<'a> Usage<'a> {
     }
 
     fn main_lack(&self, demand: &PodDemand) -> Option<Lack> {
-        let free = |all: u64, taken: u128| {
-            u64::try_from(u128::from(all).saturating_sub(taken)).unwrap_or(u64::MAX)
-        };
         let free_millicores = free(self.node.cpu_millicores, self.cpu_millicores);
         if demand.resources.cpu.millicores > free_millicores {
             return Some(Lack::Cpu { free_millicores });
         }
-        let free_bytes = free(self.node.memory_bytes, self.memory_bytes);
+        let free_bytes = self.free_memory_bytes();
         (demand.resources.memory.bytes > free_bytes).then_some(Lack::Memory { free_bytes })
+    }
+
+    fn free_memory_bytes(&self) -> u64 {
+        free(self.node.memory_bytes, self.memory_bytes)
     }
 
     fn gpu_free_bytes(&self, gpu: usize) -> u64 {
         let (Some(device), Some(used)) = (self.node.gpus.get(gpu), self.gpus.get(gpu)) else {
             return 0;
         };
-        let free = u128::from(device.memory_bytes).saturating_sub(used.shared_bytes);
-        u64::try_from(free).unwrap_or(u64::MAX)
+        free(device.memory_bytes, used.shared_bytes)
+    }
+
+    /// Whether too little of a GPU's memory is free for a share; where that is main memory, besides what the pod
+    /// asks for of it.
+    fn memory_lack(&self, gpu: usize, share: u64, demand: &PodDemand) -> Option<GpuLack<'a>> {
+        let free_bytes = self.gpu_free_bytes(gpu);
+        if share > free_bytes {
+            return Some(GpuLack::Memory { free_bytes });
+        }
+        let is_main = self.node.gpus.get(gpu).is_some_and(|gpu| gpu.shares_main_memory);
+        let free_bytes = self.free_memory_bytes();
+        let needed = share.saturating_add(demand.resources.memory.bytes);
+        (is_main && needed > free_bytes).then_some(GpuLack::MainMemory { free_bytes })
     }
 
     /// Why a GPU can't take the pod; `None` when it can.
@@ -309,10 +357,7 @@ impl<'a> Usage<'a> {
             return Some(GpuLack::Exclusive(&owner.pod));
         }
         match demand.resources.gpu {
-            GpuRequest::SharedMemory(memory) => {
-                let free_bytes = self.gpu_free_bytes(gpu);
-                (memory.bytes > free_bytes).then_some(GpuLack::Memory { free_bytes })
-            }
+            GpuRequest::SharedMemory(memory) => self.memory_lack(gpu, memory.bytes, demand),
             GpuRequest::None | GpuRequest::Whole(_) | GpuRequest::Mig(_) => {
                 (used.sharers > 0).then_some(GpuLack::Shared(used.sharers))
             }
@@ -324,6 +369,10 @@ impl<'a> Usage<'a> {
         let lower = self.by_priority.range(..priority).map(|(_, pods)| pods);
         lower.flat_map(|pods| pods.iter().rev().copied()).collect()
     }
+}
+
+fn free(all: u64, taken: u128) -> u64 {
+    u64::try_from(u128::from(all).saturating_sub(taken)).unwrap_or(u64::MAX)
 }
 
 /// Why no pod with this request gets a device of this kind, whatever its state; `None` when it may.

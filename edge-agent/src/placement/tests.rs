@@ -3,6 +3,7 @@
 mod bars;
 mod mig;
 mod plan;
+mod unified;
 
 use super::*;
 use proptest::prelude::*;
@@ -20,7 +21,14 @@ fn gpu(name: &str, memory_gib: u64) -> GpuDevice {
         memory_bytes: memory_gib * GIB,
         health: GpuHealth::Healthy,
         mig: MigRole::Unsplit,
+        shares_main_memory: false,
     }
+}
+
+/// A GPU that has its memory of the node's.
+fn unified(memory_gib: u64) -> GpuDevice {
+    let uuid = "GPU-jetson-1".to_owned();
+    GpuDevice { uuid, shares_main_memory: true, ..gpu("", memory_gib) }
 }
 
 /// A GPU in MIG mode and its instances: `GPU-a`, `MIG-a0`, `MIG-a1`, …
@@ -265,6 +273,7 @@ fn any_case() -> impl Strategy<Value = (NodeResources, Vec<PodDemand>)> {
             let name = index.to_string();
             let mut devices = match byte % 5 {
                 0 => split(&name, &["1g.10gb", "3g.40gb", "1g.10gb"]),
+                1 if index == 0 => vec![unified(gib)],
                 _ => vec![gpu(&name, gib)],
             };
             if byte.is_multiple_of(8) {
@@ -309,7 +318,13 @@ fn assert_not_oversold(
         .collect();
     let cpu: u64 = placed.iter().map(|(demand, _)| demand.resources.cpu.millicores).sum();
     let memory: u64 = placed.iter().map(|(demand, _)| demand.resources.memory.bytes).sum();
-    assert!(cpu <= node.cpu_millicores && memory <= node.memory_bytes);
+    let is_main = |placement: &Placement| {
+        let mut devices = node.gpus.iter().filter(|gpu| placement.gpus.contains(&gpu.uuid));
+        devices.any(|gpu| gpu.shares_main_memory)
+    };
+    let shares = placed.iter().filter(|(_, placement)| is_main(placement));
+    let shares: u64 = shares.filter_map(|(_, placement)| placement.gpu_memory_bytes).sum();
+    assert!(cpu <= node.cpu_millicores && memory + shares <= node.memory_bytes);
     for device in &node.gpus {
         let holders: Vec<_> =
             placed.iter().filter(|(_, p)| p.gpus.contains(&device.uuid)).collect();

@@ -210,7 +210,8 @@ impl Pods {
             }
             return;
         };
-        let lack = self.lack_now(id, decisions);
+        let asks = self.asks(id, decision);
+        let lack = self.lack_now(id, asks, decisions);
         let Some(pod) = self.pods.get_mut(id) else { return };
         if !pod.may_start(now, self.held, &mut self.actions) {
             return;
@@ -219,11 +220,20 @@ impl Pods {
             (Decision::Placed(placement), None) => {
                 self.starts += 1;
                 let instance = instance_id(self.seed, self.starts);
-                pod.start(instance, placement.clone(), now, &mut self.actions);
+                pod.start(instance, placement.clone(), asks, now, &mut self.actions);
             }
             (Decision::Placed(_), Some((reason, message))) => pod.wait(reason, message),
             (Decision::Unplaced { reason, message }, _) => pod.wait(reason, message),
         }
+    }
+
+    /// What a pod takes of CPU and main memory where it is placed.
+    fn asks(&self, id: &PodId, decision: &Decision) -> MainShare {
+        let (Decision::Placed(placement), Some(node)) = (decision, &self.node) else {
+            return MainShare::default();
+        };
+        let demand = self.pods.get(id).and_then(Pod::demand);
+        demand.map(|demand| node.main_share(&demand.resources, placement)).unwrap_or_default()
     }
 
     /// What of a decision has not really been left yet: a pod that is being stopped, or that must not be
@@ -231,6 +241,7 @@ impl Pods {
     fn lack_now(
         &self,
         id: &PodId,
+        asks: MainShare,
         decisions: &BTreeMap<PodId, Decision>,
     ) -> Option<(&'static str, &'static str)> {
         let Some(Decision::Placed(placement)) = decisions.get(id) else { return None };
@@ -243,8 +254,6 @@ impl Pods {
         if out_of_plan.any(|held| held.gpus.iter().any(|gpu| placement.gpus.contains(gpu))) {
             return Some(("WaitingForGpu", "the GPU it gets is still held by a pod that stops"));
         }
-        let asks = self.pods.get(id).and_then(Pod::demand);
-        let asks = asks.map(|demand| MainShare::of(&demand.resources)).unwrap_or_default();
         let taken = others().filter_map(|(_, pod)| pod.taken()).fold(asks, MainShare::and);
         let fits = self.node.as_ref().is_some_and(|node| taken.fits(node));
         let waits = ("WaitingForRoom", "the room that it gets is still taken by a pod that stops");

@@ -73,6 +73,7 @@ fn node() -> NodeResources {
         memory_bytes: 8 << 30,
         health: GpuHealth::Healthy,
         mig: MigRole::Unsplit,
+        shares_main_memory: false,
     };
     NodeResources {
         cpu_millicores: 4000,

@@ -30,6 +30,20 @@ pub struct GpuDevice {
     /// Whether it is split into instances, or is one.
     #[serde(default, skip_serializing_if = "MigRole::is_unsplit")]
     pub mig: MigRole,
+    /// Whether its memory is the node's main memory, as that of a GPU in a system-on-chip (Jetson): what pods get of
+    /// the one is taken of the other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_main_memory: bool,
+}
+
+/// What the UUID of the GPU in a Jetson's system-on-chip begins with; the serial number of the machine follows.
+pub const JETSON_GPU_PREFIX: &str = "GPU-jetson-";
+
+/// By which name CUDA and the container runtimes know a GPU: its UUID, but for a Jetson's, which they know by its
+/// index alone. There is one in a machine.
+#[must_use]
+pub fn visible_gpu_name(uuid: &str) -> &str {
+    if uuid.starts_with(JETSON_GPU_PREFIX) { "0" } else { uuid }
 }
 
 /// Where an inventory comes from.
@@ -42,6 +56,8 @@ pub enum GpuSource {
     Nvml,
     /// Made up by an explicit flag, for trials and tests; status and logs say so.
     Simulated,
+    /// A Jetson's, read from the kernel's files where there is no NVML for it.
+    Sysfs,
 }
 
 /// All GPUs of a node.
@@ -75,7 +91,7 @@ impl fmt::Display for GpuInventory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.source {
             GpuSource::Absent => return write!(f, "no GPUs"),
-            GpuSource::Nvml => write!(f, "{} GPUs", self.gpus().count())?,
+            GpuSource::Nvml | GpuSource::Sysfs => write!(f, "{} GPUs", self.gpus().count())?,
             GpuSource::Simulated => write!(f, "{} SIMULATED GPUs", self.gpus().count())?,
         }
         let instances = self.mig_instances();
@@ -103,7 +119,14 @@ mod tests {
 
     fn device(uuid: &str, mig: MigRole) -> GpuDevice {
         let (name, health) = ("NVIDIA H100".to_owned(), GpuHealth::Healthy);
-        GpuDevice { uuid: uuid.to_owned(), name, memory_bytes: 5, health, mig }
+        GpuDevice {
+            uuid: uuid.to_owned(),
+            name,
+            memory_bytes: 5,
+            health,
+            mig,
+            shares_main_memory: false,
+        }
     }
 
     fn instance(uuid: &str, profile: &str) -> GpuDevice {
@@ -123,6 +146,34 @@ mod tests {
         let bytes = encode("GPU", &instance).unwrap();
         assert_eq!(decode::<Earlier>("GPU", &bytes, 4096).unwrap().uuid, "MIG-1");
         assert_eq!(decode::<GpuDevice>("GPU", &bytes, 4096).unwrap(), instance);
+    }
+
+    #[test]
+    fn a_gpu_with_memory_of_its_own_is_written_as_before_there_were_others() {
+        #[derive(Serialize, Deserialize, Debug, PartialEq)]
+        struct BeforeJetson {
+            uuid: String,
+            name: String,
+            memory_bytes: u64,
+            health: GpuHealth,
+            #[serde(default, skip_serializing_if = "MigRole::is_unsplit")]
+            mig: MigRole,
+        }
+        let split = device("GPU-1", MigRole::Parent);
+        let bytes = encode("GPU", &split).unwrap();
+        let earlier: BeforeJetson = decode("GPU", &bytes, 4096).unwrap();
+        assert_eq!(encode("GPU", &earlier).unwrap(), bytes);
+        assert_eq!(decode::<GpuDevice>("GPU", &bytes, 4096).unwrap(), split);
+        let jetson = GpuDevice { shares_main_memory: true, ..device("GPU-1", MigRole::Unsplit) };
+        let bytes = encode("GPU", &jetson).unwrap();
+        assert_eq!(decode::<GpuDevice>("GPU", &bytes, 4096).unwrap(), jetson);
+        assert_eq!(decode::<BeforeJetson>("GPU", &bytes, 4096).unwrap().uuid, "GPU-1");
+    }
+
+    #[test]
+    fn a_jetson_s_gpu_is_known_by_its_index_and_others_by_their_uuids() {
+        assert_eq!(visible_gpu_name("GPU-jetson-1424021037591"), "0");
+        assert_eq!(visible_gpu_name("GPU-8f0c1f5e"), "GPU-8f0c1f5e");
     }
 
     #[test]

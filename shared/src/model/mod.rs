@@ -30,7 +30,7 @@ pub use attached::{
 };
 pub use containers::{ContainerRole, PlacedContainer};
 pub use event::{BootOffset, NodeEvent};
-pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource};
+pub use gpu::{GpuDevice, GpuHealth, GpuInventory, GpuSource, JETSON_GPU_PREFIX, visible_gpu_name};
 pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
 pub use inference_model::{InvalidDigest, ModelDigest, ModelMount};
 pub use lifecycle::{Lifecycle, LifecycleHandler, SleepAction, TerminationMessagePolicy};

@@ -92,6 +92,7 @@ fn two_gpus_are_listed_with_what_they_are() {
             memory_bytes: 24_152_899_584,
             health: GpuHealth::Healthy,
             mig: MigRole::Unsplit,
+            shares_main_memory: false,
         }
     );
 }
@@ -268,6 +269,17 @@ fn a_driver_that_is_unloaded_and_loaded_again_leaves_the_gpus_unknown_between() 
     assert!(gpus.samples().is_empty() && gpus.processes().is_empty());
     driver.now(|recording| recording.fails.clear());
     assert_eq!(unhealthy(&gpus.inventory().unwrap()), [""; 0]);
+}
+
+#[test]
+fn a_gpu_that_tells_of_no_memory_of_its_own_has_the_node_s() {
+    let mut driver = Driver::of(TWO_L4);
+    driver.now(|recording| recording.gpus[1].memory = None);
+    let devices = driver.gpus().inventory().unwrap().devices;
+    let shares: Vec<bool> = devices.iter().map(|gpu| gpu.shares_main_memory).collect();
+    assert_eq!(shares, [false, true]);
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    assert!(meminfo.contains(&format!(" {} kB", devices[1].memory_bytes / 1024)), "{meminfo}");
 }
 
 #[test]

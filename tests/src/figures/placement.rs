@@ -72,6 +72,7 @@ fn gpu(number: u32, gib: u64) -> GpuDevice {
         memory_bytes: gib * GIB,
         health: GpuHealth::Healthy,
         mig: MigRole::Unsplit,
+        shares_main_memory: false,
     }
 }
 

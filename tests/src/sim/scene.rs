@@ -46,6 +46,7 @@ pub(super) fn gpus(index: usize) -> GpuInventory {
         memory_bytes: GPU_MEMORY_BYTES,
         health: GpuHealth::Healthy,
         mig: MigRole::Unsplit,
+        shares_main_memory: false,
     };
     GpuInventory { source: GpuSource::Simulated, devices: (0..GPUS).map(device).collect() }
 }

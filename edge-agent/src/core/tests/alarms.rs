@@ -63,6 +63,7 @@ fn gpus(listed: &[(&str, GpuHealth)]) -> GpuInventory {
             }),
             None => MigRole::Unsplit,
         },
+        shares_main_memory: false,
     };
     GpuInventory { source: GpuSource::Nvml, devices: listed.iter().map(device).collect() }
 }

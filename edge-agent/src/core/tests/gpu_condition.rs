@@ -12,6 +12,7 @@ fn inventory() -> GpuInventory {
         memory_bytes: 8 << 30,
         health: GpuHealth::Healthy,
         mig: MigRole::Unsplit,
+        shares_main_memory: false,
     };
     GpuInventory { source: GpuSource::Nvml, devices: vec![device] }
 }

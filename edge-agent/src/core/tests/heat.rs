@@ -11,6 +11,7 @@ fn inventory() -> GpuInventory {
         memory_bytes: 8 << 30,
         health: GpuHealth::Healthy,
         mig: MigRole::Unsplit,
+        shares_main_memory: false,
     };
     GpuInventory { source: GpuSource::Nvml, devices: vec![device] }
 }

@@ -15,6 +15,7 @@ fn gpus(names: &[&str]) -> Vec<GpuDevice> {
         memory_bytes: 0,
         health: GpuHealth::Healthy,
         mig: MigRole::Unsplit,
+        shares_main_memory: false,
     };
     names.iter().map(gpu).collect()
 }
@@ -61,8 +62,8 @@ fn what_every_busy_gpu_meets_and_a_short_time_are_not_told() {
     for bits in [1.0, 2.0, 4.0, 16.0, 256.0] {
         assert!(looks(&mut seen, 0..600, |_| bits).is_empty(), "{bits}");
     }
-    assert!(looks(&mut seen, 1000..1050, |_| 8.0).is_empty());
-    assert!(looks(&mut seen, 1050..1600, |_| 0.0).is_empty());
+    assert!(looks(&mut seen, 600..650, |_| 8.0).is_empty());
+    assert!(looks(&mut seen, 650..1200, |_| 0.0).is_empty());
 }
 
 #[test]

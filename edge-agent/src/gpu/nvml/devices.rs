@@ -1,9 +1,11 @@
 //! Which GPUs and MIG instances there are, and how they are, as the driver lists them.
 
+use super::super::jetson;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use shared::model::{GpuDevice, GpuHealth, MigInstance, MigRole};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// More than any machine has; a driver that counts wrongly must not keep the agent busy.
 const DEVICES_MAX: u32 = 64;
@@ -86,18 +88,21 @@ fn unreadable(index: u32, why: String) -> GpuDevice {
         memory_bytes: 0,
         health: GpuHealth::Unhealthy(why),
         mig: MigRole::Unsplit,
+        shares_main_memory: false,
     }
 }
 
 fn read_gpu(nvml: &Nvml, index: u32) -> Result<Vec<GpuDevice>, NvmlError> {
     let device = nvml.device_by_index(index)?;
     let is_split = is_split(&device)?;
+    let memory = memory(&device)?;
     let gpu = GpuDevice {
-        uuid: device.uuid()?,
+        uuid: uuid(&device)?,
         name: device.name()?,
-        memory_bytes: memory_bytes(&device)?,
+        memory_bytes: memory.bytes,
         health: GpuHealth::Healthy,
         mig: if is_split { MigRole::Parent } else { MigRole::Unsplit },
+        shares_main_memory: memory.is_main,
     };
     let instances = instances(&device)?;
     let read: Result<Vec<_>, _> =
@@ -137,9 +142,10 @@ fn read_instance(device: &Device<'_>, parent: &str) -> Result<GpuDevice, NvmlErr
     Ok(GpuDevice {
         uuid: device.uuid()?,
         name,
-        memory_bytes: memory_bytes(device)?,
+        memory_bytes: memory(device)?.bytes,
         health: GpuHealth::Healthy,
         mig: MigRole::Instance(MigInstance { profile, parent: parent.to_owned() }),
+        shares_main_memory: false,
     })
 }
 
@@ -150,16 +156,28 @@ fn profile_of_attributes(device: &Device<'_>) -> Result<String, NvmlError> {
     Ok(format!("{}g.{memory_gb}gb", attributes.gpu_instance_slice_count))
 }
 
-/// A GPU that shares the main memory (Jetson) has none of its own to tell of.
-fn memory_bytes(device: &Device<'_>) -> Result<u64, NvmlError> {
+/// The UUID of a GPU or an instance. A Jetson's has one by which it is known without NVML too.
+pub(super) fn uuid(device: &Device<'_>) -> Result<String, NvmlError> {
+    let root = Path::new("/");
     match device.memory_info() {
-        Err(NvmlError::NotSupported) => main_memory_bytes().ok_or(NvmlError::NotSupported),
-        told => told.map(|memory| memory.total),
+        Err(NvmlError::NotSupported) if jetson::chip(root).is_some() => Ok(jetson::uuid(root)),
+        _ => device.uuid(),
     }
 }
 
-fn main_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+struct Memory {
+    bytes: u64,
+    /// Whether it is the node's.
+    is_main: bool,
+}
+
+/// A GPU that shares the main memory has none of its own to tell of.
+fn memory(device: &Device<'_>) -> Result<Memory, NvmlError> {
+    match device.memory_info() {
+        Err(NvmlError::NotSupported) => {
+            let bytes = jetson::main_memory_bytes(Path::new("/")).ok_or(NvmlError::NotSupported)?;
+            Ok(Memory { bytes, is_main: true })
+        }
+        told => told.map(|memory| Memory { bytes: memory.total, is_main: false }),
+    }
 }

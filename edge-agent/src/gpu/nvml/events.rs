@@ -4,7 +4,7 @@
 //! not told: a GPU that it left unusable can't be read.
 
 use super::super::xid::XidMarks;
-use super::devices::answering;
+use super::devices::{answering, uuid};
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
@@ -110,7 +110,7 @@ impl Seen {
 fn sets(nvml: &Nvml) -> Vec<(String, EventSet<'_>)> {
     let mut sets = Vec::new();
     for device in answering(nvml) {
-        let Ok(uuid) = device.uuid() else { continue };
+        let Ok(uuid) = uuid(&device) else { continue };
         let watched = nvml.create_event_set().and_then(|set| {
             let registered = device.register_events(EventTypes::CRITICAL_XID_ERROR, set);
             registered.map_err(|refused| refused.error)

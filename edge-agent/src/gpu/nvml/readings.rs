@@ -3,7 +3,7 @@
 //! Of a MIG instance it tells the memory alone: the rest is the GPU's.
 
 use super::super::{GpuProcess, GpuSample, metrics};
-use super::devices::{answering, instances};
+use super::devices::{answering, instances, uuid};
 use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, PcieUtilCounter, TemperatureSensor,
 };
@@ -35,7 +35,7 @@ pub(super) fn processes(nvml: &Nvml) -> Vec<GpuProcess> {
 }
 
 fn readings(device: &Device<'_>) -> Vec<GpuSample> {
-    let Ok(uuid) = device.uuid() else { return Vec::new() };
+    let Ok(uuid) = uuid(device) else { return Vec::new() };
     let utilization = device.utilization_rates().ok();
     let memory = device.memory_info().ok();
     let mhz = |clock| device.clock_info(clock).ok().map(f64::from);
@@ -63,7 +63,7 @@ fn readings(device: &Device<'_>) -> Vec<GpuSample> {
 }
 
 fn instance_readings(device: &Device<'_>) -> Vec<GpuSample> {
-    let Ok(uuid) = device.uuid() else { return Vec::new() };
+    let Ok(uuid) = uuid(device) else { return Vec::new() };
     let memory = device.memory_info().ok();
     let values = [
         (metrics::MEMORY_USED_MIB, memory.as_ref().map(|memory| mib(memory.used))),
@@ -79,7 +79,7 @@ fn offered<const N: usize>(uuid: &str, values: [(&'static str, Option<f64>); N])
 
 /// A process that computes and draws is listed under both, with the same memory.
 fn processes_of(device: &Device<'_>) -> Vec<GpuProcess> {
-    let Ok(uuid) = device.uuid() else { return Vec::new() };
+    let Ok(uuid) = uuid(device) else { return Vec::new() };
     let computing = device.running_compute_processes().unwrap_or_default();
     let drawing = device.running_graphics_processes().unwrap_or_default();
     let mut found = BTreeMap::new();

@@ -4,7 +4,7 @@
 //! driver that does not offer it says nothing.
 
 use super::super::{GpuSample, metrics};
-use super::devices::answering;
+use super::devices::{answering, uuid};
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
@@ -42,7 +42,7 @@ impl Repairs {
     pub(super) fn look(&mut self, nvml: &Nvml) {
         let mut before = std::mem::take(&mut self.0);
         for gpu in answering(nvml) {
-            let Ok(uuid) = gpu.uuid() else { continue };
+            let Ok(uuid) = uuid(&gpu) else { continue };
             let read = read(&gpu).ok().or_else(|| before.remove(&uuid));
             self.0.extend(read.map(|values| (uuid, values)));
         }

@@ -9,17 +9,17 @@ use shared::model::{MonotonicMs, UnixMs};
 use std::collections::VecDeque;
 
 impl Pod {
-    /// Begins a start. Its record comes first.
+    /// Begins a start, which takes so much. Its record comes first.
     pub(in crate::pods) fn start(
         &mut self,
         instance: InstanceId,
         placement: Placement,
+        taken: MainShare,
         now: MonotonicMs,
         actions: &mut VecDeque<PodAction>,
     ) {
         let Some(wanted) = &self.wanted else { return };
         let grace_seconds = wanted.grace_seconds();
-        let taken = MainShare::of(&wanted.template.resources());
         let live = Live {
             instance,
             revision: wanted.revision,

@@ -172,3 +172,29 @@ fn a_pod_is_started_on_its_mig_instance_and_waits_where_that_is_gone() {
     exits(&mut pods, &request, 143, at(3));
     assert_eq!(only_status(&pods).reason, "NoMigInstances");
 }
+
+#[test]
+fn memory_of_a_jetson_s_gpu_is_waited_for_until_the_pod_that_has_it_as_main_memory_has_ended() {
+    const GIB: u64 = 1 << 30;
+    let memory = |gib: u64| Some(shared::model::MemoryQuantity { bytes: gib * GIB });
+    let mut node = node_with(&["GPU-a"]);
+    node.gpus[0].shares_main_memory = true;
+    (node.memory_bytes, node.gpus[0].memory_bytes) = (8 * GIB, 8 * GIB);
+    let mut old = workload("old", 1, container());
+    old.template.spec.containers[0].resources.requests.memory = memory(5);
+    let mut new = workload("new", 1, container());
+    new.template.spec.containers[0].resources.limits.gpu_memory = memory(6);
+    let mut pods = Pods::new(7);
+    pods.provide(node, true, at(0));
+    pods.assign(&fleet(&[old]), at(0));
+    let request = started(&mut pods);
+    runs(&mut pods, &request, at(1));
+    pods.assign(&fleet(&[new]), at(2));
+    actions(&mut pods);
+    let waits = pods.statuses().find(|status| status.pod.workload.name() == "new").unwrap();
+    assert_eq!(waits.reason, "WaitingForRoom");
+    exits(&mut pods, &request, 143, at(3));
+    let request = started(&mut pods);
+    assert_eq!(request.gpu_memory_bytes, Some(6 * GIB));
+    assert!(request.taken.memory_bytes >= 6 * GIB, "{:?}", request.taken);
+}

@@ -12,6 +12,7 @@ use super::security::Security;
 use crate::ports::StartRequest;
 use crate::runtime::StartFailure;
 use crate::runtime::folder::PodFolder;
+use shared::model::visible_gpu_name;
 use std::path::{Path, PathBuf};
 
 /// Where a pod finds the folder of its door.
@@ -111,12 +112,12 @@ impl OrderOf<'_> {
         let shown = if request.gpus.is_empty() || self.options.cdi {
             "void".to_owned()
         } else {
-            request.gpus.join(",")
+            request.visible_gpus()
         };
         // Last, so that a template can't take GPUs that it was not given, nor point at another's door.
         let set_by_node = [
             ("NVIDIA_VISIBLE_DEVICES".to_owned(), shown),
-            ("CUDA_VISIBLE_DEVICES".to_owned(), request.gpus.join(",")),
+            ("CUDA_VISIBLE_DEVICES".to_owned(), request.visible_gpus()),
             ("HINTERLAND_POD_NAME".to_owned(), request.pod.name()),
             ("HINTERLAND_POD_NAMESPACE".to_owned(), request.pod.workload.namespace().to_owned()),
         ];
@@ -170,7 +171,9 @@ impl OrderOf<'_> {
     }
 
     fn cdi_devices(&self) -> Vec<api::CdiDevice> {
-        let named = |uuid: &String| api::CdiDevice { name: format!("nvidia.com/gpu={uuid}") };
+        let named = |uuid: &String| api::CdiDevice {
+            name: format!("nvidia.com/gpu={}", visible_gpu_name(uuid)),
+        };
         let gpus = self.request.gpus.iter().filter(|_| self.options.cdi);
         gpus.map(named).collect()
     }
@@ -241,7 +244,15 @@ mod tests {
     }
 
     fn with<T>(options: &CriOptions, act: impl FnOnce(&OrderOf<'_>) -> T) -> T {
-        let (request, agent) = (request(), AgentName::of(&options.folder));
+        of(request(), options, act)
+    }
+
+    fn of<T>(
+        request: StartRequest,
+        options: &CriOptions,
+        act: impl FnOnce(&OrderOf<'_>) -> T,
+    ) -> T {
+        let agent = AgentName::of(&options.folder);
         let folder = &PodFolder::of(&options.folder, &request.pod);
         let (image, allowed) = (api::Image::default(), Allowed::default());
         let security = Security::of(&request.security, &request.container, &image, &allowed);
@@ -278,6 +289,21 @@ mod tests {
         let container = container(&options);
         assert_eq!(container.cdi_devices[0].name, "nvidia.com/gpu=GPU-1");
         assert_eq!(value(&container, "NVIDIA_VISIBLE_DEVICES"), "void");
+    }
+
+    #[test]
+    fn the_gpu_of_a_jetson_is_named_by_its_index() {
+        let jetson = || StartRequest { gpus: vec!["GPU-jetson-14".to_owned()], ..request() };
+        let container = |options: CriOptions| {
+            let volumes = ["/pods/b".into(), "/pods/a".into()];
+            of(jetson(), &options, |order| order.container("sha256:1".to_owned(), &volumes, None))
+        };
+        let by_runtime = container(options()).unwrap();
+        assert_eq!(value(&by_runtime, "NVIDIA_VISIBLE_DEVICES"), "0");
+        assert_eq!(value(&by_runtime, "CUDA_VISIBLE_DEVICES"), "0");
+        let by_cdi = container(CriOptions { cdi: true, ..options() }).unwrap();
+        assert_eq!(by_cdi.cdi_devices[0].name, "nvidia.com/gpu=0");
+        assert_eq!(value(&by_cdi, "CUDA_VISIBLE_DEVICES"), "0");
     }
 
     #[test]

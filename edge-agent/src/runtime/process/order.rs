@@ -152,7 +152,7 @@ fn environment(request: &StartRequest, folder: &PodFolder) -> BTreeMap<String, S
     let own = request.container.env.iter().map(|var| (var.name.clone(), var.value.clone()));
     // Last, so that a template can't take GPUs that it was not given.
     let set_by_placement = [
-        ("CUDA_VISIBLE_DEVICES".to_owned(), request.gpus.join(",")),
+        ("CUDA_VISIBLE_DEVICES".to_owned(), request.visible_gpus()),
         ("HINTERLAND_POD_NAME".to_owned(), request.pod.name()),
         ("HINTERLAND_POD_NAMESPACE".to_owned(), request.pod.workload.namespace().to_owned()),
         (POD_FOLDER_VARIABLE.to_owned(), text(folder.path().to_owned())),
@@ -240,6 +240,15 @@ mod tests {
         assert_eq!(environment["HINTERLAND_GPU_MEMORY_BYTES"], "1024");
         assert_eq!(environment["HOME"], "/data");
         assert_eq!(order.launch.working_dir, Path::new("/pods/default_ocr-0/home"));
+    }
+
+    #[test]
+    fn the_gpu_of_a_jetson_is_named_by_its_index() {
+        let gpus = vec!["GPU-jetson-1424021037591".to_owned()];
+        let request = StartRequest { gpus, ..request(container(&["serve"])) };
+        let folder = PodFolder::of(Path::new("/pods"), &request.pod);
+        let order = RunOrder::of(&request, &folder, 1024, 3).unwrap();
+        assert_eq!(order.launch.environment["CUDA_VISIBLE_DEVICES"], "0");
     }
 
     #[test]
