@@ -3,8 +3,11 @@
 //! Every option has a default. An unknown key, a wrong type or a value out of bounds is refused with
 //! the file's name, the key and what was expected. Secrets are files of their own.
 
+mod eviction;
 #[cfg(test)]
 mod tests;
+
+pub use eviction::EvictionConfig;
 
 use crate::core::{RecorderOptions, RemotePolicy, Reserved};
 use crate::heat::GpuLimits;
@@ -26,6 +29,9 @@ const DEFAULT_ADMIN_PORT: u16 = 7071;
 
 /// The port to which pods post their results, on loopback only.
 const DEFAULT_RESULTS_PORT: u16 = 7072;
+
+/// A container has a few before its program has any.
+const PID_LIMIT_MIN: u64 = 16;
 
 /// The agent's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -121,7 +127,7 @@ pub struct PodLogConfig {
     pub max_files: u32,
 }
 
-/// What of the node pods may have, where they are containers.
+/// What of the node pods may have.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PodsConfig {
@@ -129,6 +135,8 @@ pub struct PodsConfig {
     pub allow_privileged: bool,
     /// Files and folders that `hostPath` volumes may be of, with all that lies below.
     pub host_paths: Vec<PathBuf>,
+    /// Processes and threads that each pod may have; at least 16.
+    pub pid_limit: Option<u64>,
 }
 
 /// A device of the node that pods may have.
@@ -183,21 +191,6 @@ pub enum PullPolicy {
     Always,
     /// They are imported by hand.
     Never,
-}
-
-/// When pods leave since the node runs out of something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvictionConfig {
-    /// Below so much available main memory; 0 for never.
-    pub memory_available: MemoryQuantity,
-}
-
-impl Default for EvictionConfig {
-    /// As the kubelet.
-    fn default() -> Self {
-        Self { memory_available: MemoryQuantity { bytes: 100 << 20 } }
-    }
 }
 
 /// How the agent writes its own log.
@@ -351,6 +344,17 @@ impl Config {
         if self.pods.host_paths.iter().any(|path| !path.is_absolute()) {
             return refused("pods.host_paths", "expected absolute paths, as in /srv/media");
         }
+        if self.pods.pid_limit.is_some_and(|limit| limit < PID_LIMIT_MIN) {
+            return refused("pods.pid_limit", "expected at least 16 processes and threads");
+        }
+        let is_slice =
+            self.runtime == RuntimeKind::Cri && self.cri.cgroup_parent.ends_with(".slice");
+        if self.pods.pid_limit.is_some() && is_slice {
+            return refused(
+                "pods.pid_limit",
+                "expected none where `cri.cgroup_parent` is a slice of systemd",
+            );
+        }
         for (name, device) in &self.devices {
             let refused = |problem| refused("devices", &format!("`{name}`: {problem}"));
             check_device_name(name).or_else(refused)?;
@@ -396,7 +400,7 @@ impl Config {
     /// What of the node pods may have.
     #[must_use]
     pub fn allowed(&self) -> Allowed {
-        let PodsConfig { allow_privileged: privileged, host_paths } = self.pods.clone();
+        let PodsConfig { allow_privileged: privileged, host_paths, .. } = self.pods.clone();
         let device = |(name, device): (&String, &DeviceConfig)| (name.clone(), device.path.clone());
         Allowed { privileged, host_paths, devices: self.devices.iter().map(device).collect() }
     }
@@ -411,7 +415,7 @@ impl Config {
     /// When pods leave.
     #[must_use]
     pub fn eviction_limits(&self) -> EvictionLimits {
-        EvictionLimits { memory_available_bytes: self.eviction.memory_available.bytes }
+        self.eviction.limits()
     }
 
     /// What others may do from afar.

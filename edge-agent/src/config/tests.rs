@@ -54,6 +54,26 @@ fn a_container_runtime_that_can_t_be_meant_is_refused() {
 }
 
 #[test]
+fn a_limit_of_processes_is_a_number_and_what_must_be_left_of_them_may_be_a_share() {
+    use crate::pressure::PidAmount;
+    assert!(refusal("[pods]\npid_limit = 15").contains("`pods.pid_limit`: expected at least 16"));
+    let slice = "runtime = \"cri\"\n[pods]\npid_limit = 100\n[cri]\ncgroup_parent = \"edge.slice\"";
+    assert!(refusal(slice).contains("slice of systemd"));
+    let left = |text: &str| {
+        let text = format!("[eviction]\npid_available = {text}");
+        toml::from_str::<Config>(&text).map(|config| config.eviction_limits().pids_available)
+    };
+    assert_eq!(Config::default().eviction_limits().pids_available, PidAmount::Percent(5));
+    assert_eq!(left("1000"), Ok(PidAmount::Count(1000)));
+    assert_eq!(left("\"1000\""), Ok(PidAmount::Count(1000)));
+    assert_eq!(left("\"10%\""), Ok(PidAmount::Percent(10)));
+    for wrong in ["\"100%\"", "\"-1%\"", "\"many\"", "\"\""] {
+        let error = left(wrong).unwrap_err().to_string();
+        assert!(error.contains("process ids") && error.contains("5%"), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn logs_may_be_read_and_commands_not_be_run_unless_the_file_says_so_which_is_then_known() {
     assert!(refusal("[remote_access]\nshell = true").contains("shell"));
     let RemoteAccess { logs, exec } = Config::default().remote_policy().access;

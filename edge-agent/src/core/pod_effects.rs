@@ -228,7 +228,7 @@ fn has_failed(status: &PodStatus) -> bool {
 
 /// What of the node somebody must act on: it goes before everything else, and from bytes that are kept
 /// for it.
-const ALARMS: [&str; 9] = [
+const ALARMS: [&str; 10] = [
     "BudgetExhausted",
     "DesiredStateDamaged",
     "GpuLost",
@@ -236,6 +236,7 @@ const ALARMS: [&str; 9] = [
     "LedgerDamaged",
     "NodeHasDiskPressure",
     "NodeHasMemoryPressure",
+    "NodeHasPIDPressure",
     "StoreDamaged",
     "StoreQuarantined",
 ];

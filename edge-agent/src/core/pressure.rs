@@ -1,8 +1,9 @@
-//! Which pods leave while the node runs out of memory or disk: samples to evictions, evictions to placement.
+//! Which pods leave while the node runs out of memory, process ids or disk: samples to evictions, evictions to placement.
 
 use super::AgentCore;
+use super::uplink::condition;
 use crate::pressure::{EvictionLimits, Pressure, PressureChange, Tenant};
-use shared::model::{Now, PodId, PodPhase};
+use shared::model::{Condition, ConditionStatus, Now, PodId, PodPhase};
 use shared::telemetry::Sample;
 
 impl AgentCore {
@@ -36,6 +37,10 @@ impl AgentCore {
                         if holds { "NodeHasMemoryPressure" } else { "NodeHasNoMemoryPressure" };
                     ("node".to_owned(), reason, message)
                 }
+                PressureChange::Pids { holds, message } => {
+                    let reason = if holds { "NodeHasPIDPressure" } else { "NodeHasNoPIDPressure" };
+                    ("node".to_owned(), reason, message)
+                }
                 PressureChange::Evicted { pod, message } => (pod.to_string(), "Evicted", message),
                 PressureChange::Back(pod) => {
                     (pod.to_string(), "Returns", "there is room for it again".to_owned())
@@ -45,6 +50,19 @@ impl AgentCore {
         }
         self.schedule_report(now.monotonic);
         self.provide(now);
+    }
+
+    /// What the node runs out of for which pods leave.
+    pub(super) fn pressure_conditions(&self) -> impl Iterator<Item = Condition> + '_ {
+        let memory = self.pressure.of_memory().then(|| {
+            let message = "pods leave, those first that use more than they asked for";
+            condition("MemoryPressure", ConditionStatus::True, "NodeHasMemoryPressure", message)
+        });
+        let pids = self.pressure.of_pids().then(|| {
+            let message = "pods leave that have many processes and threads";
+            condition("PIDPressure", ConditionStatus::True, "NodeHasPIDPressure", message)
+        });
+        memory.into_iter().chain(pids)
     }
 
     /// Of evicted pods keeps those that are wanted, with what they ask for now; whether any was forgotten.

@@ -118,11 +118,7 @@ impl AgentCore {
             let refused = ConditionStatus::False;
             conditions.push(condition("WorkloadReadable", refused, "NotReadable", &message));
         }
-        if self.pressure.of_memory() {
-            let message = "pods leave, those first that use more than they asked for";
-            let holds = ConditionStatus::True;
-            conditions.push(condition("MemoryPressure", holds, "NodeHasMemoryPressure", message));
-        }
+        conditions.extend(self.pressure_conditions());
         if self.budget_exhausted {
             conditions.push(condition(
                 "LinkBudgetAvailable",
@@ -323,7 +319,12 @@ impl AgentCore {
     }
 }
 
-fn condition(kind: &str, status: ConditionStatus, reason: &str, message: &str) -> Condition {
+pub(super) fn condition(
+    kind: &str,
+    status: ConditionStatus,
+    reason: &str,
+    message: &str,
+) -> Condition {
     Condition {
         kind: kind.to_owned(),
         status,

@@ -1,4 +1,4 @@
-//! Which pods leave while the node runs out of main memory or of disk.
+//! Which pods leave while the node runs out of main memory, of process ids or of disk.
 //!
 //! Pure. As the kubelet evicts: those that use more than they asked for first, then the lowest priority, then those
 //! that use most; one at a time, and time for the node to follow. Never one whose priority says that it is
@@ -26,6 +26,9 @@ const LEAVE_MS: u64 = 60_000;
 /// What a pod must have written for its end to help a disk: every container has a few files.
 const DISK_USE_LEAST_BYTES: u64 = 16 << 20;
 
+/// Processes and threads that a pod must have for its end to help: every pod has a few.
+const PID_USE_LEAST: u64 = 32;
+
 /// Until an evicted pod may come back: at first, and at most.
 const WAIT_MS_MIN: u64 = 60_000;
 const WAIT_MS_MAX: u64 = 3_600_000;
@@ -38,6 +41,32 @@ const OVER_PERCENT: u64 = 150;
 pub struct EvictionLimits {
     /// Below so many bytes of available main memory; 0 for never.
     pub memory_available_bytes: u64,
+    /// Below so many process ids that are left; 0 for never.
+    pub pids_available: PidAmount,
+}
+
+/// An amount of process ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PidAmount {
+    /// So many.
+    Count(u64),
+    /// So many per cent of those that there are.
+    Percent(u8),
+}
+
+impl Default for PidAmount {
+    fn default() -> Self {
+        Self::Count(0)
+    }
+}
+
+impl PidAmount {
+    fn of(self, all: u64) -> u64 {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => all.saturating_mul(percent.into()) / 100,
+        }
+    }
 }
 
 /// A pod that runs.
@@ -58,6 +87,8 @@ pub struct Tenant {
 pub enum Scarce {
     /// Main memory.
     Memory,
+    /// Process ids.
+    Pids,
     /// Room on the disk.
     Disk,
 }
@@ -70,6 +101,13 @@ pub enum PressureChange {
         /// Whether it does.
         holds: bool,
         /// How much is there, in words.
+        message: String,
+    },
+    /// The node runs out of process ids, or does not any more.
+    Pids {
+        /// Whether it does.
+        holds: bool,
+        /// How many are left, in words.
         message: String,
     },
     /// A pod leaves.
@@ -88,6 +126,7 @@ pub enum PressureChange {
 pub struct Pressure {
     limits: EvictionLimits,
     memory: bool,
+    pids: bool,
     evicted: BTreeMap<PodId, Evicted>,
     /// How often each pod was evicted that is not out any more.
     before: BTreeMap<PodId, u32>,
@@ -114,6 +153,12 @@ impl Pressure {
     #[must_use]
     pub fn of_memory(&self) -> bool {
         self.memory
+    }
+
+    /// Whether the node runs out of process ids.
+    #[must_use]
+    pub fn of_pids(&self) -> bool {
+        self.pids
     }
 
     /// Pods that are not to run, and why.
@@ -146,6 +191,7 @@ impl Pressure {
         let mut changes = Vec::new();
         let available = bytes(values.get(&Series::new("node_memory_MemAvailable_bytes")));
         changes.extend(available.and_then(|available| self.judge_memory(available)));
+        changes.extend(self.judge_pids(values));
         // One that is still on its way out still takes its part: it is waited for, but not for ever.
         let since_ms = self.stepped_at.map_or(u64::MAX, |at| now.since_ms(at));
         let is_out = |tenant: &Tenant| tenant.is_leaving || self.evicted.contains_key(&tenant.pod);
@@ -154,10 +200,12 @@ impl Pressure {
         if !is_time {
             return changes;
         }
-        let step = match (self.memory, of_disk) {
-            (true, _) => self.evict(Scarce::Memory, values, tenants, now),
-            (false, true) => self.evict(Scarce::Disk, values, tenants, now),
-            (false, false) => available.and_then(|available| self.take_back(available, now)),
+        // A node without process ids can't even end what uses its memory.
+        let step = match (self.pids, self.memory, of_disk) {
+            (true, _, _) => self.evict(Scarce::Pids, values, tenants, now),
+            (_, true, _) => self.evict(Scarce::Memory, values, tenants, now),
+            (_, _, true) => self.evict(Scarce::Disk, values, tenants, now),
+            _ => available.and_then(|available| self.take_back(available, now)),
         };
         if step.is_some() {
             self.stepped_at = Some(now);
@@ -167,15 +215,26 @@ impl Pressure {
     }
 
     fn judge_memory(&mut self, available: u64) -> Option<PressureChange> {
-        let least = self.limits.memory_available_bytes;
-        let over = least.saturating_mul(OVER_PERCENT) / 100;
-        let holds = if self.memory { available < over } else { available < least };
+        let holds = holds(self.memory, available, self.limits.memory_available_bytes);
         if holds == self.memory {
             return None;
         }
         self.memory = holds;
         let message = format!("{available} bytes of main memory are available");
         Some(PressureChange::Memory { holds, message })
+    }
+
+    fn judge_pids(&mut self, values: &Values) -> Option<PressureChange> {
+        let of_node = |name| bytes(values.get(&Series::new(name)));
+        let all = of_node("node_processes_max_processes")?;
+        let left = all.saturating_sub(of_node("node_processes_threads")?);
+        let holds = holds(self.pids, left, self.limits.pids_available.of(all));
+        if holds == self.pids {
+            return None;
+        }
+        self.pids = holds;
+        let message = format!("{left} of {all} process ids are left");
+        Some(PressureChange::Pids { holds, message })
     }
 
     fn evict(
@@ -188,10 +247,15 @@ impl Pressure {
         let used = |tenant: &Tenant| use_of(scarce, values, &tenant.pod);
         let asked = |tenant: &Tenant| match scarce {
             Scarce::Memory => tenant.memory_request_bytes,
-            Scarce::Disk => 0,
+            Scarce::Pids | Scarce::Disk => 0,
+        };
+        let least = match scarce {
+            Scarce::Memory => 0,
+            Scarce::Pids => PID_USE_LEAST,
+            Scarce::Disk => DISK_USE_LEAST_BYTES,
         };
         let may_go = |tenant: &&Tenant| {
-            let helps = scarce == Scarce::Memory || used(tenant) >= DISK_USE_LEAST_BYTES;
+            let helps = used(tenant) >= least;
             let is_out = tenant.is_leaving || self.evicted.contains_key(&tenant.pod);
             tenant.priority < CRITICAL_PRIORITY && helps && !is_out
         };
@@ -200,15 +264,17 @@ impl Pressure {
             (over == 0, tenant.priority, Reverse(over), Reverse(tenant.pod.clone()))
         };
         let victim = tenants.iter().filter(may_go).min_by_key(rank)?;
-        let what = match scarce {
-            Scarce::Memory => "main memory",
-            Scarce::Disk => "disk",
+        let (used, asked) = (used(victim), asked(victim));
+        let of_bytes = |what| {
+            format!("the node runs out of {what}: it used {used} bytes and asked for {asked}")
         };
-        let why = format!(
-            "the node runs out of {what}: it used {} bytes and asked for {}",
-            used(victim),
-            asked(victim)
-        );
+        let why = match scarce {
+            Scarce::Memory => of_bytes("main memory"),
+            Scarce::Disk => of_bytes("disk"),
+            Scarce::Pids => {
+                format!("the node runs out of process ids: it had {used} processes and threads")
+            }
+        };
         let pod = victim.pod.clone();
         let times = self.before.remove(&pod).unwrap_or(0) + 1;
         let wait_ms = (WAIT_MS_MIN << (times - 1).min(6)).min(WAIT_MS_MAX);
@@ -237,9 +303,16 @@ impl Pressure {
     }
 }
 
+/// Whether there is pressure, when there is so much left and it may be no less than so much.
+fn holds(held: bool, left: u64, least: u64) -> bool {
+    let over = least.saturating_mul(OVER_PERCENT) / 100;
+    if held { left < over } else { left < least }
+}
+
 fn use_of(scarce: Scarce, values: &Values, pod: &PodId) -> u64 {
     let name = match scarce {
         Scarce::Memory => "container_memory_working_set_bytes",
+        Scarce::Pids => "container_threads",
         Scarce::Disk => "container_fs_usage_bytes",
     };
     let series = Series::new(name).with("namespace", pod.workload.namespace());

@@ -33,7 +33,10 @@ fn memory(available_mib: u64, used: &[(&str, u64)]) -> Values {
 }
 
 fn pressure() -> Pressure {
-    Pressure::new(EvictionLimits { memory_available_bytes: 100 * MIB })
+    Pressure::new(EvictionLimits {
+        memory_available_bytes: 100 * MIB,
+        pids_available: PidAmount::Percent(10),
+    })
 }
 
 fn evicted(changes: &[PressureChange]) -> Vec<String> {
@@ -152,4 +155,95 @@ fn one_that_stops_anyway_is_waited_for_and_what_is_asked_for_anew_counts() {
     assert!(!back(pressure.look(&memory(900, &[]), false, &[], at(100))));
     pressure.keep(|_| Some(MIB));
     assert!(back(pressure.look(&memory(900, &[]), false, &[], at(130))));
+}
+
+/// A node with so many process ids left of 1000, of which pods have so many.
+fn pids(left: u32, used: &[(&str, u32)]) -> Values {
+    let of_pods = used.iter().map(|(pod, count)| {
+        let series = Series::new("container_threads").with("namespace", "default");
+        (series.with("pod", &format!("{pod}-0")), f64::from(*count))
+    });
+    let of_node = [
+        (Series::new("node_processes_max_processes"), 1000.0),
+        (Series::new("node_processes_threads"), f64::from(1000 - left)),
+        (Series::new("node_memory_MemAvailable_bytes"), 1e12),
+    ];
+    of_pods.chain(of_node).collect()
+}
+
+#[test]
+fn who_has_many_processes_leaves_while_they_run_out_the_lowest_priority_first() {
+    let all = [
+        tenant("low", 0, 1),
+        tenant("many", 5, 1),
+        tenant("few", -5, 1),
+        tenant("vital", CRITICAL_PRIORITY, 1),
+    ];
+    let used = [("low", 200), ("many", 500), ("few", 31), ("vital", 100)];
+    let mut pressure = pressure();
+    let changes = pressure.look(&pids(99, &used), false, &all, at(0));
+    let words = "99 of 1000 process ids are left".to_owned();
+    assert_eq!(changes[0], PressureChange::Pids { holds: true, message: words });
+    assert_eq!(evicted(&changes), ["low"]);
+    let why = &pressure.evicted()[&all[0].pod];
+    assert!(why.ends_with("process ids: it had 200 processes and threads"), "{why}");
+    assert!(pressure.of_pids() && !pressure.of_memory());
+    assert_eq!(evicted(&pressure.look(&pids(99, &used), false, &all[1..], at(20))), ["many"]);
+    // Neither who has a few nor who is critical, whatever there is.
+    assert!(pressure.look(&pids(0, &used), false, &all[2..], at(40)).is_empty());
+    assert!(pressure.look(&pids(149, &used), false, &all[2..], at(60)).is_empty(), "still too few");
+    let changes = pressure.look(&pids(150, &used), false, &all[2..], at(70));
+    assert!(matches!(&changes[..], [PressureChange::Pids { holds: false, .. }, ..]), "{changes:?}");
+    assert_eq!(
+        pressure.look(&pids(900, &used), false, &all[2..], at(100)),
+        [PressureChange::Back(all[1].pod.clone())]
+    );
+}
+
+#[test]
+fn process_ids_that_are_not_told_or_need_not_be_left_are_no_pressure() {
+    let tenants = [tenant("many", 0, 1)];
+    let mut never = Pressure::new(EvictionLimits::default());
+    assert!(never.look(&pids(0, &[("many", 900)]), false, &tenants, at(0)).is_empty());
+    let mut pressure = pressure();
+    assert!(pressure.look(&memory(900, &[]), false, &tenants, at(0)).is_empty());
+    let limits =
+        EvictionLimits { pids_available: PidAmount::Count(300), ..EvictionLimits::default() };
+    let mut counted = Pressure::new(limits);
+    assert!(counted.look(&pids(300, &[]), false, &tenants, at(0)).is_empty());
+    assert_eq!(
+        evicted(&counted.look(&pids(299, &[("many", 600)]), false, &tenants, at(10))),
+        ["many"]
+    );
+}
+
+proptest::proptest! {
+    /// Whatever is left, and whoever has how many: never a critical pod, none that has a few, one at a time, and no
+    /// condition that begins and ends within less than half the threshold.
+    #[test]
+    fn of_process_ids_nobody_leaves_in_vain(
+        lefts in proptest::collection::vec(0_u32..400, 1..60),
+        counts in proptest::collection::vec(0_u32..400, 3),
+    ) {
+        let all = [tenant("a", 0, 1), tenant("b", 5, 1), tenant("vital", CRITICAL_PRIORITY, 1)];
+        let used: Vec<_> = ["a", "b", "vital"].into_iter().zip(counts).collect();
+        let mut pressure = pressure();
+        let mut held = false;
+        for (number, left) in lefts.into_iter().enumerate() {
+            let out = pressure.evicted();
+            let here: Vec<Tenant> =
+                all.iter().filter(|one| !out.contains_key(&one.pod)).cloned().collect();
+            let now = at(20 * u64::try_from(number).unwrap());
+            let changes = pressure.look(&pids(left, &used), false, &here, now);
+            let expected = if held { left < 150 } else { left < 100 };
+            proptest::prop_assert_eq!(pressure.of_pids(), expected);
+            held = expected;
+            let gone = evicted(&changes);
+            proptest::prop_assert!(gone.len() <= 1 && (held || gone.is_empty()));
+            for name in gone {
+                let (_, count) = used.iter().find(|(one, _)| *one == name).unwrap();
+                proptest::prop_assert!(name != "vital" && u64::from(*count) >= PID_USE_LEAST);
+            }
+        }
+    }
 }

@@ -68,6 +68,12 @@ fn disk_series(pod: &PodId, bytes: u64) -> (Series, f64) {
     (pod_series(pod, "container_fs_usage_bytes"), bytes)
 }
 
+/// Processes and threads of a pod.
+fn threads_series(pod: &PodId, count: u64) -> (Series, f64) {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    (pod_series(pod, "container_threads"), f64::from(count))
+}
+
 /// CPU time and memory of a pod.
 fn usage_series(pod: &PodId, cpu_usec: u64, memory_bytes: u64) -> [(Series, f64); 2] {
     let series = |name| pod_series(pod, name);

@@ -276,6 +276,7 @@ fn cri_options(config: &Config) -> CriOptions {
         gpu_runtime_handler: config.cri.gpu_runtime_handler.clone(),
         pulls: config.images.pull,
         allowed: config.allowed(),
+        pids_max: config.pods.pid_limit,
     }
 }
 
@@ -284,6 +285,7 @@ fn process_options(config: &Config) -> ProcessOptions {
         folder: config.places().pods,
         log_max_bytes: config.pod_logs.max_size.bytes,
         log_max_files: config.pod_logs.max_files,
+        pids_max: config.pods.pid_limit,
         // Not by its path: after an update another program lies there.
         shim_program: PathBuf::from("/proc/self/exe"),
     }

@@ -61,6 +61,8 @@ pub(super) fn sample(state_dir: &Path) -> Readings {
     let mut values = Readings::new();
     add_cpu(&mut values, &read("/proc/stat"));
     add_load(&mut values, &read("/proc/loadavg"));
+    let limits = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"].map(read);
+    add_processes(&mut values, &read("/proc/loadavg"), &limits);
     add_memory(&mut values, &read("/proc/meminfo"));
     add_network(&mut values, &read("/proc/net/dev"));
     add_disks(&mut values, &read("/proc/diskstats"), is_whole_disk);
@@ -94,6 +96,18 @@ fn add_cpu(values: &mut Readings, text: &str) {
 fn add_load(values: &mut Readings, text: &str) {
     if let Some(load) = text.split_whitespace().next().and_then(|load| load.parse().ok()) {
         values.insert(Series::new("node_load1"), load);
+    }
+}
+
+/// How many process ids are taken, by processes and threads, and how many there are: the lesser of the two limits.
+fn add_processes(values: &mut Readings, load: &str, limits: &[String]) {
+    // As in `0.20 0.18 0.12 1/80 11206`, after which runnable ones come all.
+    let taken = load.split_whitespace().nth(3).and_then(|field| field.split_once('/'));
+    if let Some(taken) = taken.and_then(|(_, all)| all.parse().ok()) {
+        values.insert(Series::new("node_processes_threads"), number(taken));
+    }
+    if let Some(all) = limits.iter().filter_map(|limit| limit.trim().parse().ok()).min() {
+        values.insert(Series::new("node_processes_max_processes"), number(all));
     }
 }
 
@@ -231,6 +245,16 @@ mod tests {
     }
 
     #[test]
+    fn process_ids_are_those_of_processes_and_threads_and_the_lesser_limit_holds() {
+        let mut values = Readings::new();
+        let limits = ["4194304\n", "30720\n"].map(str::to_owned);
+        add_processes(&mut values, "0.20 0.18 0.12 1/812 11206\n", &limits);
+        let value = |name| values.get(&Series::new(name)).copied();
+        assert_eq!(value("node_processes_threads"), Some(812.0));
+        assert_eq!(value("node_processes_max_processes"), Some(30_720.0));
+    }
+
+    #[test]
     fn garbage_is_left_out() {
         let mut values = Readings::new();
         for text in ["", "cpu ", "cpu a b", "x", "a: b kB", ": :", "eth0: -1"] {
@@ -239,6 +263,7 @@ mod tests {
             add_memory(&mut values, text);
             add_network(&mut values, text);
             add_disks(&mut values, text, |_| true);
+            add_processes(&mut values, text, &[text.to_owned()]);
         }
         assert!(values.is_empty(), "{values:?}");
     }

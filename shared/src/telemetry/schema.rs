@@ -144,6 +144,9 @@ const METRICS: &[Metric] = &[
     metric("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", Counter, ONE, "rows"),
     metric("DCGM_FI_DEV_ROW_REMAP_PENDING", Gauge, ONE, "0 or 1"),
     metric("DCGM_FI_DEV_ROW_REMAP_FAILURE", Gauge, ONE, "0 or 1"),
+    metric("node_processes_threads", Gauge, ONE, "processes and threads"),
+    metric("node_processes_max_processes", Gauge, ONE, "processes and threads"),
+    metric("container_threads", Gauge, ONE, "processes and threads"),
 ];
 
 /// Words of labels that have a number as well. Only appended.

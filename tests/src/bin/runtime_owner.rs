@@ -35,6 +35,7 @@ async fn own() -> anyhow::Result<()> {
     };
     let (folder, instance, script) = (next("a folder")?, next("a number")?, next("a script")?);
     let options = ProcessOptions {
+        pids_max: None,
         folder: folder.into(),
         log_max_bytes: 1 << 20,
         log_max_files: 2,

@@ -8,6 +8,7 @@
 //! | `churn.rs` | what is left of pods after many kills of all of it |
 //! | `containers.rs` | pods of several containers |
 //! | `node.rs` | a whole node, with hub and agent as processes |
+//! | `processes.rs` | how many processes it may have |
 //! | `pull.rs` | images that are not on the node |
 //! | `sidecars.rs` | the same on a whole node, with hub and agent as processes |
 //! | `remote.rs` | logs and commands asked for at the hub |
@@ -30,6 +31,7 @@ mod churn;
 mod containers;
 mod life;
 mod node;
+mod processes;
 mod pull;
 mod remote;
 mod scene;

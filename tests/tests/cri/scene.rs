@@ -81,27 +81,31 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(node: &Node) -> Self {
-        Self::with(node, PullPolicy::default(), Allowed::default())
+        Self::with(node, |_| {})
+    }
+
+    /// One whose configuration lets a pod have so many processes.
+    pub(crate) fn limiting(node: &Node, pids_max: u64) -> Self {
+        Self::with(node, |options| options.pids_max = Some(pids_max))
     }
 
     /// One whose configuration has images pulled so.
     pub(crate) fn pulling(node: &Node, pulls: PullPolicy) -> Self {
-        Self::with(node, pulls, Allowed::default())
+        Self::with(node, |options| options.pulls = pulls)
     }
 
     /// One whose configuration lets pods have this of the node.
     pub(crate) fn allowing(node: &Node, allowed: Allowed) -> Self {
-        Self::with(node, PullPolicy::default(), allowed)
+        Self::with(node, |options| options.allowed = allowed)
     }
 
-    fn with(node: &Node, pulls: PullPolicy, allowed: Allowed) -> Self {
+    fn with(node: &Node, change: impl FnOnce(&mut CriOptions)) -> Self {
         let tasks = tokio::runtime::Builder::new_multi_thread();
         let tasks = { tasks }.worker_threads(1).enable_all().build().unwrap();
         let (sender, events) = mpsc::unbounded_channel();
         let mut options = CriOptions::new(node.containerd.socket(), node.pods());
         options.cgroup_parent = node.containerd.cgroup.clone();
-        options.pulls = pulls;
-        options.allowed = allowed;
+        change(&mut options);
         (options.log_max_bytes, options.log_max_files) = (LOG_BYTES_MAX, 3);
         let (doors, posts) = Doors::new(TokenKey::fresh(), "127.0.0.1:7072".parse().unwrap());
         let candidates = vec![node.memory.path().to_owned()];

@@ -19,8 +19,11 @@ struct Limit {
     value: &'static str,
 }
 
-/// Half a core and 64 MiB, in the words of the cgroup version that this machine has.
-fn limits_of_this_machine() -> [Limit; 2] {
+/// Processes and threads that a pod may have here.
+const PIDS_MAX: u64 = 40;
+
+/// Half a core, 64 MiB and so many processes, in the words of the cgroup version that this machine has.
+fn limits_of_this_machine() -> [Limit; 3] {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let path = |controller: &str| {
         let line = own.lines().find_map(|line| {
@@ -34,7 +37,11 @@ fn limits_of_this_machine() -> [Limit; 2] {
         // As the agent's unit has it: processes in the subgroup `agent`, pods beside it.
         let parent = if own.ends_with("agent") { own.parent().unwrap().to_owned() } else { own };
         let limit = |file, value| Limit { parent: parent.clone(), file, value };
-        return [limit("cpu.max", "50000 100000"), limit("memory.max", "67108864")];
+        return [
+            limit("cpu.max", "50000 100000"),
+            limit("memory.max", "67108864"),
+            limit("pids.max", "40"),
+        ];
     }
     let limit = |controller, file, value| Limit {
         parent: Path::new(MOUNT).join(controller).join(path(controller)),
@@ -44,6 +51,7 @@ fn limits_of_this_machine() -> [Limit; 2] {
     [
         limit("cpu", "cpu.cfs_quota_us", "50000"),
         limit("memory", "memory.limit_in_bytes", "67108864"),
+        limit("pids", "pids.max", "40"),
     ]
 }
 
@@ -53,7 +61,9 @@ impl Limit {
         let folder = self.parent.join(format!("hinterland-test-{}", std::process::id()));
         if self.file.ends_with(".max") {
             // It may be on already; whether it is shows in the file below.
-            let _ = fs::write(self.parent.join("cgroup.subtree_control"), "+cpu +memory");
+            for controllers in ["+cpu +memory", "+pids"] {
+                let _ = fs::write(self.parent.join("cgroup.subtree_control"), controllers);
+            }
         }
         fs::create_dir(&folder)?;
         let set = fs::write(folder.join(self.file), self.value);
@@ -75,7 +85,7 @@ fn cgroups_of(log: &str) -> Vec<PathBuf> {
 #[test]
 fn limits_are_set_where_they_may_be_and_leave_nothing_behind() {
     let node = Node::new();
-    let mut agent = Agent::new(&node);
+    let mut agent = Agent::limiting(&node, PIDS_MAX);
     let mut request = request(1, "cat /proc/self/cgroup; echo all; exec sleep 1000");
     let limits = &mut request.container.resources.limits;
     limits.cpu = Some(CpuQuantity { millicores: 500 });
@@ -104,6 +114,25 @@ fn limits_are_set_where_they_may_be_and_leave_nothing_behind() {
     assert!(is_alive(node.pid("main")));
     assert_eq!(agent.stop(1, 0), 128 + 9);
     assert!(!folders.iter().any(|folder| folder.exists()), "{folders:?}");
+}
+
+#[test]
+fn a_pod_that_makes_processes_without_end_has_its_limit_where_one_may_be_set() {
+    let [_, _, limit] = limits_of_this_machine();
+    if let Err(error) = limit.try_to_set() {
+        let _ =
+            writeln!(io::stderr(), "processes can't be limited here ({error}): nothing is shown");
+        return;
+    }
+    let node = Node::new();
+    let mut agent = Agent::limiting(&node, PIDS_MAX);
+    let bomb = "sh -c 'while :; do sleep 1000 & done'; echo refused; exec sleep 1000";
+    agent.start_script(1, bomb);
+    wait_until("it is refused more", || node.log().contains("refused"));
+    let count = agent.within(|runtime| runtime.usage(&pod())).unwrap().threads;
+    assert!((PIDS_MAX / 2..=PIDS_MAX).contains(&count), "{count}");
+    assert!(is_alive(node.pid("main")));
+    assert_eq!(agent.stop(1, 0), 128 + 9);
 }
 
 #[test]

@@ -111,14 +111,28 @@ impl Agent {
         Self::with(node, |runtime| runtime)
     }
 
+    /// One whose configuration lets a pod have so many processes.
+    pub(crate) fn limiting(node: &Node, pids_max: u64) -> Self {
+        Self::of(node, Some(pids_max), |runtime| runtime)
+    }
+
     /// One whose runtime is set up further.
     pub(crate) fn with(
         node: &Node,
         further: impl FnOnce(ProcessRuntime) -> ProcessRuntime,
     ) -> Self {
+        Self::of(node, None, further)
+    }
+
+    fn of(
+        node: &Node,
+        pids_max: Option<u64>,
+        further: impl FnOnce(ProcessRuntime) -> ProcessRuntime,
+    ) -> Self {
         let tasks = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (sender, events) = mpsc::unbounded_channel();
         let options = ProcessOptions {
+            pids_max,
             folder: node.pods(),
             log_max_bytes: LOG_BYTES_MAX,
             log_max_files: LOG_FILES_MAX,

@@ -2,7 +2,7 @@
 
 use super::heat::{obey, pod};
 use super::*;
-use crate::pressure::EvictionLimits;
+use crate::pressure::{EvictionLimits, PidAmount};
 use shared::model::PodPhase;
 
 fn available(mib: u32) -> Event {
@@ -11,14 +11,21 @@ fn available(mib: u32) -> Event {
     Event::Sampled(Sample { values, ..Sample::default() })
 }
 
+fn has(bench: &Bench, kind: &str) -> bool {
+    bench.core.node_status().conditions.iter().any(|one| one.kind == kind)
+}
+
 fn has_pressure(bench: &Bench) -> bool {
-    bench.core.node_status().conditions.iter().any(|one| one.kind == "MemoryPressure")
+    has(bench, "MemoryPressure")
 }
 
 #[test]
 fn the_lowest_priority_leaves_with_the_reason_and_comes_back_when_there_is_room() {
     let mut bench = Bench::new();
-    bench.core.evict_at(EvictionLimits { memory_available_bytes: 100 << 20 }, at(bench.now));
+    bench.core.evict_at(
+        EvictionLimits { memory_available_bytes: 100 << 20, ..EvictionLimits::default() },
+        at(bench.now),
+    );
     bench.join();
     bench.desire(
         &[Workload { priority: 5, ..workload("high", 1) }, workload("low", 1)],
@@ -38,4 +45,43 @@ fn the_lowest_priority_leaves_with_the_reason_and_comes_back_when_there_is_room(
     assert!(!has_pressure(&bench));
     obey(&mut bench);
     assert!(pod(&bench, "low").ready);
+}
+
+#[test]
+fn a_pod_with_many_processes_leaves_while_they_run_out_and_an_alarm_says_so() {
+    let mut bench = Bench::new();
+    let pids_available = PidAmount::Percent(10);
+    let limits = EvictionLimits { pids_available, ..EvictionLimits::default() };
+    bench.core.evict_at(limits, at(bench.now));
+    bench.join();
+    bench.desire(
+        &[Workload { priority: 5, ..workload("quiet", 1) }, workload("bomb", 1)],
+        version(1, 2),
+    );
+    obey(&mut bench);
+    let threads = Series::new("container_threads").with("namespace", "default");
+    let sample = |taken: f64| {
+        let values = [
+            (Series::new("node_processes_max_processes"), 32_768.0),
+            (Series::new("node_processes_threads"), taken),
+            (Series::new("node_memory_MemAvailable_bytes"), 1e9),
+            (threads.clone().with("pod", "bomb-0"), 20_000.0),
+            (threads.clone().with("pod", "quiet-0"), 3.0),
+        ];
+        Event::Sampled(Sample { values: values.into_iter().collect(), ..Sample::default() })
+    };
+    bench.tell(sample(31_000.0));
+    assert!(has(&bench, "PIDPressure") && !has_pressure(&bench));
+    obey(&mut bench);
+    let bomb = pod(&bench, "bomb");
+    assert_eq!((bomb.phase, bomb.reason.as_str()), (PodPhase::Pending, "Evicted"));
+    assert!(pod(&bench, "quiet").ready);
+    let alarms = telemetry::stored(&bench, shared::wire::Stream::Alarms);
+    let alarms: Vec<u8> = alarms.into_iter().flat_map(|(_, record)| record).collect();
+    assert!(String::from_utf8_lossy(&alarms).contains("NodeHasPIDPressure"));
+    bench.wait(100 * SECOND_MS);
+    bench.tell(sample(300.0));
+    assert!(!has(&bench, "PIDPressure"));
+    obey(&mut bench);
+    assert!(pod(&bench, "bomb").ready);
 }

@@ -127,7 +127,10 @@ impl Life {
     pub(super) async fn clear(&self) -> Result<(), StartFailure> {
         let labels = self.shared.agent.labels_of_pod(&self.pod);
         let clear = || self.shared.client.remove_sandboxes(labels.clone());
-        until_answered(Some(START_PATIENCE), clear).await.map_err(|error| failure_of(&error))
+        let cleared = until_answered(Some(START_PATIENCE), clear).await;
+        cleared.map_err(|error| failure_of(&error))?;
+        self.shared.remove_cgroups(self.shared.agent.cgroups_of_pod(&self.pod)).await;
+        Ok(())
     }
 
     /// Makes the pod's folder, notes the start there and lays its volumes down; where they lie.
@@ -146,7 +149,8 @@ impl Life {
                 let reason = if is_disk_full(&error) { "DiskFull" } else { "FolderFailed" };
                 StartFailure::new(reason, in_words(&error))
             })?;
-            placed::place(&shared, &folder, &request, access)
+            let placed = placed::place(&shared, &folder, &request, access)?;
+            shared.limit_processes(&request.pod, request.instance).map(|()| placed)
         };
         let ended = || StartFailure::new("VolumeFailed", "the agent ends");
         blocking(work).await.unwrap_or_else(|| Err(ended()))

@@ -12,6 +12,7 @@
 //! | `group` | the same for a pod of several containers |
 //! | `pull`, `credentials` | its image where that is not here, and what registries ask for |
 //! | `exec` | commands in a container: checks, and what people ask for |
+//! | `cgroup` | the cgroup of a start, where processes are limited |
 //! | `found` | what is left of earlier starts when the agent comes up |
 //! | `watcher` | one look at all containers: ends, logs, usage |
 //! | `log` | the format of containers' logs, their rotation and tail |
@@ -34,6 +35,7 @@
 )]
 mod api;
 mod calls;
+mod cgroup;
 mod client;
 mod credentials;
 mod exec;
@@ -291,6 +293,7 @@ impl CriRuntime {
                 let error = in_words(&error);
                 warn!(%pod, %instance, error, "its sandbox is left; the next start removes it");
             }
+            shared.remove_cgroups(shared.agent.cgroup_of_start(&pod, instance)).await;
         }));
     }
 }
@@ -305,6 +308,7 @@ impl Runtime for CriRuntime {
         let known: Vec<_> = folders.iter().map(|(_, folder)| folder.clone()).collect();
         self.shared.storage.forget_others(&known);
         let found = found::find(&self.shared.options.socket, &self.shared.agent)?;
+        self.shared.remove_cgroups_left();
         let new = found.into_iter().filter(|f| !self.shared.live().contains_key(&f.note.pod));
         let mut seen: Vec<Observation> =
             new.collect::<Vec<_>>().into_iter().map(|found| self.adopt(found)).collect();

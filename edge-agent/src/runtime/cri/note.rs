@@ -86,6 +86,21 @@ impl AgentName {
         labels
     }
 
+    /// What the names of all its cgroups begin with.
+    pub(super) fn cgroups(&self) -> String {
+        format!("{}-", self.0)
+    }
+
+    /// What those of a pod's starts begin with.
+    pub(super) fn cgroups_of_pod(&self, pod: &PodId) -> String {
+        format!("{}{}-", self.cgroups(), self.uid_of(pod))
+    }
+
+    /// The name of the cgroup of one start of a pod.
+    pub(super) fn cgroup_of_start(&self, pod: &PodId, instance: InstanceId) -> String {
+        format!("{}{instance}", self.cgroups_of_pod(pod))
+    }
+
     /// The pod's uid: the runtime refuses a second sandbox for it, whatever the start.
     pub(super) fn uid_of(&self, pod: &PodId) -> String {
         Digest::of(format!("{}/{pod}", self.0).as_bytes()).to_string()
@@ -197,5 +212,9 @@ mod tests {
         assert_ne!(one.uid_of(&pod), other.uid_of(&pod));
         assert_eq!(one.uid_of(&pod), one.uid_of(&pod));
         assert_eq!(one.labels_of_start(&pod, InstanceId(1)).len(), 5);
+        let cgroup = one.cgroup_of_start(&pod, InstanceId(1));
+        assert!(cgroup.starts_with(&one.cgroups_of_pod(&pod)) && !cgroup.contains(['/', '.']));
+        assert!(one.cgroups_of_pod(&pod).starts_with(&one.cgroups()));
+        assert_ne!(one.cgroups(), other.cgroups());
     }
 }

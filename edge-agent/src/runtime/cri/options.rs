@@ -31,6 +31,8 @@ pub struct CriOptions {
     pub pulls: PullPolicy,
     /// What of the node pods may have.
     pub allowed: Allowed,
+    /// Processes and threads that a pod may have; as many as the node has without.
+    pub pids_max: Option<u64>,
 }
 
 impl CriOptions {
@@ -47,6 +49,7 @@ impl CriOptions {
             gpu_runtime_handler: None,
             pulls: PullPolicy::default(),
             allowed: Allowed::default(),
+            pids_max: None,
         }
     }
 }

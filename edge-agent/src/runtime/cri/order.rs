@@ -60,10 +60,21 @@ impl OrderOf<'_> {
             labels: self.agent.labels_of_start(pod, self.request.instance),
             annotations: self.note().annotations(),
             linux: Some(api::LinuxPodSandboxConfig {
-                cgroup_parent: self.options.cgroup_parent.clone(),
+                cgroup_parent: self.cgroup_parent(),
                 security_context: Some(self.security.of_sandbox()),
             }),
         }
+    }
+
+    /// The cgroup below which the container runtime puts those of the sandbox and of the containers: where processes
+    /// are limited one of the start's own.
+    pub(super) fn cgroup_parent(&self) -> String {
+        let (options, request) = (self.options, self.request);
+        if options.pids_max.is_none() {
+            return options.cgroup_parent.clone();
+        }
+        let own = self.agent.cgroup_of_start(&request.pod, request.instance);
+        format!("{}/{own}", options.cgroup_parent.trim_end_matches('/'))
     }
 
     /// The container, of an image by its id. `volumes` says where each of the request's volumes lies, `told` what
@@ -328,6 +339,18 @@ mod tests {
         let resources = container(&options()).linux.unwrap().resources.unwrap();
         assert_eq!((resources.cpu_shares, resources.cpu_quota), (512, 0));
         assert_eq!(resources.memory_limit_in_bytes, 0);
+    }
+
+    #[test]
+    fn where_processes_are_limited_each_start_has_a_cgroup_of_its_own() {
+        let options = CriOptions { pids_max: Some(100), ..options() };
+        let of = |instance| {
+            let request = StartRequest { instance, ..request() };
+            of(request, &options, |order| order.sandbox()).linux.unwrap().cgroup_parent
+        };
+        assert!(of(InstanceId(7)).starts_with("/hinterland/"));
+        assert!(of(InstanceId(7)).ends_with("-0000000000000007"), "{}", of(InstanceId(7)));
+        assert_ne!(of(InstanceId(7)), of(InstanceId(8)));
     }
 
     #[test]

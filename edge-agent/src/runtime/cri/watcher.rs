@@ -6,7 +6,7 @@ use super::client::{CriClient, QUESTION_LIMIT};
 use super::ids::Running;
 use super::log::{Rotation, rotate};
 use super::{Shared, blocking};
-use crate::runtime::{disk_series, pod_series, usage_series};
+use crate::runtime::{disk_series, pod_series, threads_series, usage_series};
 use shared::in_words;
 use shared::model::PodId;
 use shared::telemetry::Series;
@@ -129,7 +129,12 @@ async fn ask_usage(shared: &Shared) -> Option<BTreeMap<Series, f64>> {
     let question = api::ListContainerStatsRequest { filter };
     let answer = shared.client.call("ListContainerStats", &question, QUESTION_LIMIT).await;
     let api::ListContainerStatsResponse { stats } = answer.ok()?;
-    let pods = shared.running().into_iter().map(|one| (one.id, one.pod));
+    let running = shared.running();
+    let threads: Vec<_> = running
+        .iter()
+        .filter_map(|one| Some(threads_series(&one.pod, shared.threads_of(one)?)))
+        .collect();
+    let pods = running.into_iter().map(|one| (one.id, one.pod));
     let pods: BTreeMap<String, PodId> = pods.collect();
     let values = stats.into_iter().filter_map(|stats| {
         let pod = pods.get(&stats.attributes?.id)?;
@@ -139,7 +144,10 @@ async fn ask_usage(shared: &Shared) -> Option<BTreeMap<Series, f64>> {
         Some(usual.into_iter().chain(written.map(|bytes| disk_series(pod, bytes.value))))
     });
     let mut sums = BTreeMap::new();
-    values.flatten().for_each(|(series, value)| *sums.entry(series).or_insert(0.0) += value);
+    values
+        .flatten()
+        .chain(threads)
+        .for_each(|(series, value)| *sums.entry(series).or_insert(0.0) += value);
     Some(sums)
 }
 

@@ -30,6 +30,8 @@ pub(super) struct ProcessStat {
     pub(super) parent: i32,
     /// User and system time of it and of its children that were waited for.
     pub(super) cpu_ticks: u64,
+    /// Its threads.
+    pub(super) threads: u64,
 }
 
 impl ProcessIdentity {
@@ -92,6 +94,7 @@ impl ProcessStat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
             cpu_ticks: times.into_iter().fold(0, u64::saturating_add),
+            threads: number(20)?,
         })
     }
 
@@ -154,7 +157,7 @@ mod tests {
 
     fn stat(pid: i32, parent: i32, state: char) -> ProcessStat {
         let identity = ProcessIdentity { pid, start_ticks: 1 };
-        ProcessStat { identity, state, parent, cpu_ticks: 0 }
+        ProcessStat { identity, state, parent, cpu_ticks: 0, threads: 1 }
     }
 
     #[test]
@@ -163,7 +166,7 @@ mod tests {
         let stat = ProcessStat::parse(42, text).unwrap();
         assert_eq!(stat.identity, ProcessIdentity { pid: 42, start_ticks: 9000 });
         assert_eq!((stat.state, stat.parent), ('S', 7));
-        assert_eq!(stat.cpu_ticks, 100);
+        assert_eq!((stat.cpu_ticks, stat.threads), (100, 1));
     }
 
     #[test]

@@ -41,7 +41,8 @@ pub use usage::ProcessUsage;
 use super::storage::Storage;
 use super::volumes::Writer;
 use super::{
-    Allowed, ExecOrder, Secrets, access::Access, layers, log, pod_series, usage_series, volumes,
+    Allowed, ExecOrder, Secrets, access::Access, layers, log, pod_series, threads_series,
+    usage_series, volumes,
 };
 use crate::gpu::GpuProcess;
 use crate::placement::Placement;
@@ -56,7 +57,7 @@ use identity::{ProcessIdentity, boot_id};
 use layers::{Attempt, attempt};
 use life::{Keeper, Life};
 use member::is_member;
-use order::{RunOrder, StartFailure};
+use order::{ResourceLimits, RunOrder, StartFailure};
 use probe::Probed;
 use shared::in_words;
 use shared::model::PodId;
@@ -84,6 +85,8 @@ pub struct ProcessOptions {
     pub log_max_bytes: u64,
     /// Log files kept of each pod, the one being written included.
     pub log_max_files: u32,
+    /// Processes and threads that a pod may have; as many as the node has without.
+    pub pids_max: Option<u64>,
     /// The program that calls [`shim_if_asked`]: normally this one, by its resolved path.
     pub shim_program: PathBuf,
 }
@@ -188,9 +191,11 @@ impl ProcessRuntime {
     pub fn sample(&self) -> BTreeMap<Series, f64> {
         let pods: Vec<PodId> = self.shared.live().keys().cloned().collect();
         let usages = pods.iter().filter_map(|pod| Some((pod, self.usage(pod)?)));
-        usages
-            .flat_map(|(pod, usage)| usage_series(pod, usage.cpu_usec, usage.memory_bytes))
-            .collect()
+        let series = usages.flat_map(|(pod, usage)| {
+            let usual = usage_series(pod, usage.cpu_usec, usage.memory_bytes);
+            usual.into_iter().chain([threads_series(pod, usage.threads)])
+        });
+        series.collect()
     }
 
     /// Memory of GPUs that each pod uses, as the driver counts it by process. Named as cAdvisor names
@@ -303,7 +308,9 @@ impl ProcessRuntime {
         }
         let options = &self.shared.options;
         let folder = self.shared.folder(&request.pod);
-        RunOrder::of(request, &folder, options.log_max_bytes, options.log_max_files)
+        let order = RunOrder::of(request, &folder, options.log_max_bytes, options.log_max_files)?;
+        let limits = ResourceLimits { pids: options.pids_max, ..order.limits };
+        Ok(RunOrder { limits, ..order })
     }
 
     fn forget_files(&self, pod: &PodId, instance: InstanceId, keep_logs: bool) -> Attempt<()> {

@@ -47,6 +47,9 @@ pub(super) struct RunOrder {
 pub(super) struct ResourceLimits {
     pub(super) cpu_millicores: Option<u64>,
     pub(super) memory_bytes: Option<u64>,
+    /// Processes and threads.
+    #[serde(default)]
+    pub(super) pids: Option<u64>,
 }
 
 /// Everything that the last step before the pod's program needs.
@@ -117,6 +120,7 @@ impl RunOrder {
             limits: ResourceLimits {
                 cpu_millicores: limits.cpu.map(|cpu| cpu.millicores),
                 memory_bytes: limits.memory.map(|memory| memory.bytes),
+                pids: None,
             },
             launch,
         })

@@ -20,6 +20,8 @@ pub struct ProcessUsage {
     pub cpu_usec: u64,
     /// Resident memory in bytes; pages that its processes share are counted for each.
     pub memory_bytes: u64,
+    /// Its processes and threads.
+    pub threads: u64,
 }
 
 /// Reads it.
@@ -40,6 +42,7 @@ impl UsageReader {
         (!pod.is_empty()).then(|| ProcessUsage {
             cpu_usec: pod.iter().fold(0, |sum, stat| sum + stat.cpu_ticks * TICK_USEC),
             memory_bytes: pod.iter().map(|stat| resident_bytes(stat.identity.pid)).sum(),
+            threads: pod.iter().fold(0, |sum, stat| sum.saturating_add(stat.threads)),
         })
     }
 
@@ -78,7 +81,7 @@ mod tests {
     fn this_process_uses_memory_and_another_of_its_number_does_not() {
         let own = ProcessIdentity::own().unwrap();
         let usage = UsageReader::default().of(own, own).unwrap();
-        assert!(usage.memory_bytes > 100_000);
+        assert!(usage.memory_bytes > 100_000 && usage.threads >= 1);
         let gone = ProcessIdentity { pid: i32::MAX, start_ticks: 1 };
         assert_eq!(UsageReader::default().of(gone, gone), None);
     }

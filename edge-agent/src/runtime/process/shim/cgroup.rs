@@ -1,4 +1,4 @@
-//! Limits of CPU and memory by cgroups, v2 or v1, where the shim may set them.
+//! Limits of CPU, memory and processes by cgroups, v2 or v1, where the shim may set them.
 //!
 //! Best effort: a limit that can't be set becomes a remark, and the pod runs without it. A cgroup is
 //! made below the agent's own (v1, or v2 with a delegated tree whose agent stands in a subgroup
@@ -43,16 +43,23 @@ impl Cgroups {
             let settings = [
                 ("cpu.max", quota_us.map(|quota| format!("{quota} {CPU_PERIOD_US}"))),
                 ("memory.max", limits.memory_bytes.map(|bytes| bytes.to_string())),
+                ("pids.max", limits.pids.map(|count| count.to_string())),
             ];
             let parent = unified_parent(&own);
-            let enabled = fs::write(parent.join("cgroup.subtree_control"), "+cpu +memory");
+            let control = parent.join("cgroup.subtree_control");
+            let enabled = fs::write(&control, "+cpu +memory");
+            // By itself: one that is not there takes no other along.
+            if limits.pids.is_some() {
+                let _ = fs::write(&control, "+pids");
+            }
             cgroups.make(&parent.join(name), &settings, enabled.err());
             return cgroups;
         }
         let cpu = [("cpu.cfs_quota_us", quota_us.map(|quota| quota.to_string()))];
         let memory =
             [("memory.limit_in_bytes", limits.memory_bytes.map(|bytes| bytes.to_string()))];
-        for (controller, settings) in [("cpu", cpu), ("memory", memory)] {
+        let pids = [("pids.max", limits.pids.map(|count| count.to_string()))];
+        for (controller, settings) in [("cpu", cpu), ("memory", memory), ("pids", pids)] {
             let parent = own_path(&own, controller);
             cgroups.make(
                 &Path::new(MOUNT).join(controller).join(parent).join(&name),
