@@ -7,10 +7,12 @@
 //! | `adoption.rs` | what is left of it when its agent, containerd or the power went away |
 //! | `churn.rs` | what is left of pods after many kills of all of it |
 //! | `containers.rs` | pods of several containers |
-//! | `node.rs` | a whole node, with hub and agent as processes |
+//! | `node.rs` | a whole node: adoption, and a power cut with no hub |
 //! | `processes.rs` | how many processes it may have |
 //! | `pull.rs` | images that are not on the node |
-//! | `sidecars.rs` | the same on a whole node, with hub and agent as processes |
+//! | `sidecars.rs` | the same on a whole node |
+//! | `site.rs` | a whole node, with hub and agent as processes |
+//! | `storm.rs` | a hundred pods and five hundred kills |
 //! | `remote.rs` | logs and commands asked for at the hub |
 //! | `template.rs` | as whom it runs, and folders that it writes to |
 //! | `volumes.rs` | the files that it has of ConfigMaps, Secrets and models |
@@ -36,5 +38,7 @@ mod pull;
 mod remote;
 mod scene;
 mod sidecars;
+mod site;
+mod storm;
 mod template;
 mod volumes;

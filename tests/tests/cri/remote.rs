@@ -1,13 +1,10 @@
 //! Logs and commands asked for at the hub, of a pod in a container.
 
+use crate::site::{PATIENCE, Site};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use tests::real::agent::Agent;
 use tests::real::containerd::Containerd;
-use tests::real::hub::Hub;
 use tests::real::process::wait_until;
-
-const PATIENCE: Duration = Duration::from_secs(90);
 
 fn manifest(image: &str) -> String {
     format!(
@@ -45,17 +42,11 @@ fn counted(text: &str) -> (u32, u32) {
 
 #[test]
 fn a_container_s_log_is_read_and_followed_and_commands_run_in_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let containerd = Containerd::start().unwrap();
-    let mut hub = Hub::new(&folder.path().join("hub")).unwrap();
-    hub.start().unwrap();
-    let mut agent = Agent::new(&folder.path().join("node"), "mast-17").unwrap();
-    agent.use_cri(&containerd.socket(), &containerd.cgroup).unwrap();
-    agent.add_table("[pod_logs]\nmax_size = \"8Ki\"\nmax_files = 4").unwrap();
-    agent.add_table("[remote_access]\nexec = true").unwrap();
-    agent.enroll(&hub).unwrap();
-    agent.start().unwrap();
-    agent.wait_until_up().unwrap();
+    let site = Site::configured(&[
+        "[pod_logs]\nmax_size = \"8Ki\"\nmax_files = 4",
+        "[remote_access]\nexec = true",
+    ]);
+    let Site { containerd, hub, agent, .. } = &site;
     hub.apply("box.yaml", &manifest(Containerd::image())).unwrap();
     hub.wait_for_node("mast-17", "the pod is ready", PATIENCE, |view| {
         view["pods"][0]["ready"] == true
@@ -106,10 +97,5 @@ fn a_container_s_log_is_read_and_followed_and_commands_run_in_it() {
     assert_eq!(out, "here\n");
 
     hub.withdraw("box.yaml").unwrap();
-    wait_until("nothing is left", PATIENCE, || {
-        let leaks = containerd.leaks()?;
-        anyhow::ensure!(leaks.is_empty(), "{leaks:?}");
-        Ok(true)
-    })
-    .unwrap();
+    site.assert_nothing_is_left();
 }

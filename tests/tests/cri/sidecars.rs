@@ -1,15 +1,10 @@
 //! A workload of several containers on a whole node, with hub and agent as processes: the agent is killed while an
 //! init container runs, a container crashes beside the others, an init container fails.
 
+use crate::site::{PATIENCE, Site};
 use serde_json::Value;
-use std::path::PathBuf;
-use std::time::Duration;
-use tests::real::agent::Agent;
 use tests::real::containerd::Containerd;
-use tests::real::hub::Hub;
 use tests::real::process::wait_until;
-
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Each waits for a file that the test lays where all of them look.
 fn manifest() -> String {
@@ -64,56 +59,6 @@ spec:
       containers: [{{name: server, image: {image}, command: [sleep, '100000']}}]
 "
     )
-}
-
-/// A node with its hub, and the pod that is looked at.
-struct Site {
-    _folder: tempfile::TempDir,
-    containerd: Containerd,
-    hub: Hub,
-    agent: Agent,
-}
-
-impl Site {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let containerd = Containerd::start().unwrap();
-        let mut hub = Hub::new(&folder.path().join("hub")).unwrap();
-        hub.start().unwrap();
-        let mut agent = Agent::new(&folder.path().join("node"), "mast-17").unwrap();
-        agent.use_cri(&containerd.socket(), &containerd.cgroup).unwrap();
-        agent.enroll(&hub).unwrap();
-        agent.start().unwrap();
-        agent.wait_until_up().unwrap();
-        Self { _folder: folder, containerd, hub, agent }
-    }
-
-    /// Waits until `holds` of the only pod.
-    #[track_caller]
-    fn wait(&self, what: &str, holds: impl Fn(&Value) -> bool) {
-        self.agent.wait_for(what, PATIENCE, |status| holds(&status["pods"][0])).unwrap();
-    }
-
-    /// A file that all containers of the pod see.
-    fn file(&self, name: &str) -> PathBuf {
-        self.agent.state().join("pods/default_box-0/door").join(name)
-    }
-
-    fn log(&self, container: &[&str]) -> String {
-        let arguments = [&["logs", "default/box-0"], container].concat();
-        let output = self.agent.command(&arguments).unwrap().output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn assert_nothing_is_left(&self) {
-        wait_until("nothing of it is left", PATIENCE, || {
-            let leaks = self.containerd.leaks()?;
-            anyhow::ensure!(leaks.is_empty(), "{leaks:?}");
-            Ok(true)
-        })
-        .unwrap();
-    }
 }
 
 fn says(pod: &Value, reason: &str, words: &str) -> bool {
