@@ -170,6 +170,19 @@ pub struct CriConfig {
     pub cdi: bool,
     /// The runtime handler of pods that have GPUs, as in `nvidia`; the default one when absent.
     pub gpu_runtime_handler: Option<String>,
+    /// The network of pods that do not say theirs by `hostNetwork`.
+    pub network: PodNetwork,
+}
+
+/// The network of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodNetwork {
+    /// The node's.
+    #[default]
+    Host,
+    /// One of their own, by the container runtime's CNI configuration.
+    Pod,
 }
 
 /// Images that are not on the node.
@@ -260,6 +273,7 @@ impl Default for CriConfig {
             cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
             cdi: false,
             gpu_runtime_handler: None,
+            network: PodNetwork::default(),
         }
     }
 }

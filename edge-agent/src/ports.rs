@@ -6,12 +6,13 @@
 use crate::placement::{MainShare, Placement};
 use serde::{Deserialize, Serialize};
 use shared::model::{
-    ConfigItem, Container, ContainerRole, HostPathVolume, ImagePullPolicy, KeyToPath,
-    LifecycleHandler, ObjectName, PodId, PodSecurityContext, Probe, Revision, SecretItem, UnixMs,
-    visible_gpu_name,
+    ConfigItem, Container, ContainerPort, ContainerRole, HostPathVolume, ImagePullPolicy,
+    KeyToPath, LifecycleHandler, ObjectName, PodId, PodSecurityContext, Probe, Revision,
+    SecretItem, UnixMs, visible_gpu_name,
 };
 use shared::wire::{Digest, encode};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
@@ -60,6 +61,17 @@ pub struct StartRequest {
     pub pull: PullTerms,
     /// As whom all its containers run.
     pub security: PodSecurityContext,
+    /// Its network.
+    pub network: NetworkRequest,
+}
+
+/// What a pod asks of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkRequest {
+    /// Whether it is on the node's; where that is not said, the node's configuration says it.
+    pub is_host: Option<bool>,
+    /// Those ports of its containers that name a port of the node.
+    pub host_ports: Vec<ContainerPort>,
 }
 
 impl StartRequest {
@@ -208,6 +220,8 @@ pub struct Observation {
     pub parameters_id: u64,
     /// Its containers that were ever started, where it runs and has several.
     pub containers: Vec<ObservedContainer>,
+    /// Its address, where it runs and has a network of its own.
+    pub pod_ip: Option<IpAddr>,
 }
 
 /// What a runtime found of one of a pod's several containers.
@@ -269,7 +283,9 @@ pub struct ProbeRequest {
 pub struct ScrapeTarget {
     /// Which pod.
     pub pod: PodId,
-    /// A port of loopback.
+    /// Where it listens: its own address, or loopback.
+    pub host: IpAddr,
+    /// At this port.
     pub port: u16,
     /// The path, beginning with `/`.
     pub path: String,
@@ -302,6 +318,15 @@ pub enum RuntimeEvent {
         reason: String,
         /// A sentence for people.
         message: String,
+    },
+    /// The pod that is being started has a network of its own, and this address there.
+    Addressed {
+        /// Which pod.
+        pod: PodId,
+        /// Which start of it.
+        instance: InstanceId,
+        /// Its address.
+        pod_ip: IpAddr,
     },
     /// The pod could not be started; nothing of this start runs.
     StartFailed {

@@ -66,15 +66,18 @@ fn write_status(text: &mut String, status: &AgentStatus) -> std::fmt::Result {
         return writeln!(text, "No pods: nothing is assigned to this node.");
     }
     let width = status.pods.iter().map(|pod| pod.pod.to_string().len()).max().unwrap_or(3);
-    writeln!(text, "{:width$}  {:10}  READY  RESTARTS  WHY", "POD", "PHASE")?;
+    let address = |pod: &PodStatus| pod.pod_ip.map_or("-".to_owned(), |ip| ip.to_string());
+    let ip_width = status.pods.iter().map(|pod| address(pod).len()).max().unwrap_or(1).max(2);
+    writeln!(text, "{:width$}  {:10}  READY  RESTARTS  {:ip_width$}  WHY", "POD", "PHASE", "IP")?;
     for pod in &status.pods {
         writeln!(
             text,
-            "{:width$}  {:10}  {:5}  {:8}  {}",
+            "{:width$}  {:10}  {:5}  {:8}  {:ip_width$}  {}",
             pod.pod.to_string(),
             format!("{:?}", pod.phase),
             if pod.ready { "yes" } else { "no" },
             pod.restarts,
+            address(pod),
             why(pod)
         )?;
     }

@@ -11,6 +11,7 @@ use shared::limits::REPLICAS_PER_NODE_MAX;
 use shared::model::{Autoscaling, PodId, PodPhase, PodTemplate, ScalingMetric};
 use shared::telemetry::{Sample, Series};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 /// Pods whose metrics are read: each costs a connection a sample and about twenty series.
 const TARGETS_MAX: usize = 64;
@@ -45,7 +46,9 @@ impl AgentCore {
         let targets = running.filter_map(|status| {
             let workload = self.workloads.get(&status.pod.workload)?;
             let besides = workload.autoscaling.as_ref().and_then(metric_besides);
-            Some(ScrapeTarget { besides, ..target_of(&status.pod, &workload.template)? })
+            let target = target_of(&status.pod, &workload.template)?;
+            let host = status.pod_ip.unwrap_or(target.host);
+            Some(ScrapeTarget { host, besides, ..target })
         });
         // What decides the number of pods goes before what is only told.
         let (scaled, others): (Vec<_>, Vec<_>) =
@@ -75,6 +78,7 @@ fn target_of(pod: &PodId, template: &PodTemplate) -> Option<ScrapeTarget> {
     let metrics = named.filter(|name| !name.is_empty()).take(METRICS_MAX).map(str::to_owned);
     (port != 0 && path.starts_with('/') && printable).then(|| ScrapeTarget {
         pod: pod.clone(),
+        host: Ipv4Addr::LOCALHOST.into(),
         port: template.port_of_replica(port, pod.ordinal),
         path: path.to_owned(),
         metrics: metrics.collect(),

@@ -272,6 +272,7 @@ impl Bench {
             taken,
             parameters_id,
             containers,
+            pod_ip: None,
         }]
     }
 

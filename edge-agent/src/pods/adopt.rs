@@ -28,7 +28,7 @@ impl Pods {
     fn adopt(&mut self, observation: Observation, record: Option<PodRecord>, now: Now) {
         let Observation { pod: id, instance, revision, state, placement: told, .. } = observation;
         let (told_taken, parameters_id) = (observation.taken, observation.parameters_id);
-        let containers = observation.containers;
+        let (containers, pod_ip) = (observation.containers, observation.pod_ip);
         let own = record.as_ref().filter(|record| record.instance == instance);
         let placement = own.map_or(told, |record| record.placement.clone());
         let (known, taken) = (own.is_some(), own.and_then(|record| record.taken).or(told_taken));
@@ -55,6 +55,8 @@ impl Pods {
                     taken,
                     grace_ms: DEFAULT_GRACE_MS,
                     volumes_version: None,
+                    host_ports: vec![],
+                    pod_ip,
                 };
                 pod.adopt_running(live, started_at, containers, now.monotonic);
                 if !known {

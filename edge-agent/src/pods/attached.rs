@@ -34,7 +34,7 @@ pub struct NodeObjects {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Attachments {
     /// The environment of each container in the order of their start, each variable with its value but for those that
-    /// are the pod's name.
+    /// are the pod's name or its address.
     envs: Vec<Vec<EnvVar>>,
     /// What pods' names begin with.
     workload: String,
@@ -73,11 +73,14 @@ impl Attachments {
         Self { envs, workload, volumes, pull_secrets, lacks: gathering.lacks }
     }
 
-    /// The environments of the containers of the replica of this ordinal, each variable with its value.
+    /// The environments of the containers of the replica of this ordinal, each variable with its value but for those
+    /// that are the pod's address: its runtime knows that.
     pub(super) fn envs_of(&self, ordinal: u32) -> impl Iterator<Item = Vec<EnvVar>> {
         let valued = move |variable: &EnvVar| match variable.value_from {
-            None => variable.clone(),
-            Some(_) => literal(variable.name.clone(), format!("{}-{ordinal}", self.workload)),
+            Some(_) if !variable.is_pod_ip() => {
+                literal(variable.name.clone(), format!("{}-{ordinal}", self.workload))
+            }
+            _ => variable.clone(),
         };
         self.envs.iter().map(move |env| env.iter().map(valued).collect())
     }
@@ -143,7 +146,7 @@ impl Gathering<'_> {
             let value = match (&source.config_map_key_ref, &source.field_ref) {
                 (Some(selector), _) => self.value(&selector.name, &selector.key, selector.optional),
                 (None, Some(selector)) => match selector.field() {
-                    Some(PodField::Name) => {
+                    Some(PodField::Name | PodField::PodIp) => {
                         env.push(variable.clone());
                         continue;
                     }
@@ -162,7 +165,7 @@ impl Gathering<'_> {
     fn field(&self, field: PodField<'_>) -> String {
         let metadata = &self.workload.template.metadata;
         match field {
-            PodField::Name => String::new(),
+            PodField::Name | PodField::PodIp => String::new(),
             PodField::Namespace => self.workload.key.namespace().to_owned(),
             PodField::NodeName => self.objects.node.clone(),
             PodField::Label(key) => metadata.labels.get(key).cloned().unwrap_or_default(),

@@ -29,7 +29,7 @@ pub use record::{PodAction, PodRecord};
 use crate::placement::{Decision, MainShare, NodeResources, Placement, PodDemand, place};
 use crate::ports::{InstanceId, RuntimeEvent};
 use pod::Pod;
-use shared::model::{MonotonicMs, Now, PodId, PodStatus, Workload, WorkloadKey};
+use shared::model::{ContainerPort, MonotonicMs, Now, PodId, PodStatus, Workload, WorkloadKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use wanted::Wanted;
 
@@ -129,6 +129,7 @@ impl Pods {
     pub fn handle_runtime(&mut self, event: RuntimeEvent, now: Now) {
         let (RuntimeEvent::Started { pod, instance, .. }
         | RuntimeEvent::Preparing { pod, instance, .. }
+        | RuntimeEvent::Addressed { pod, instance, .. }
         | RuntimeEvent::StartFailed { pod, instance, .. }
         | RuntimeEvent::Exited { pod, instance, .. }
         | RuntimeEvent::NotAttached { pod, instance, .. }
@@ -212,17 +213,19 @@ impl Pods {
         };
         let asks = self.asks(id, decision);
         let lack = self.lack_now(id, asks, decisions);
-        let Some(pod) = self.pods.get_mut(id) else { return };
-        if !pod.may_start(now, self.held, &mut self.actions) {
+        let mut pod = self.pods.get_mut(id);
+        if !pod.as_mut().is_some_and(|pod| pod.may_start(now, self.held, &mut self.actions)) {
             return;
         }
+        let lack = lack.or_else(|| self.lack_of_ports(id));
+        let Some(pod) = self.pods.get_mut(id) else { return };
         match (decision, lack) {
             (Decision::Placed(placement), None) => {
                 self.starts += 1;
                 let instance = instance_id(self.seed, self.starts);
                 pod.start(instance, placement.clone(), asks, now, &mut self.actions);
             }
-            (Decision::Placed(_), Some((reason, message))) => pod.wait(reason, message),
+            (Decision::Placed(_), Some((reason, message))) => pod.wait(reason, &message),
             (Decision::Unplaced { reason, message }, _) => pod.wait(reason, message),
         }
     }
@@ -243,7 +246,7 @@ impl Pods {
         id: &PodId,
         asks: MainShare,
         decisions: &BTreeMap<PodId, Decision>,
-    ) -> Option<(&'static str, &'static str)> {
+    ) -> Option<(&'static str, String)> {
         let Some(Decision::Placed(placement)) = decisions.get(id) else { return None };
         let others = || self.pods.iter().filter(|(other, _)| *other != id);
         let mut out_of_plan = others().filter_map(|(other, pod)| {
@@ -252,12 +255,28 @@ impl Pods {
             (!planned).then_some(held)
         });
         if out_of_plan.any(|held| held.gpus.iter().any(|gpu| placement.gpus.contains(gpu))) {
-            return Some(("WaitingForGpu", "the GPU it gets is still held by a pod that stops"));
+            let message = "the GPU it gets is still held by a pod that stops";
+            return Some(("WaitingForGpu", message.to_owned()));
         }
         let taken = others().filter_map(|(_, pod)| pod.taken()).fold(asks, MainShare::and);
         let fits = self.node.as_ref().is_some_and(|node| taken.fits(node));
-        let waits = ("WaitingForRoom", "the room that it gets is still taken by a pod that stops");
-        (!fits).then_some(waits)
+        let message = "the room that it gets is still taken by a pod that stops";
+        (!fits).then(|| ("WaitingForRoom", message.to_owned()))
+    }
+
+    /// A port of the node that is to lead to it, and leads to another pod.
+    fn lack_of_ports(&self, id: &PodId) -> Option<(&'static str, String)> {
+        let asked = self.pods.get(id)?.wanted_host_ports();
+        let others = self.pods.iter().filter(|(other, _)| *other != id);
+        { others }.find_map(|(other, pod)| {
+            let is_taken = |port: &&ContainerPort| {
+                pod.host_ports().iter().any(|held| port.takes_host_port_of(held))
+            };
+            let port = asked.iter().find(is_taken)?;
+            let (number, protocol) = (port.host_port.unwrap_or_default(), port.protocol);
+            let message = format!("the node's port {number}/{protocol} leads to the pod {other}");
+            Some(("HostPortTaken", message))
+        })
     }
 
     fn note_changes(&mut self) {

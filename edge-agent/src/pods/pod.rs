@@ -1,6 +1,7 @@
 //! One pod: what is wanted of it, how it is, and what follows when either changes.
 
 mod ending;
+mod found;
 mod several;
 mod start;
 mod status;
@@ -10,12 +11,13 @@ pub(super) use ending::exit_words;
 use super::backoff::Backoff;
 use super::containers::{Containers, Planned, Verdict};
 use super::probes::Probes;
-use super::record::{PodAction, PodRecord};
+use super::record::PodAction;
 use super::wanted::Wanted;
 use crate::placement::{Decision, EVICTED, MainShare, Placement, PodDemand};
-use crate::ports::{InstanceId, ObservedContainer, ProbeRequest, RuntimeEvent};
-use shared::model::{MonotonicMs, PodId, Revision, UnixMs};
+use crate::ports::{InstanceId, ProbeRequest, RuntimeEvent};
+use shared::model::{ContainerPort, MonotonicMs, PodId, Revision, UnixMs};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 /// A start that is not answered within this time is given up. A process starts in milliseconds; a
 /// container's sandbox on a slow disk in seconds.
@@ -36,6 +38,10 @@ pub(super) struct Live {
     pub(super) grace_ms: u64,
     /// Names what its volumes were last told to hold; `None` where another start of the agent did.
     pub(super) volumes_version: Option<u64>,
+    /// Ports of the node that lead to it, as far as that is known.
+    pub(super) host_ports: Vec<ContainerPort>,
+    /// Its address, where it has a network of its own.
+    pub(super) pod_ip: Option<IpAddr>,
 }
 
 /// Why a pod is being stopped.
@@ -130,55 +136,6 @@ impl Pod {
         }
     }
 
-    /// A pod as its record tells it; nothing is wanted of it yet.
-    pub(super) fn of_record(record: &PodRecord) -> Self {
-        let state = match record.completed {
-            Some(success) => {
-                let reason = if success { "Completed" } else { "Error" };
-                State::Done { success, reason, message: String::new() }
-            }
-            None => State::Found { code: None },
-        };
-        Self {
-            id: record.pod.clone(),
-            wanted: None,
-            live: None,
-            state,
-            restarts: record.restarts,
-            backoff: Backoff { level: record.backoff_level },
-            last_exit_code: record.last_exit_code,
-            last_words: String::new(),
-            started: Some((record.revision, record.parameters_id)),
-            planned: vec![],
-        }
-    }
-
-    /// A start of it was found running.
-    pub(super) fn adopt_running(
-        &mut self,
-        live: Live,
-        started_at: UnixMs,
-        containers: Vec<ObservedContainer>,
-        since: MonotonicMs,
-    ) {
-        self.started = Some((live.revision, live.parameters_id));
-        self.live = Some(live);
-        // Its probes are known once it is known what is wanted; so is what its containers are.
-        self.state = match containers.is_empty() {
-            true => State::Running { since, started_at, probes: Probes::default() },
-            false => {
-                State::Several { since, started_at, containers: Containers::found(containers) }
-            }
-        };
-    }
-
-    /// Its last start was found ended.
-    pub(super) fn adopt_ended(&mut self, code: Option<i32>) {
-        if !matches!(self.state, State::Done { .. }) {
-            self.state = State::Found { code };
-        }
-    }
-
     pub(super) fn is_instance(&self, instance: InstanceId) -> bool {
         self.live.as_ref().is_some_and(|live| live.instance == instance)
     }
@@ -206,6 +163,7 @@ impl Pod {
         let matching = self.live.as_mut().filter(matching);
         if let Some(live) = matching {
             live.grace_ms = u64::from(wanted.grace_seconds()) * 1000;
+            live.host_ports = wanted.network(self.id.ordinal).host_ports;
             if let State::Running { probes, .. } = &mut self.state
                 && first
             {
@@ -280,6 +238,17 @@ impl Pod {
         let wanted =
             || self.wanted.as_ref().map(|wanted| MainShare::of(&wanted.template.resources()));
         self.live.as_ref().and_then(|live| live.taken.or_else(wanted))
+    }
+
+    /// Ports of the node that lead to it, as long as anything of it runs.
+    pub(super) fn host_ports(&self) -> &[ContainerPort] {
+        self.live.as_ref().map_or(&[], |live| &live.host_ports)
+    }
+
+    /// Ports of the node that are to lead to it.
+    pub(super) fn wanted_host_ports(&self) -> Vec<ContainerPort> {
+        let wanted = self.wanted.as_ref();
+        wanted.map(|wanted| wanted.network(self.id.ordinal).host_ports).unwrap_or_default()
     }
 
     pub(super) fn holds_gpus(&self) -> bool {
@@ -383,23 +352,6 @@ impl Pod {
         due && (!held || ran_before)
     }
 
-    /// It was found ended when the agent came up. Without a status the power went, which is not its
-    /// fault.
-    fn judge_found(
-        &mut self,
-        code: Option<i32>,
-        now: MonotonicMs,
-        actions: &mut VecDeque<PodAction>,
-    ) {
-        match code {
-            Some(code) => self.ended(code, None, now, actions),
-            None => {
-                self.restarts = self.restarts.saturating_add(1);
-                self.state = pending("", "");
-            }
-        }
-    }
-
     /// It has no place.
     pub(super) fn wait(&mut self, reason: &str, message: &str) {
         self.state = pending(reason, message);
@@ -422,6 +374,9 @@ impl Pod {
                     *deadline = now.plus_ms(START_DEADLINE_MS);
                     *doing = (reason, message);
                 }
+            }
+            RuntimeEvent::Addressed { pod_ip, .. } => {
+                self.live.iter_mut().for_each(|live| live.pod_ip = Some(pod_ip));
             }
             RuntimeEvent::Exited { code, .. } => self.exited(code, now, actions),
             RuntimeEvent::LastWords { message, .. } => self.last_words = message,

@@ -4,6 +4,7 @@ mod attached;
 mod containers;
 mod ending;
 mod gpus;
+mod network;
 mod return_of_the_agent;
 
 use super::*;
@@ -274,6 +275,7 @@ fn found_running(request: &StartRequest) -> Observation {
         taken: None,
         parameters_id: 0,
         containers: vec![],
+        pod_ip: None,
     }
 }
 
@@ -296,16 +298,8 @@ fn a_pod_that_runs_when_the_agent_comes_back_is_adopted() {
 fn a_pod_whose_record_is_lost_keeps_the_gpus_that_its_start_was_told() {
     let mut first = pods_with(&[workload("ocr", 1, with_gpu(container()))]);
     let request = started(&mut first);
-    let running = Observation {
-        pod: request.pod.clone(),
-        instance: request.instance,
-        revision: request.revision,
-        state: ObservedState::Running { started_at: UnixMs(1) },
-        placement: Placement { gpus: request.gpus.clone(), gpu_memory_bytes: None },
-        taken: None,
-        parameters_id: 0,
-        containers: vec![],
-    };
+    let placement = Placement { gpus: request.gpus.clone(), gpu_memory_bytes: None };
+    let running = Observation { placement, ..found_running(&request) };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![running], at(0));
     pods.provide(node(), true, at(0));
@@ -397,17 +391,7 @@ impl Machine {
     }
 
     fn observations(&self) -> Vec<Observation> {
-        let observation = |request: &StartRequest| Observation {
-            pod: request.pod.clone(),
-            instance: request.instance,
-            revision: request.revision,
-            state: ObservedState::Running { started_at: UnixMs(1) },
-            placement: Placement::default(),
-            taken: None,
-            parameters_id: 0,
-            containers: vec![],
-        };
-        self.live.values().map(observation).collect()
+        self.live.values().map(found_running).collect()
     }
 }
 

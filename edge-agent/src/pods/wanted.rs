@@ -3,10 +3,10 @@
 use super::attached::{Attachments, Lack, NodeObjects, volumes_of};
 use super::containers::Planned;
 use crate::placement::MainShare;
-use crate::ports::{StartRequest, VolumeContent, volumes_version};
+use crate::ports::{NetworkRequest, StartRequest, VolumeContent, volumes_version};
 use shared::model::{
-    Container, ContainerRole, GpuRequest, ObjectName, PodTemplate, Revision, SecretItem,
-    Toleration, Workload,
+    Container, ContainerPort, ContainerRole, GpuRequest, ObjectName, PodTemplate, Revision,
+    SecretItem, Toleration, Workload,
 };
 use std::sync::Arc;
 
@@ -31,10 +31,11 @@ impl Wanted {
     pub(super) fn of(workload: &Workload, objects: &NodeObjects, one_container: bool) -> Self {
         let attached = Attachments::of(workload, objects);
         let template = &workload.template;
-        let can_run = match one_container {
-            true => template.validate().and_then(|()| template.check_one_container()),
-            false => template.validate(),
-        };
+        let can_run = template.validate().and_then(|()| template.check_without_cluster());
+        let can_run = can_run.and_then(|()| match one_container {
+            true => template.check_one_container(),
+            false => Ok(()),
+        });
         Self {
             revision: workload.revision,
             parameters_id: workload.parameters_id(),
@@ -84,6 +85,19 @@ impl Wanted {
             (role, start)
         };
         self.containers(start.pod.ordinal).map(of_one).collect()
+    }
+
+    /// What the replica of this ordinal asks of the network.
+    pub(super) fn network(&self, ordinal: u32) -> NetworkRequest {
+        let is_host = self.template.spec.host_network;
+        let is_of_host = |port: &ContainerPort| port.host_port.is_some();
+        let names_some = |container: &Container| container.ports.iter().any(is_of_host);
+        if !self.template.spec.in_order().any(|placed| names_some(placed.container)) {
+            return NetworkRequest { is_host, host_ports: vec![] };
+        }
+        let lasting = self.containers(ordinal).filter(|(role, _)| *role != ContainerRole::Init);
+        let ports = lasting.flat_map(|(_, container)| container.ports);
+        NetworkRequest { is_host, host_ports: ports.filter(is_of_host).collect() }
     }
 
     pub(super) fn volumes(&self) -> &[VolumeContent] {

@@ -13,6 +13,7 @@
 //! | `log` | rotated logs and their tail |
 //! | `exec` | a command in a pod, and what is kept of its output |
 //! | `probe` | checks by HTTP and TCP |
+//! | `network` | what only a pod with a network of its own can have |
 //! | `layers` | errors that say what was attempted |
 
 mod access;
@@ -24,6 +25,7 @@ mod folder;
 mod layers;
 mod log;
 mod memory;
+mod network;
 mod probe;
 pub mod process;
 mod secrets;

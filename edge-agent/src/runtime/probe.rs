@@ -1,4 +1,4 @@
-//! Checks of a pod by HTTP and TCP, from the node's own network. Each is answered within its time, whatever the
+//! Checks of a pod by HTTP and TCP, from the node's own network: at the pod's address, where it has one of its own. Each is answered within its time, whatever the
 //! other side does. How a command is run is the runtime's affair.
 //!
 //! The HTTP client is as small as its task: one GET, and the status line of the answer.
@@ -13,17 +13,18 @@ use tokio::time::timeout;
 /// What is read of an answer: its status line stands first, and needs far less.
 const STATUS_LINE_BYTES_MAX: usize = 1024;
 
-/// The node itself, when a probe names no host.
-const DEFAULT_HOST: &str = "127.0.0.1";
+/// The host of a pod on the node's network, where a probe names none.
+pub(super) const NODE_HOST: &str = "127.0.0.1";
 
 /// How long a check may take.
 pub(super) fn limit_of(probe: &Probe) -> Duration {
     Duration::from_secs(u64::from(probe.timeout_seconds.max(1)))
 }
 
-/// Runs one check, a command by `by_command`; a sentence says what failed.
+/// Runs one check, a command by `by_command`; a sentence says what failed. `pod_host` is where the pod is found.
 pub(super) async fn run<'a, C>(
     probe: &'a Probe,
+    pod_host: &str,
     by_command: impl FnOnce(&'a ExecAction) -> C,
 ) -> Result<(), String>
 where
@@ -33,8 +34,8 @@ where
     let check = async {
         match (&probe.exec, &probe.http_get, &probe.tcp_socket) {
             (Some(exec), None, None) => by_command(exec).await,
-            (None, Some(get), None) => check_by_http(get).await,
-            (None, None, Some(socket)) => check_by_tcp(socket).await,
+            (None, Some(get), None) => check_by_http(get, pod_host).await,
+            (None, None, Some(socket)) => check_by_tcp(socket, pod_host).await,
             _ => Err("the probe needs exactly one of exec, httpGet and tcpSocket".to_owned()),
         }
     };
@@ -43,19 +44,19 @@ where
         .unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
 }
 
-async fn connect(host: Option<&str>, port: u16) -> Result<TcpStream, String> {
-    let host = host.filter(|host| !host.is_empty()).unwrap_or(DEFAULT_HOST);
+async fn connect(host: Option<&str>, pod_host: &str, port: u16) -> Result<TcpStream, String> {
+    let host = host.filter(|host| !host.is_empty()).unwrap_or(pod_host);
     let failed = |error| format!("connecting to {host}:{port} failed: {error}");
     TcpStream::connect((host, port)).await.map_err(failed)
 }
 
-async fn check_by_tcp(socket: &TcpSocketAction) -> Result<(), String> {
-    connect(socket.host.as_deref(), socket.port).await.map(drop)
+async fn check_by_tcp(socket: &TcpSocketAction, pod_host: &str) -> Result<(), String> {
+    connect(socket.host.as_deref(), pod_host, socket.port).await.map(drop)
 }
 
-pub(super) async fn check_by_http(get: &HttpGetAction) -> Result<(), String> {
-    let request = request_of(get)?;
-    let mut stream = connect(get.host.as_deref(), get.port).await?;
+pub(super) async fn check_by_http(get: &HttpGetAction, pod_host: &str) -> Result<(), String> {
+    let request = request_of(get, pod_host)?;
+    let mut stream = connect(get.host.as_deref(), pod_host, get.port).await?;
     let failed = |error| format!("GET {} on port {} failed: {error}", get.path, get.port);
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut answer = Vec::with_capacity(STATUS_LINE_BYTES_MAX);
@@ -73,7 +74,7 @@ pub(super) async fn check_by_http(get: &HttpGetAction) -> Result<(), String> {
 }
 
 /// The request's text. Refuses what would make it more than one request.
-fn request_of(get: &HttpGetAction) -> Result<String, String> {
+fn request_of(get: &HttpGetAction, pod_host: &str) -> Result<String, String> {
     let headers = get.http_headers.iter().flat_map(|header| [&header.name, &header.value]);
     let mut texts = headers.chain([&get.path]).chain(get.host.as_ref());
     if texts.any(|text| text.chars().any(char::is_control)) || get.path.contains(' ') {
@@ -83,7 +84,9 @@ fn request_of(get: &HttpGetAction) -> Result<String, String> {
     let mut request = format!("GET {slash}{} HTTP/1.1\r\n", get.path);
     let has = |name: &str| get.http_headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
     if !has("host") {
-        let host = get.host.as_deref().unwrap_or(DEFAULT_HOST);
+        let host = get.host.as_deref().unwrap_or(pod_host);
+        let is_v6 = host.contains(':') && !host.starts_with('[');
+        let host = if is_v6 { format!("[{host}]") } else { host.to_owned() };
         request.push_str(&format!("Host: {host}:{}\r\n", get.port));
     }
     if !has("user-agent") {
@@ -123,9 +126,9 @@ mod tests {
     fn a_header_can_t_smuggle_a_second_request() {
         let header = HttpHeader { name: "X".into(), value: "y\r\n\r\nGET /".into() };
         let get = HttpGetAction { http_headers: vec![header], port: 1, ..Default::default() };
-        assert!(request_of(&get).is_err());
+        assert!(request_of(&get, NODE_HOST).is_err());
         let get = HttpGetAction { path: "/a b".into(), port: 1, ..Default::default() };
-        assert!(request_of(&get).is_err());
+        assert!(request_of(&get, NODE_HOST).is_err());
     }
 
     #[test]
@@ -137,8 +140,21 @@ mod tests {
             http_headers: vec![header],
             ..Default::default()
         };
-        let request = request_of(&get).unwrap();
+        let request = request_of(&get, NODE_HOST).unwrap();
         assert!(request.starts_with("GET /ok HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"));
         assert_eq!(request.to_ascii_lowercase().matches("host:").count(), 1);
+    }
+
+    #[test]
+    fn a_pod_is_asked_at_its_own_address_unless_the_probe_names_another() {
+        let get = HttpGetAction { path: "/".into(), port: 80, ..Default::default() };
+        let host = |get: &HttpGetAction, pod_host: &str| {
+            let request = request_of(get, pod_host).unwrap();
+            request.lines().nth(1).unwrap().to_owned()
+        };
+        assert_eq!(host(&get, "10.88.0.5"), "Host: 10.88.0.5:80");
+        assert_eq!(host(&get, "fd00::5"), "Host: [fd00::5]:80");
+        let named = HttpGetAction { host: Some("ocr.local".into()), ..get };
+        assert_eq!(host(&named, "10.88.0.5"), "Host: ocr.local:80");
     }
 }

@@ -277,6 +277,7 @@ fn cri_options(config: &Config) -> CriOptions {
         pulls: config.images.pull,
         allowed: config.allowed(),
         pids_max: config.pods.pid_limit,
+        network: config.cri.network,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reads the metrics pages of pods, for the next sample.
 //!
 //! In the background, with limits on time, bytes and series: a pod that is slow, hangs or answers
-//! with nonsense costs its own figures and nothing else. Asks loopback only.
+//! with nonsense costs its own figures and nothing else. Asks loopback, and pods that have an address of
+//! their own at that, and nobody else.
 
 mod text;
 
@@ -15,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use shared::in_words;
 use shared::model::PodId;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -100,7 +101,7 @@ async fn read(target: &ScrapeTarget) -> Result<Readings, String> {
 }
 
 async fn fetch(target: &ScrapeTarget) -> Result<Bytes, String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, target.port));
+    let address = SocketAddr::from((target.host, target.port));
     let stream = TcpStream::connect(address).await.map_err(|error| in_words(&error))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| in_words(&error))?;
@@ -139,6 +140,7 @@ pub fn series_of_page(page: &str, names: &[String]) -> usize {
 mod tests {
     use super::*;
     use shared::telemetry::Series;
+    use std::net::Ipv4Addr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -153,8 +155,9 @@ mod tests {
                 let _ = stream.write_all(page.as_bytes()).await;
             }
         });
-        let pod = "default/ocr-0".parse().unwrap();
-        ScrapeTarget { pod, port, path: "/metrics".to_owned(), metrics: vec![], besides: None }
+        let (pod, path) = ("default/ocr-0".parse().unwrap(), "/metrics".to_owned());
+        let host = Ipv4Addr::LOCALHOST.into();
+        ScrapeTarget { pod, host, port, path, metrics: vec![], besides: None }
     }
 
     fn answer(body: &str) -> String {

@@ -8,8 +8,10 @@ use serde_json::{Map, Value, json};
 use shared::limits::{CONTAINERS_MAX, VOLUMES_MAX};
 
 /// Fields of a pod's spec that Hinterland runs.
-const POD_SPEC_FIELDS: [&str; 7] = [
+const POD_SPEC_FIELDS: [&str; 9] = [
     "containers",
+    "dnsPolicy",
+    "hostNetwork",
     "imagePullSecrets",
     "initContainers",
     "restartPolicy",

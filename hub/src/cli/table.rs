@@ -220,10 +220,11 @@ fn pods(pods: &[PodStatus]) -> String {
             format!("{:?}", pod.phase),
             if pod.ready { "yes" } else { "no" }.to_owned(),
             pod.restarts.to_string(),
+            pod.pod_ip.map_or_else(|| "-".to_owned(), |address| address.to_string()),
             why(pod),
         ]
     };
-    columns(&["POD", "PHASE", "READY", "RESTARTS", "WHY"], pods.iter().map(row))
+    columns(&["POD", "PHASE", "READY", "RESTARTS", "IP", "WHY"], pods.iter().map(row))
 }
 
 pub(super) fn pod(view: &PodView) -> String {
@@ -237,6 +238,7 @@ pub(super) fn pod(view: &PodView) -> String {
         ("Restarts", status.restarts.to_string()),
         ("Why", why(status)),
     ];
+    lines.extend(status.pod_ip.map(|address| ("IP", address.to_string())));
     lines.extend(status.last_exit_code.map(|code| ("Last exit", code.to_string())));
     lines.extend(status.gpus.iter().map(|gpu| ("GPU", gpu.clone())));
     lines.extend(view.remarks.iter().map(|remark| ("Note", remark.clone())));

@@ -119,7 +119,11 @@ fn fields_outside_the_subset_are_refused() {
         changed("      containers:", "      volumes: [{name: v, nfs: {}}]\n      containers:");
     assert_snapshot!(volumes, @"w/ocr.yaml:8: spec.template.spec.volumes[0].nfs: unknown field, expected one of `name`, `configMap`, `secret`, `emptyDir`, `hostPath`, `persistentVolumeClaim`");
     let other = changed("      containers:", "      ephemeralContainers: []\n      containers:");
-    assert_snapshot!(other, @"w/ocr.yaml:8: spec.template.spec.ephemeralContainers: unknown field, expected one of `containers`, `restartPolicy`, `terminationGracePeriodSeconds`, `volumes`, `models`, `initContainers`, `imagePullSecrets`, `securityContext`");
+    assert_snapshot!(other, @"w/ocr.yaml:8: spec.template.spec.ephemeralContainers: unknown field, expected one of `containers`, `restartPolicy`, `terminationGracePeriodSeconds`, `volumes`, `models`, `initContainers`, `imagePullSecrets`, `securityContext`, `hostNetwork`, `dnsPolicy`");
+    let dns = changed("      containers:", "      dnsPolicy: ClusterFirst\n      containers:");
+    assert_snapshot!(dns, @"w/ocr.yaml:8: spec.template.spec.dnsPolicy: an edge node has no DNS of a cluster: expected Default, or none");
+    let port = "      hostNetwork: true\n      containers:\n        - name: other\n          command: [a]\n          ports: [{containerPort: 80, hostPort: 8080}]";
+    assert_snapshot!(changed("      containers:", port), @"w/ocr.yaml:12: spec.template.spec.containers[0].ports[0].hostPort: on the node's network, or with replicas that each have ports of their own: expected the same as containerPort");
     let init = "      initContainers: [{name: server, command: [a]}]\n      containers:";
     assert_snapshot!(changed("      containers:", init), @"w/ocr.yaml:10: spec.template.spec.containers[0].name: there is a container `server` already");
     let init = "      initContainers: [{name: init, command: [a], restartPolicy: Never}]\n      containers:";

@@ -119,7 +119,7 @@ pub(crate) fn inference_workload(
     let is_for_clusters = placement.cluster_selector.is_some();
     let mig = take_gpu(gpu, is_for_clusters, &mut template)?;
     take_models(models, is_for_clusters, &mut template)?;
-    check_template(&template)?;
+    check_template(&template, is_for_clusters)?;
     check_autoscaling(autoscaling.as_ref(), &placement, &template)?;
     let results = routes_of(results)?;
     let unencodable = |error: EncodeError| ("spec.template".to_owned(), error.to_string());
@@ -170,10 +170,12 @@ fn replicas_of(placement: &PlacementSpec) -> Result<Replicas, Invalid> {
     }
 }
 
-fn check_template(template: &PodTemplate) -> Result<(), Invalid> {
+fn check_template(template: &PodTemplate, is_for_clusters: bool) -> Result<(), Invalid> {
     check_labels("spec.template.metadata.labels", &template.metadata.labels)?;
     check_annotations("spec.template.metadata.annotations", &template.metadata.annotations)?;
-    template.validate().map_err(|invalid| (said_at(&invalid.path), invalid.problem))?;
+    let beyond = || if is_for_clusters { Ok(()) } else { template.check_without_cluster() };
+    let checked = template.validate().and_then(|()| beyond());
+    checked.map_err(|invalid| (said_at(&invalid.path), invalid.problem))?;
     for PlacedContainer { container, path, .. } in template.spec.in_order() {
         let at = format!("spec.template.{path}");
         // Any RFC 1123 label will do; a node's name is one.

@@ -330,6 +330,10 @@ impl Builder<'_> {
             "enableServiceLinks": false,
         });
         set_if(&mut pod, "initContainers", !init.is_empty(), json!(init));
+        let network = &template.spec.host_network;
+        set_if(&mut pod, "hostNetwork", network.is_some(), json!(network));
+        let dns = &template.spec.dns_policy;
+        set_if(&mut pod, "dnsPolicy", dns.is_some(), json!(dns));
         let security = &template.spec.security_context;
         set_if(&mut pod, "securityContext", security.is_some(), json!(security));
         let volumes = &template.spec.volumes;
@@ -423,6 +427,8 @@ fn container(container: &Container, mig: Option<&str>) -> Value {
         let mut written =
             json!({ "containerPort": port.container_port, "protocol": port.protocol });
         set_if(&mut written, "name", port.name.is_some(), json!(port.name));
+        set_if(&mut written, "hostPort", port.host_port.is_some(), json!(port.host_port));
+        set_if(&mut written, "hostIP", port.host_ip.is_some(), json!(port.host_ip));
         written
     };
     let ports: Vec<Value> = container.ports.iter().map(port).collect();

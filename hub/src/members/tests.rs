@@ -135,6 +135,25 @@ fn a_deployment_has_all_containers_and_the_mig_instance_is_the_first_one_s() {
 }
 
 #[test]
+fn what_is_said_of_the_network_is_the_cluster_s_to_know() {
+    let pod_of = |spec: Value| {
+        let spec = json!({ "placement": { "clusterSelector": {} }, "template": { "spec": spec } });
+        let built = build(&share(&workload("ocr", &spec)), &set_of_site());
+        built.last().unwrap().body["spec"]["template"]["spec"].clone()
+    };
+    let port =
+        json!({ "containerPort": 80, "protocol": "TCP", "hostPort": 8080, "hostIP": "10.0.0.7" });
+    let containers = json!([{ "name": "server", "image": "a", "ports": [port] }]);
+    let policy = json!("ClusterFirst");
+    let pod =
+        pod_of(json!({ "hostNetwork": false, "dnsPolicy": policy, "containers": containers }));
+    assert_eq!((&pod["hostNetwork"], &pod["dnsPolicy"]), (&json!(false), &policy));
+    assert_eq!(pod["containers"][0]["ports"][0], port);
+    let pod = pod_of(json!({ "containers": [{ "name": "server", "image": "a" }] }));
+    assert!(pod.get("hostNetwork").is_none() && pod.get("dnsPolicy").is_none());
+}
+
+#[test]
 fn what_only_edge_nodes_do_is_refused_with_its_path() {
     let container = |rest: Value| {
         let mut container = json!({ "name": "server", "image": "a" });

@@ -150,7 +150,7 @@ fn a_status_is_written_once_and_its_time_is_of_the_transition() {
 fn a_start_that_would_stop_pods_of_a_workload_that_is_refused_waits_until_it_is_mended() {
     let wrong = |status: Value| {
         let mut wrong = workload("ocr", 2, "second");
-        wrong.spec["template"]["spec"]["hostNetwork"] = json!(true);
+        wrong.spec["template"]["spec"]["hostPID"] = json!(true);
         Object { status, ..wrong }
     };
     let listed = |object: Object| {
@@ -187,7 +187,7 @@ fn a_start_that_finds_what_ran_refused_goes_on_with_what_the_last_start_accepted
     let after = |status: Value| {
         let mut reconciler = Reconciler::new(earlier.clone(), SeenState::default());
         let mut wrong = workload("ocr", 2, "second");
-        wrong.spec["template"]["spec"]["hostNetwork"] = json!(true);
+        wrong.spec["template"]["spec"]["hostPID"] = json!(true);
         put(&mut reconciler, Object { status, ..wrong });
         put(&mut reconciler, workload("other", 1, "other"));
         let all = ["ocr", "other"].map(|name| key(Kind::Workload, name));

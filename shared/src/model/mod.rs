@@ -10,6 +10,7 @@ mod ids;
 mod inference_model;
 mod lifecycle;
 mod mig;
+mod network;
 mod pod;
 mod pod_ports;
 mod policy;
@@ -35,6 +36,7 @@ pub use ids::{IdError, NodeId, PodId, Revision, WorkloadKey};
 pub use inference_model::{InvalidDigest, ModelDigest, ModelMount};
 pub use lifecycle::{Lifecycle, LifecycleHandler, SleepAction, TerminationMessagePolicy};
 pub use mig::{MigInstance, MigProfile, MigProfileError, MigRole};
+pub use network::DnsPolicy;
 pub use pod::{
     Container, ContainerPort, ContainerRestartPolicy, EnvVar, ExecAction, HttpGetAction,
     HttpHeader, ImagePullPolicy, LocalObjectReference, PodMetadata, PodSpec, PodTemplate,

@@ -8,6 +8,7 @@
 
 use super::inference_model::ModelMount;
 use super::lifecycle::{Lifecycle, TerminationMessagePolicy};
+use super::network::DnsPolicy;
 use super::resource_list::ResourceList;
 use super::security::{PodSecurityContext, SecurityContext};
 use super::volume::{EnvFromSource, EnvVarSource, Volume, VolumeMount};
@@ -65,6 +66,13 @@ pub struct PodSpec {
     /// As whom its containers run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<PodSecurityContext>,
+    /// Whether it is on its node's network. Where it does not say so, the node's configuration does; in a cluster
+    /// it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_network: Option<bool>,
+    /// Where it looks up names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_policy: Option<DnsPolicy>,
 }
 
 /// Something of the same namespace, by its name.
@@ -210,6 +218,12 @@ pub struct ContainerPort {
     /// The protocol.
     #[serde(default)]
     pub protocol: PortProtocol,
+    /// The port of the node that leads to it, 1 to 65535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
+    /// The address of the node at which `host_port` is; all of them when absent.
+    #[serde(default, rename = "hostIP", skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<String>,
 }
 
 /// A port's protocol.
@@ -283,7 +297,7 @@ pub struct HttpGetAction {
     pub path: String,
     /// The port, 1 to 65535.
     pub port: u16,
-    /// The host; the node itself when absent.
+    /// The host; the pod itself when absent.
     #[serde(default)]
     pub host: Option<String>,
     /// The scheme.
@@ -323,7 +337,7 @@ pub struct HttpHeader {
 pub struct TcpSocketAction {
     /// The port, 1 to 65535.
     pub port: u16,
-    /// The host; the node itself when absent.
+    /// The host; the pod itself when absent.
     #[serde(default)]
     pub host: Option<String>,
 }

@@ -43,10 +43,11 @@ impl PodTemplate {
             &mut container.liveness_probe,
         ];
         probes.into_iter().flatten().for_each(move_probe);
-        container
-            .ports
-            .iter_mut()
-            .for_each(|port| port.container_port = moved(port.container_port));
+        for port in &mut container.ports {
+            port.container_port = moved(port.container_port);
+            // The same as that, where the port of the node is said.
+            port.host_port = port.host_port.map(|_| port.container_port);
+        }
         if let Some(first) = container.ports.first() {
             // What the template says of it stands later, and wins.
             let (name, value) = (PORT_VARIABLE.to_owned(), first.container_port.to_string());

@@ -7,6 +7,7 @@ use super::ids::{PodId, Revision};
 use super::mig::MigRole;
 use super::time::UnixMs;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Where a pod is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -53,6 +54,9 @@ pub struct PodStatus {
     /// Its containers in the order of their start, while it runs; none where it is one alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<ContainerStatus>,
+    /// Its address, while it has a network of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_ip: Option<IpAddr>,
 }
 
 /// The state of one of a pod's several containers.

@@ -174,8 +174,8 @@ pub struct EnvVarSource {
     pub field_ref: Option<ObjectFieldSelector>,
 }
 
-/// A field of the pod: `metadata.name`, `metadata.namespace`, `spec.nodeName`, `metadata.labels['KEY']`, or
-/// `metadata.annotations['KEY']`.
+/// A field of the pod: `metadata.name`, `metadata.namespace`, `spec.nodeName`, `status.podIP`,
+/// `metadata.labels['KEY']`, or `metadata.annotations['KEY']`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectFieldSelector {
@@ -195,6 +195,8 @@ pub enum PodField<'a> {
     Namespace,
     /// The node's name.
     NodeName,
+    /// Its address, where it has a network of its own.
+    PodIp,
     /// A label of the template.
     Label(&'a str),
     /// An annotation of the template.
@@ -213,6 +215,7 @@ impl ObjectFieldSelector {
             "metadata.name" => PodField::Name,
             "metadata.namespace" => PodField::Namespace,
             "spec.nodeName" => PodField::NodeName,
+            "status.podIP" => PodField::PodIp,
             _ => match key("metadata.labels") {
                 Some(key) => PodField::Label(key),
                 None => PodField::Annotation(key("metadata.annotations")?),

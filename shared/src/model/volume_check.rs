@@ -230,8 +230,8 @@ fn validate_field(at: &str, selector: &ObjectFieldSelector) -> Checked {
     if selector.api_version.as_ref().is_some_and(|version| version != "v1") {
         return Err(invalid(format!("{at}.apiVersion"), "expected v1"));
     }
-    let problem = "expected metadata.name, metadata.namespace, spec.nodeName, metadata.labels['KEY'] or \
-                   metadata.annotations['KEY']";
+    let problem = "expected metadata.name, metadata.namespace, spec.nodeName, status.podIP, \
+                   metadata.labels['KEY'] or metadata.annotations['KEY']";
     let path = format!("{at}.fieldPath");
     selector.field().map(drop).ok_or_else(|| invalid(path, problem))
 }

@@ -188,6 +188,7 @@ impl PodTemplate {
         }
         self.validate_security()?;
         self.validate_port_offset()?;
+        self.validate_network()?;
         validate_volumes(&self.spec)
     }
 

@@ -336,6 +336,7 @@ impl Bench {
             taken: None,
             parameters_id: start.parameters_id,
             containers: vec![],
+            pod_ip: None,
         };
         let observations = self.started.iter().rev().take(4).map(observe).collect();
         self.session = None;

@@ -240,6 +240,7 @@ fn pod_status() -> PodStatus {
             reason: String::new(),
             last_exit_code: Some(1),
         }],
+        pod_ip: "10.88.0.5".parse().ok(),
     }
 }
 

@@ -7,7 +7,7 @@
 
 use edge_agent::placement::MainShare;
 use edge_agent::ports::{
-    InstanceId, ObservedState, PullTerms, Runtime, RuntimeEvent, StartRequest,
+    InstanceId, NetworkRequest, ObservedState, PullTerms, Runtime, RuntimeEvent, StartRequest,
 };
 use edge_agent::runtime::process::{ProcessOptions, ProcessRuntime, shim_if_asked};
 use shared::model::{Container, PodSecurityContext, Revision};
@@ -78,6 +78,7 @@ fn request(instance: u64, script: String) -> anyhow::Result<StartRequest> {
         volumes: vec![],
         pull: PullTerms::default(),
         security: PodSecurityContext::default(),
+        network: NetworkRequest::default(),
     })
 }
 
@@ -85,6 +86,7 @@ fn words_of(event: &RuntimeEvent) -> String {
     match event {
         RuntimeEvent::Started { .. } => "started".to_owned(),
         RuntimeEvent::Preparing { reason, .. } => format!("preparing {reason}"),
+        RuntimeEvent::Addressed { pod_ip, .. } => format!("addressed {pod_ip}"),
         RuntimeEvent::StartFailed { reason, message, .. } => format!("failed {reason} {message}"),
         RuntimeEvent::Exited { code, .. } => format!("exited {code}"),
         RuntimeEvent::LastWords { message, .. } => format!("last words {message}"),

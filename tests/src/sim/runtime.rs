@@ -8,6 +8,7 @@ use edge_agent::ports::{
 use shared::model::{PodId, Revision, UnixMs};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
 /// What runs on a machine, shared by the starts of its agent.
@@ -48,6 +49,8 @@ pub(super) struct Running {
     pub(super) gpu_memory_bytes: Option<u64>,
     taken: MainShare,
     parameters_id: u64,
+    /// Its address, where it has a network of its own.
+    pod_ip: Option<IpAddr>,
     state: ObservedState,
 }
 
@@ -133,6 +136,9 @@ impl Runtime for Machine {
             taken: Some(running.taken),
             parameters_id: running.parameters_id,
             containers: vec![],
+            pod_ip: running
+                .pod_ip
+                .filter(|_| matches!(running.state, ObservedState::Running { .. })),
         };
         Ok(inner.pods.iter().map(observation).collect())
     }
@@ -152,6 +158,10 @@ impl Runtime for Machine {
         }
         inner.starts += 1;
         let started_at = inner.wall;
+        // Another at each start, as a network gives them.
+        let number = u32::try_from(inner.starts % 250).unwrap_or(0);
+        let pod_ip = IpAddr::from(Ipv4Addr::from(0x0a58_0002 + number));
+        let pod_ip = Some(pod_ip).filter(|_| request.network.is_host == Some(false));
         let running = Running {
             instance: request.instance,
             revision: request.revision,
@@ -159,10 +169,14 @@ impl Runtime for Machine {
             gpu_memory_bytes: request.gpu_memory_bytes,
             taken: request.taken,
             parameters_id: request.parameters_id,
+            pod_ip,
             state: ObservedState::Running { started_at },
         };
         inner.pods.insert(request.pod.clone(), running);
         let (pod, instance) = (request.pod, request.instance);
+        let addressed =
+            pod_ip.map(|pod_ip| RuntimeEvent::Addressed { pod: pod.clone(), instance, pod_ip });
+        inner.events.extend(addressed);
         inner.events.push(RuntimeEvent::Started { pod, instance, started_at });
     }
 

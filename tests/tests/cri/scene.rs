@@ -3,8 +3,8 @@
 use edge_agent::config::PullPolicy;
 use edge_agent::placement::MainShare;
 use edge_agent::ports::{
-    InstanceId, Observation, ProbeKind, ProbeRequest, PullTerms, Runtime, RuntimeEvent,
-    StartRequest,
+    InstanceId, NetworkRequest, Observation, ProbeKind, ProbeRequest, PullTerms, Runtime,
+    RuntimeEvent, StartRequest,
 };
 use edge_agent::results::{Doors, TokenKey, Waiting};
 use edge_agent::runtime::cri::{CriOptions, CriRuntime};
@@ -224,6 +224,7 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         volumes: vec![],
         pull: PullTerms::default(),
         security: PodSecurityContext::default(),
+        network: NetworkRequest::default(),
     }
 }
 

@@ -67,6 +67,10 @@ fn nonsense_is_refused_with_a_message_that_names_the_field() {
             "template.spec.volumes[].nfs: is not supported on edge nodes",
         ),
         (
+            workload("pid", "{}", "{hostPID: true, containers: [{name: a, command: [a]}]}"),
+            "template.spec.hostPID: is not supported on edge nodes",
+        ),
+        (
             workload("masked", "{}", &pod(", securityContext: {procMount: Unmasked}")),
             "template.spec.containers[].securityContext.procMount: is not supported on edge nodes",
         ),
@@ -104,6 +108,15 @@ fn nonsense_is_refused_with_a_message_that_names_the_field() {
         let refusal = cluster().apply(&manifest).expect_err(words).to_string();
         assert!(refusal.contains(words), "{refusal}");
     }
+}
+
+#[test]
+fn a_network_of_its_own_and_ports_of_the_node_are_taken() {
+    let ports = "[{containerPort: 80, hostPort: 8080, hostIP: 10.0.0.7}]";
+    let pod = format!(
+        "{{hostNetwork: false, dnsPolicy: Default, containers: [{{name: a, command: [a], ports: {ports}}}]}}"
+    );
+    cluster().apply(&workload("network", "{}", &pod)).unwrap();
 }
 
 #[test]

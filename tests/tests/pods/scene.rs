@@ -3,8 +3,8 @@
 
 use edge_agent::placement::MainShare;
 use edge_agent::ports::{
-    InstanceId, Observation, ObservedState, ProbeKind, ProbeRequest, PullTerms, Runtime,
-    RuntimeEvent, StartRequest,
+    InstanceId, NetworkRequest, Observation, ObservedState, ProbeKind, ProbeRequest, PullTerms,
+    Runtime, RuntimeEvent, StartRequest,
 };
 use edge_agent::runtime::process::{ProcessOptions, ProcessRuntime};
 use edge_agent::runtime::tail_log;
@@ -230,6 +230,7 @@ pub(crate) fn request(instance: u64, script: &str) -> StartRequest {
         volumes: vec![],
         pull: PullTerms::default(),
         security: PodSecurityContext::default(),
+        network: NetworkRequest::default(),
     }
 }
 

@@ -28,6 +28,8 @@ impl Pod {
             taken: Some(taken),
             grace_ms: u64::from(grace_seconds) * 1000,
             volumes_version: Some(wanted.volumes_version),
+            host_ports: wanted.network(self.id.ordinal).host_ports,
+            pod_ip: None,
         };
         let mut request = self.request_of(wanted, &live);
         self.planned = wanted.planned(&request);
@@ -84,6 +86,7 @@ impl Pod {
             volumes: wanted.volumes().to_vec(),
             security: wanted.template.spec.security_context.clone().unwrap_or_default(),
             pull: PullTerms { is_metered: false, secrets: wanted.pull_secrets().to_vec() },
+            network: wanted.network(self.id.ordinal),
         }
     }
 

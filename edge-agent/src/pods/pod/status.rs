@@ -29,6 +29,7 @@ impl Pod {
             last_exit_code: self.last_exit_code,
             gpus: self.live.as_ref().map(|live| live.placement.gpus.clone()).unwrap_or_default(),
             containers: containers.map(Containers::statuses).unwrap_or_default(),
+            pod_ip: self.live.as_ref().and_then(|live| live.pod_ip),
         }
     }
 

@@ -20,6 +20,7 @@ fn found(record: &PodRecord, state: ObservedState) -> Observation {
         taken: None,
         parameters_id: record.parameters_id,
         containers: vec![],
+        pod_ip: None,
     }
 }
 
@@ -168,6 +169,7 @@ fn a_pod_that_nobody_wants_any_more_is_stopped_when_the_agent_comes_back() {
         taken: None,
         parameters_id: 0,
         containers: vec![],
+        pod_ip: None,
     };
     let mut pods = Pods::new(2);
     pods.restore(vec![], vec![stray], at(0));

@@ -5,6 +5,7 @@
 use super::api;
 use super::calls::{ContainerCondition, condition_of, is_unstarted, until_answered};
 use super::client::{CallError, CriClient};
+use super::network::Network;
 use super::note::{AgentName, StartNote};
 use crate::ports::{ContainerPlan, ObservedContainer, ObservedState};
 use crate::runtime::layers::{Attempt, attempt};
@@ -34,6 +35,8 @@ pub(super) struct Found {
     pub(super) container: String,
     /// The last of each of its several containers, with its id.
     pub(super) members: Vec<Member>,
+    /// The network of one that runs.
+    pub(super) network: Network,
 }
 
 /// One of several containers, and its id.
@@ -78,15 +81,25 @@ async fn take_stock(client: &CriClient, agent: &AgentName) -> Result<Vec<Found>,
         let one = if note.containers.is_empty() {
             let container = own().next().map(|container| container.id.clone()).unwrap_or_default();
             let state = state_of(client, &sandbox, &container).await?;
-            Found { note, state, sandbox: sandbox.id.clone(), container, members: vec![] }
+            let (sandbox, members) = (sandbox.id.clone(), vec![]);
+            Found { note, state, sandbox, container, members, network: Network::Node }
         } else {
             find_group(client, &sandbox, note, own()).await?
         };
+        let one = with_network(client, one).await?;
         if !found.get(&one.note.pod).is_some_and(|found| is_running(found.state)) {
             found.insert(one.note.pod.clone(), one);
         }
     }
     Ok(found.into_values().collect())
+}
+
+async fn with_network(client: &CriClient, found: Found) -> Result<Found, CallError> {
+    if !found.note.has_own_network || !is_running(found.state) {
+        return Ok(found);
+    }
+    let network = Network::Own(client.address(&found.sandbox).await?);
+    Ok(Found { network, ..found })
 }
 
 /// A start of a pod of several containers: it runs for as long as its sandbox stands.
@@ -116,7 +129,7 @@ async fn find_group(
         end_of_group(&note, &members)
     };
     let sandbox = sandbox.id.clone();
-    Ok(Found { note, state, sandbox, container: String::new(), members })
+    Ok(Found { note, state, sandbox, container: String::new(), members, network: Network::Node })
 }
 
 /// How a container is; `None` for one that was never started, and is not any more.

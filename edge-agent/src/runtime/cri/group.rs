@@ -10,6 +10,7 @@ use super::client::{CallError, ORDER_LIMIT};
 use super::hooks::{self, Ending};
 use super::life::{Life, NAME_PAUSE, START_PATIENCE, failure_of, now, ordered};
 use super::log::LOG_NAME;
+use super::network::{Network, NetworkOrder};
 use super::note::Pairs;
 use super::order::OrderOf;
 use super::security::Security;
@@ -104,18 +105,22 @@ impl Group {
         let is_privileged = allowed.privileged && self.plan.iter().any(|one| one.is_privileged);
         let security = security.in_a_sandbox_of(is_privileged);
         life.prepare(request, security.access()).await?;
-        let order = order_of(&life.shared, request, &security, |order| api::RunPodSandboxRequest {
-            config: Some(order.sandbox()),
-            runtime_handler: order.runtime_handler(),
+        let (network, asked) = life.network(request).await?;
+        let order = order_of(&life.shared, request, &security, network, |order| {
+            let (config, runtime_handler) = (Some(order.sandbox(asked)), order.runtime_handler());
+            api::RunPodSandboxRequest { config, runtime_handler }
         });
-        let made = life.run_sandbox(&order).await;
+        let made = match life.run_sandbox(&order).await {
+            Ok(sandbox) => life.addressed(network, &sandbox).await.map(|_| sandbox),
+            Err(error) => Err(failure_of(&error)),
+        };
         if made.is_err() {
             life.end("the sandbox of a start that failed", |client, labels| async move {
                 client.remove_sandboxes(labels).await
             })
             .await;
         }
-        made.map_err(|error| failure_of(&error))
+        made
     }
 
     /// Does what is ordered until the pod is to stop, or can't go on.
@@ -199,8 +204,10 @@ impl Group {
         let allowed = &life.shared.options.allowed;
         let security = &Security::of(&start.security, &start.container, &image, allowed)?;
         let volumes = self.find_volumes(start).await?;
-        let (config, sandbox_config) = order_of(&life.shared, start, security, |order| {
-            (order.container(image.id, &volumes, told), order.sandbox())
+        let network = life.shared.network_of(&life.pod);
+        let (config, sandbox_config) = order_of(&life.shared, start, security, network, |order| {
+            let sandbox = order.sandbox(NetworkOrder::default());
+            (order.container(image.id, &volumes, told), sandbox)
         });
         let mut config = config?;
         config.devices = placed::devices(allowed, start)?;
@@ -211,6 +218,7 @@ impl Group {
             config: Some(config),
             sandbox_config: Some(sandbox_config),
         };
+        let host = network.host();
         let begin = async {
             let made = self.create(&order, name).await;
             let id = made.map_err(|error| failure_of(&error))?;
@@ -218,7 +226,7 @@ impl Group {
             let started_at = started.map_err(|error| failure_of(&error))?;
             let mut orders = life.orders.clone();
             tokio::select! {
-                done = hooks::post_start(&life.shared.client, start, &id) => done?,
+                done = hooks::post_start(&life.shared.client, start, &id, &host) => done?,
                 _ = ordered(&mut orders) => {
                     return Err(StartFailure::new("Stopped", "the pod stops"));
                 }
@@ -368,9 +376,10 @@ fn order_of<T>(
     shared: &Shared,
     request: &StartRequest,
     security: &Security,
+    network: Network,
     make: impl FnOnce(&OrderOf<'_>) -> T,
 ) -> T {
     let Shared { options, agent, .. } = shared;
     let folder = &shared.folder(&request.pod);
-    make(&OrderOf { options, agent, request, folder, security })
+    make(&OrderOf { options, agent, request, folder, security, network })
 }

@@ -53,10 +53,11 @@ pub(super) async fn post_start(
     client: &CriClient,
     request: &StartRequest,
     container: &str,
+    pod_host: &str,
 ) -> Result<(), StartFailure> {
     let hooks = request.container.lifecycle.as_ref();
     let Some(hook) = hooks.and_then(|hooks| hooks.post_start.as_ref()) else { return Ok(()) };
-    run(client, container, hook, POST_START_LIMIT).await.map_err(|problem| {
+    run(client, container, hook, (pod_host, POST_START_LIMIT)).await.map_err(|problem| {
         StartFailure::new("PostStartHookFailed", format!("its postStart hook failed: {problem}"))
     })
 }
@@ -66,23 +67,24 @@ pub(super) async fn pre_stop(
     client: &CriClient,
     hook: &LifecycleHandler,
     container: &str,
+    pod_host: &str,
     limit: Duration,
 ) -> Result<(), String> {
-    run(client, container, hook, limit).await
+    run(client, container, hook, (pod_host, limit)).await
 }
 
 async fn run(
     client: &CriClient,
     container: &str,
     hook: &LifecycleHandler,
-    limit: Duration,
+    (pod_host, limit): (&str, Duration),
 ) -> Result<(), String> {
     let act = async {
         match (&hook.exec, &hook.http_get, &hook.sleep) {
             (Some(exec), ..) => {
                 check_by_command(client, Some(container.to_owned()), exec, limit).await
             }
-            (_, Some(get), _) => probe::check_by_http(get).await,
+            (_, Some(get), _) => probe::check_by_http(get, pod_host).await,
             (_, _, Some(pause)) => {
                 sleep(Duration::from_secs(u64::from(pause.seconds))).await;
                 Ok(())

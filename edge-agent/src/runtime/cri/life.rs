@@ -7,6 +7,7 @@ use super::calls::{ContainerCondition, UNKNOWN_EXIT_CODE, until_answered};
 use super::client::{CallError, CriClient, ORDER_LIMIT};
 use super::hooks::{self, Ending, make_last_words_file};
 use super::ids::ContainerIds;
+use super::network::{Network, NetworkOrder};
 use super::note::{Pairs, StartNote};
 use super::order::{OrderOf, door_folder};
 use super::security::Security;
@@ -97,19 +98,23 @@ impl Life {
         let image = self
             .image(container.image.as_deref(), container.image_pull_policy, &request.pull)
             .await?;
-        let Shared { options, agent, .. } = self.shared.as_ref();
+        let shared = Arc::clone(&self.shared);
+        let Shared { options, agent, client, .. } = shared.as_ref();
         let security =
             &Security::of(&request.security, &request.container, &image, &options.allowed)?;
         let volumes = self.prepare(request, security.access()).await?;
-        let folder = &self.shared.folder(&self.pod);
-        let order = OrderOf { options, agent, request, folder, security };
-        let (sandbox, handler) = (order.sandbox(), order.runtime_handler());
-        let mut container = order.container(image.id, &volumes, told)?;
-        container.devices = placed::devices(&options.allowed, request)?;
-        let begun = self.create(sandbox, handler, container).await;
-        let begun = match begun.map_err(|error| failure_of(&error)) {
+        let (network, asked) = self.network(request).await?;
+        let folder = &shared.folder(&self.pod);
+        let order = OrderOf { options, agent, request, folder, security, network };
+        let make = |order: OrderOf<'_>| {
+            let devices = placed::devices(&options.allowed, request)?;
+            let container = order.container(image.id, &volumes, told)?;
+            Ok(api::ContainerConfig { devices, ..container })
+        };
+        let begun = match self.create(order, asked, make).await {
             Ok(begun) => {
-                let done = hooks::post_start(&self.shared.client, request, &begun.container).await;
+                let host = shared.network_of(&self.pod).host();
+                let done = hooks::post_start(client, request, &begun.container, &host).await;
                 done.map(|()| begun)
             }
             Err(failure) => Err(failure),
@@ -144,7 +149,8 @@ impl Life {
         let (shared, request) = (Arc::clone(&self.shared), request.clone());
         let work = move || {
             let folder = shared.folder(&request.pod);
-            let note = StartNote::of(&request, access);
+            let network = Network::asked(&shared.options, &request);
+            let note = StartNote::of(&request, access, network);
             make_folder(&folder, &note).and_then(|()| note.write(&folder)).map_err(|error| {
                 let reason = if is_disk_full(&error) { "DiskFull" } else { "FolderFailed" };
                 StartFailure::new(reason, in_words(&error))
@@ -156,23 +162,26 @@ impl Life {
         blocking(work).await.unwrap_or_else(|| Err(ended()))
     }
 
+    /// `make` makes the container for a network whose address is known.
     async fn create(
         &self,
-        config: api::PodSandboxConfig,
-        runtime_handler: String,
-        container: api::ContainerConfig,
-    ) -> Result<Begun, CallError> {
-        let client = &self.shared.client;
-        let order = api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
-        let sandbox = self.run_sandbox(&order).await?;
-        let order = api::CreateContainerRequest {
+        order: OrderOf<'_>,
+        asked: NetworkOrder,
+        make: impl FnOnce(OrderOf<'_>) -> Result<api::ContainerConfig, StartFailure>,
+    ) -> Result<Begun, StartFailure> {
+        let failed = |error: CallError| failure_of(&error);
+        let (config, runtime_handler) = (order.sandbox(asked), order.runtime_handler());
+        let request = api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
+        let sandbox = self.run_sandbox(&request).await.map_err(failed)?;
+        let network = self.addressed(order.network, &sandbox).await?;
+        let request = api::CreateContainerRequest {
             pod_sandbox_id: sandbox.clone(),
-            config: Some(container),
+            config: Some(make(OrderOf { network, ..order })?),
             sandbox_config: Some(config),
         };
-        let api::CreateContainerResponse { container_id: container } =
-            client.call("CreateContainer", &order, ORDER_LIMIT).await?;
-        let started_at = self.start_created("", &container).await?;
+        let made = self.shared.client.call("CreateContainer", &request, ORDER_LIMIT).await;
+        let api::CreateContainerResponse { container_id: container } = made.map_err(failed)?;
+        let started_at = self.start_created("", &container).await.map_err(failed)?;
         Ok(Begun { sandbox, container, started_at })
     }
 
@@ -279,7 +288,8 @@ impl Life {
     /// What its template has it do before it is asked to end, within its grace.
     async fn do_before_the_end(&self, client: &CriClient, container: &str, grace: Duration) {
         let Some(hook) = &self.ending.pre_stop else { return };
-        if let Err(problem) = hooks::pre_stop(client, hook, container, grace).await {
+        let host = self.shared.network_of(&self.pod).host();
+        if let Err(problem) = hooks::pre_stop(client, hook, container, &host, grace).await {
             warn!(pod = %self.pod, instance = %self.instance, problem, "its preStop hook failed");
         }
     }

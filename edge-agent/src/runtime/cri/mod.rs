@@ -8,7 +8,8 @@
 //! | `placed` | what it has mounted, and its devices |
 //! | `hooks` | what it does at its start and before its end, and its last words |
 //! | `note` | labels, annotations and the small file by which a start is known again |
-//! | `life` | one start: begin, watch, stop |
+//! | `network`, `dns` | the node's network, or one of its own |
+//! | `life`, `live` | one start: begin, watch, stop; and what all know of it |
 //! | `group` | the same for a pod of several containers |
 //! | `pull`, `credentials` | its image where that is not here, and what registries ask for |
 //! | `exec` | commands in a container: checks, and what people ask for |
@@ -17,7 +18,7 @@
 //! | `watcher` | one look at all containers: ends, logs, usage |
 //! | `log` | the format of containers' logs, their rotation and tail |
 //!
-//! A pod is one sandbox with its containers, on the node's network. Its uid is the pod's and not the start's, so
+//! A pod is one sandbox with its containers, on the node's network or with one of its own. Its uid is the pod's and not the start's, so
 //! that the runtime itself refuses a second copy. Pods outlive the agent, which adopts them by their labels, and
 //! outlive a kill of the runtime, which adopts its own.
 //!
@@ -38,13 +39,16 @@ mod calls;
 mod cgroup;
 mod client;
 mod credentials;
+mod dns;
 mod exec;
 mod found;
 mod group;
 mod hooks;
 mod ids;
 mod life;
+mod live;
 pub(in crate::runtime) mod log;
+mod network;
 mod note;
 mod options;
 mod order;
@@ -74,17 +78,17 @@ use group::{Group, GroupOrder};
 use hooks::Ending;
 use ids::{ContainerIds, Running};
 use life::Life;
-use note::{AgentName, Pairs, StartNote};
+use live::{Live, open_to_all_users};
+use network::Network;
+use note::{AgentName, StartNote};
 use order::{DOOR_SOCKET, door_folder};
 use shared::in_words;
 use shared::model::PodId;
 use shared::telemetry::Series;
 use shared::wire::ExecResult;
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -121,23 +125,6 @@ struct Shared {
     /// So many images come at a time.
     pulling: Semaphore,
     tasks: Handle,
-}
-
-/// A start that has begun and not ended.
-#[derive(Debug)]
-struct Live {
-    instance: InstanceId,
-    containers: Arc<ContainerIds>,
-    /// What is to become of single containers, where there are several.
-    group: Option<mpsc::UnboundedSender<GroupOrder>>,
-    /// Milliseconds of grace, once it shall stop.
-    stop: watch::Sender<Option<u64>>,
-    /// Open for as long as any of it runs.
-    door: Option<Door>,
-    /// What its volumes are to hold, until that is being written.
-    volumes: Option<Vec<VolumeContent>>,
-    /// Whose its files are.
-    access: Access,
 }
 
 impl CriRuntime {
@@ -228,9 +215,10 @@ impl CriRuntime {
         let containers = Arc::new(ContainerIds::default());
         let shared = Arc::clone(&self.shared);
         let door = self.open_door(pod, instance, &containers);
-        let (volumes, access) = (None, Access::default());
+        let (volumes, access, network) = (None, Access::default(), Network::Node);
         let ids = Arc::clone(&containers);
-        let live = Live { instance, containers: ids, group: None, stop, door, volumes, access };
+        let live =
+            Live { instance, containers: ids, group: None, stop, door, volumes, access, network };
         let ending = Ending::default();
         (Life { shared, pod: pod.clone(), instance, containers, orders, ending }, live)
     }
@@ -250,10 +238,11 @@ impl CriRuntime {
     }
 
     fn adopt(&self, found: Found) -> Observation {
-        let Found { note, state, sandbox, container, members } = found;
+        let Found { note, state, sandbox, container, members, network } = found;
         if let ObservedState::Running { .. } = state {
             let (mut life, mut live) = self.life(&note.pod, note.instance);
             (live.access, life.ending) = (note.access, note.ending.clone());
+            live.network = network;
             if note.containers.is_empty() {
                 live.containers.add("", &container);
                 self.keep(&note.pod, live, life.adopted(sandbox, container));
@@ -264,7 +253,7 @@ impl CriRuntime {
             }
         }
         let containers = members.into_iter().map(|(observed, _)| observed).collect();
-        Observation { containers, ..note.observed(state) }
+        Observation { containers, pod_ip: network.address(), ..note.observed(state) }
     }
 
     /// Has a start kept from now on: it is known before its end can be told.
@@ -403,32 +392,16 @@ impl Runtime for CriRuntime {
 
     fn probe(&mut self, request: ProbeRequest) {
         let container = self.container_of(&request.pod, request.container.as_deref());
-        let shared = Arc::clone(&self.shared);
+        let (shared, host) =
+            (Arc::clone(&self.shared), self.shared.network_of(&request.pod).host());
         drop(self.shared.tasks.spawn(async move {
             let ProbeRequest { pod, instance, container: name, kind, probe } = request;
             let (client, limit) = (&shared.client, probe::limit_of(&probe));
-            let result =
-                probe::run(&probe, |exec| check_by_command(client, container, exec, limit)).await;
+            let by_command = |exec| check_by_command(client, container, exec, limit);
+            let result = probe::run(&probe, &host, by_command).await;
             let event = RuntimeEvent::Probed { pod, instance, container: name, kind, result };
             shared.tell(event);
         }));
-    }
-}
-
-impl Live {
-    /// What the pod is told of its door.
-    fn told(&self) -> Option<Pairs> {
-        self.door.as_ref().map(|door| door.environment().into_iter().collect())
-    }
-}
-
-/// Whoever a container runs as comes to its door. Nobody else of the node does: the folders above are the agent's
-/// alone, and who comes is told by the kernel.
-fn open_to_all_users(socket: &Path) {
-    let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
-    let opened = socket.parent().map_or(Ok(()), |folder| open(folder, 0o755));
-    if let Err(error) = opened.and_then(|()| open(socket, 0o666)) {
-        warn!(socket = %socket.display(), %error, "a pod that does not run as root can't come to its door");
     }
 }
 

@@ -2,6 +2,7 @@
 //! folder, so that a start is known when the runtime has lost it.
 
 use super::hooks::Ending;
+use super::network::Network;
 use crate::placement::{MainShare, Placement};
 use crate::ports::{ContainerPlan, InstanceId, Observation, ObservedState, StartRequest};
 use crate::runtime::access::Access;
@@ -51,6 +52,9 @@ pub(super) struct StartNote {
     /// What is to be known when it ends.
     #[serde(default)]
     pub(super) ending: Ending,
+    /// Whether it has a network of its own; its address is the runtime's to say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) has_own_network: bool,
 }
 
 /// Tells the pods of this agent from those of another on the same runtime, by the folder of its pods.
@@ -109,7 +113,7 @@ impl AgentName {
 
 impl StartNote {
     /// What is noted of a start that is asked for.
-    pub(super) fn of(request: &StartRequest, access: Access) -> Self {
+    pub(super) fn of(request: &StartRequest, access: Access, network: Network) -> Self {
         let (gpus, gpu_memory_bytes) = (request.gpus.clone(), request.gpu_memory_bytes);
         Self {
             pod: request.pod.clone(),
@@ -121,6 +125,7 @@ impl StartNote {
             containers: request.containers.clone(),
             access,
             ending: Ending::of(&request.container),
+            has_own_network: network.is_own(),
         }
     }
 
@@ -168,6 +173,7 @@ impl StartNote {
             taken: self.taken.filter(|_| runs),
             parameters_id: if runs { self.parameters_id } else { 0 },
             containers: vec![],
+            pod_ip: None,
         }
     }
 }
@@ -189,6 +195,7 @@ mod tests {
             containers: vec![],
             access: Access { is_container: true, user: Some(5), group: None },
             ending: Ending { pre_stop: Some(LifecycleHandler::default()), falls_back_to_log: true },
+            has_own_network: true,
         }
     }
 

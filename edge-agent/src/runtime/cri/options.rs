@@ -1,6 +1,6 @@
 //! How the runtime is set up.
 
-use crate::config::PullPolicy;
+use crate::config::{PodNetwork, PullPolicy};
 use crate::runtime::Allowed;
 use std::path::PathBuf;
 
@@ -33,6 +33,8 @@ pub struct CriOptions {
     pub allowed: Allowed,
     /// Processes and threads that a pod may have; as many as the node has without.
     pub pids_max: Option<u64>,
+    /// The network of pods that do not say theirs.
+    pub network: PodNetwork,
 }
 
 impl CriOptions {
@@ -50,6 +52,7 @@ impl CriOptions {
             pulls: PullPolicy::default(),
             allowed: Allowed::default(),
             pids_max: None,
+            network: PodNetwork::default(),
         }
     }
 }

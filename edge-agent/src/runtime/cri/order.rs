@@ -1,18 +1,19 @@
 //! How a start becomes a sandbox and a container, in the words of CRI. Pure.
 //!
-//! A pod has the node's network, as a process has; its processes, mounts and IPC are its own. As whom it runs says
+//! A pod's processes, mounts and IPC are its own; its network is what `network` says, and as whom it runs says
 //! `security`. It finds its volumes read-only but for folders that it may write to.
 
 use super::CriOptions;
 use super::api;
 use super::hooks::{last_words_file, last_words_path};
 use super::log::LOG_NAME;
+use super::network::{HOSTS_PATH, Network, NetworkOrder, hosts_file, needs_its_own};
 use super::note::{AgentName, Pairs, StartNote};
 use super::security::Security;
 use crate::ports::StartRequest;
 use crate::runtime::StartFailure;
 use crate::runtime::folder::PodFolder;
-use shared::model::visible_gpu_name;
+use shared::model::{EnvVar, visible_gpu_name};
 use std::path::{Path, PathBuf};
 
 /// Where a pod finds the folder of its door.
@@ -20,6 +21,9 @@ const DOOR_FOLDER: &str = "/run/hinterland";
 
 /// The name of its socket there.
 pub(super) const DOOR_SOCKET: &str = "results";
+
+/// What tells a pod its door on the node's loopback.
+const DOOR_URL_VARIABLE: &str = "HINTERLAND_RESULTS_URL";
 
 /// The period over which a limit of CPU time holds, in microseconds: the kernel's default.
 const CPU_PERIOD_USEC: i64 = 100_000;
@@ -29,12 +33,14 @@ const CPU_SHARES_MIN: i64 = 2;
 const CPU_QUOTA_USEC_MIN: i64 = 1_000;
 
 /// Makes the sandbox and the container of one start.
+#[derive(Clone, Copy)]
 pub(super) struct OrderOf<'a> {
     pub(super) options: &'a CriOptions,
     pub(super) agent: &'a AgentName,
     pub(super) request: &'a StartRequest,
     pub(super) folder: &'a PodFolder,
     pub(super) security: &'a Security,
+    pub(super) network: Network,
 }
 
 impl OrderOf<'_> {
@@ -45,8 +51,9 @@ impl OrderOf<'_> {
     }
 
     /// The sandbox.
-    pub(super) fn sandbox(&self) -> api::PodSandboxConfig {
+    pub(super) fn sandbox(&self, asked: NetworkOrder) -> api::PodSandboxConfig {
         let pod = &self.request.pod;
+        let NetworkOrder { dns, ports } = asked;
         api::PodSandboxConfig {
             metadata: Some(api::PodSandboxMetadata {
                 name: pod.name(),
@@ -55,13 +62,15 @@ impl OrderOf<'_> {
                 // Always the same: the runtime takes the name once at a time.
                 attempt: 0,
             }),
-            hostname: String::new(),
+            hostname: self.network.hostname(pod),
+            dns_config: dns,
+            port_mappings: ports,
             log_directory: text(&self.folder.log()),
             labels: self.agent.labels_of_start(pod, self.request.instance),
             annotations: self.note().annotations(),
             linux: Some(api::LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup_parent(),
-                security_context: Some(self.security.of_sandbox()),
+                security_context: Some(self.security.of_sandbox(self.network)),
             }),
         }
     }
@@ -87,7 +96,7 @@ impl OrderOf<'_> {
     ) -> Result<api::ContainerConfig, StartFailure> {
         let (pod, container) = (&self.request.pod, &self.request.container);
         let has_door = told.is_some();
-        let environment = self.environment(told.unwrap_or_default());
+        let environment = self.environment(told.unwrap_or_default())?;
         refuse_zero_bytes(container.command.iter().chain(&container.args), &environment)?;
         let envs = environment.into_iter();
         Ok(api::ContainerConfig {
@@ -106,19 +115,20 @@ impl OrderOf<'_> {
             log_path: LOG_NAME.to_owned(),
             linux: Some(api::LinuxContainerConfig {
                 resources: Some(self.resources()),
-                security_context: Some(self.security.of_container()),
+                security_context: Some(self.security.of_container(self.network)),
             }),
             cdi_devices: self.cdi_devices(),
         })
     }
 
     fn note(&self) -> StartNote {
-        StartNote::of(self.request, self.security.access())
+        StartNote::of(self.request, self.security.access(), self.network)
     }
 
-    fn environment(&self, told: Pairs) -> Pairs {
+    fn environment(&self, told: Pairs) -> Result<Pairs, StartFailure> {
         let request = self.request;
-        let own = request.container.env.iter().map(|var| (var.name.clone(), var.value.clone()));
+        let own: Vec<_> =
+            request.container.env.iter().map(|one| self.variable(one)).collect::<Result<_, _>>()?;
         // What NVIDIA's runtime shows a container is what it names here; with CDI it has nothing to show.
         let shown = if request.gpus.is_empty() || self.options.cdi {
             "void".to_owned()
@@ -135,12 +145,24 @@ impl OrderOf<'_> {
         let share = request.gpu_memory_bytes;
         let share =
             share.map(|bytes| ("HINTERLAND_GPU_MEMORY_BYTES".to_owned(), bytes.to_string()));
-        let told = told.into_iter().map(|(name, value)| match name.as_str() {
+        // The node's loopback is not the pod's, where it has a network of its own.
+        let is_reached =
+            |(name, _): &(String, String)| !self.network.is_own() || name != DOOR_URL_VARIABLE;
+        let told = told.into_iter().filter(is_reached).map(|(name, value)| match name.as_str() {
             // Where the pod finds it, not where it lies.
             "HINTERLAND_RESULTS_SOCKET" => (name, format!("{DOOR_FOLDER}/{DOOR_SOCKET}")),
             _ => (name, value),
         });
-        own.chain(set_by_node).chain(share).chain(told).collect()
+        Ok(own.into_iter().chain(set_by_node).chain(share).chain(told).collect())
+    }
+
+    fn variable(&self, said: &EnvVar) -> Result<(String, String), StartFailure> {
+        let value = match (said.is_pod_ip(), self.network.address()) {
+            (false, _) => said.value.clone(),
+            (true, Some(address)) => address.to_string(),
+            (true, None) => return Err(needs_its_own("`status.podIP`")),
+        };
+        Ok((said.name.clone(), value))
     }
 
     fn mounts(&self, volumes: &[PathBuf], has_door: bool) -> Vec<api::Mount> {
@@ -157,6 +179,10 @@ impl OrderOf<'_> {
         if has_door {
             // Its folder, not the socket itself, which is another when the agent comes back.
             mounts.push(mount(DOOR_FOLDER.to_owned(), &door_folder(self.folder), true));
+        }
+        if self.network.is_own() && !mounts.iter().any(|mount| mount.container_path == HOSTS_PATH) {
+            let readonly = self.security.has_read_only_root();
+            mounts.push(mount(HOSTS_PATH.to_owned(), &hosts_file(self.folder), readonly));
         }
         let said_at = last_words_path(&self.request.container);
         mounts.push(mount(said_at, &last_words_file(self.folder), false));
@@ -219,10 +245,13 @@ fn refuse_zero_bytes<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PodNetwork;
     use crate::placement::MainShare;
-    use crate::ports::{InstanceId, VolumeContent};
+    use crate::ports::{InstanceId, NetworkRequest, VolumeContent};
     use crate::runtime::Allowed;
-    use shared::model::{Container, EnvVar, PodSecurityContext, Revision};
+    use shared::model::{
+        Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext, Revision,
+    };
 
     fn request() -> StartRequest {
         let variable = |name: &str, value: &str| EnvVar {
@@ -251,6 +280,7 @@ mod tests {
             volumes: vec![volume("b", "etc/ocr/more"), volume("a", "etc/ocr")],
             pull: crate::ports::PullTerms::default(),
             security: PodSecurityContext::default(),
+            network: NetworkRequest::default(),
         }
     }
 
@@ -268,7 +298,8 @@ mod tests {
         let (image, allowed) = (api::Image::default(), Allowed::default());
         let security = Security::of(&request.security, &request.container, &image, &allowed);
         let security = &security.unwrap();
-        act(&OrderOf { options, agent: &agent, request: &request, folder, security })
+        let network = Network::asked(options, &request);
+        act(&OrderOf { options, agent: &agent, request: &request, folder, security, network })
     }
 
     fn options() -> CriOptions {
@@ -346,7 +377,7 @@ mod tests {
         let options = CriOptions { pids_max: Some(100), ..options() };
         let of = |instance| {
             let request = StartRequest { instance, ..request() };
-            of(request, &options, |order| order.sandbox()).linux.unwrap().cgroup_parent
+            of(request, &options, |order| order.sandbox(NetworkOrder::default())).linux.unwrap().cgroup_parent
         };
         assert!(of(InstanceId(7)).starts_with("/hinterland/"));
         assert!(of(InstanceId(7)).ends_with("-0000000000000007"), "{}", of(InstanceId(7)));
@@ -355,10 +386,40 @@ mod tests {
 
     #[test]
     fn every_start_of_a_pod_has_the_same_name_and_a_cgroup() {
-        let sandbox = with(&options(), |order| order.sandbox());
+        let sandbox = with(&options(), |order| order.sandbox(NetworkOrder::default()));
         let metadata = sandbox.metadata.unwrap();
         assert_eq!((metadata.name.as_str(), metadata.attempt), ("ocr-0", 0));
         assert_eq!(sandbox.linux.unwrap().cgroup_parent, "/hinterland");
         assert_eq!(sandbox.log_directory, "/pods/default_ocr-0/log");
+    }
+
+    #[test]
+    fn a_pod_with_a_network_of_its_own_has_a_name_and_an_address_there() {
+        let own = CriOptions { network: PodNetwork::Pod, ..options() };
+        let sandbox = with(&own, |order| order.sandbox(NetworkOrder::default()));
+        assert_eq!(sandbox.hostname, "ocr-0");
+        let field_path = "status.podIP".to_owned();
+        let field_ref = Some(ObjectFieldSelector { field_path, api_version: None });
+        let value_from = Some(EnvVarSource { field_ref, ..EnvVarSource::default() });
+        let variable = EnvVar { name: "IP".to_owned(), value: String::new(), value_from };
+        let told = Pairs::from([(DOOR_URL_VARIABLE.to_owned(), "http://127.0.0.1:1".to_owned())]);
+        let made = |options: &CriOptions, address: &str| {
+            with(options, |order| {
+                let mut request = order.request.clone();
+                request.container.env.push(variable.clone());
+                let network = match order.network {
+                    Network::Node => Network::Node,
+                    Network::Own(_) => Network::Own(address.parse().ok()),
+                };
+                let order = OrderOf { request: &request, network, ..*order };
+                let volumes = ["/pods/b".into(), "/pods/a".into()];
+                order.container("sha256:1".to_owned(), &volumes, Some(told.clone()))
+            })
+        };
+        let container = made(&own, "10.88.0.5").unwrap();
+        assert_eq!(value(&container, "IP"), "10.88.0.5");
+        assert!(container.envs.iter().all(|variable| variable.key != DOOR_URL_VARIABLE));
+        assert!(container.mounts.iter().any(|mount| mount.container_path == HOSTS_PATH));
+        assert_eq!(made(&options(), "").unwrap_err().reason, "NeedsPodNetwork");
     }
 }

@@ -116,7 +116,7 @@ impl Life {
     }
 
     /// Does something long; meanwhile says why the pod waits. Ends as a failure when it shall stop.
-    async fn while_saying<T>(
+    pub(super) async fn while_saying<T>(
         &mut self,
         (reason, message): (&str, String),
         work: impl Future<Output = T>,
@@ -129,7 +129,7 @@ impl Life {
             tokio::select! {
                 done = &mut work => return Ok(done),
                 _ = super::life::ordered(&mut self.orders) => {
-                    return Err(StartFailure::new("Stopped", "it was stopped while its image was awaited"));
+                    return Err(StartFailure::new("Stopped", "it was stopped while it waited"));
                 }
                 () = sleep(SAID_EVERY) => {}
             }

@@ -4,6 +4,7 @@
 //! be gained by default.
 
 use super::api;
+use super::network::Network;
 use crate::runtime::StartFailure;
 use crate::runtime::access::Access;
 use crate::runtime::allowed::Allowed;
@@ -89,6 +90,10 @@ impl Security {
         self
     }
 
+    pub(super) fn has_read_only_root(&self) -> bool {
+        self.own.read_only_root_filesystem == Some(true)
+    }
+
     /// Whose the files of its volumes are.
     pub(super) fn access(&self) -> Access {
         Access { is_container: true, user: self.user, group: self.fs_group }
@@ -99,16 +104,16 @@ impl Security {
     }
 
     /// What holds for the sandbox.
-    pub(super) fn of_sandbox(&self) -> api::LinuxSandboxSecurityContext {
+    pub(super) fn of_sandbox(&self, network: Network) -> api::LinuxSandboxSecurityContext {
         api::LinuxSandboxSecurityContext {
-            namespace_options: Some(namespaces()),
+            namespace_options: Some(network.namespaces()),
             privileged: self.is_privileged(),
             seccomp: Some(seccomp(SeccompProfileType::RuntimeDefault)),
         }
     }
 
     /// What holds for the container.
-    pub(super) fn of_container(&self) -> api::LinuxContainerSecurityContext {
+    pub(super) fn of_container(&self, network: Network) -> api::LinuxContainerSecurityContext {
         let number = |id: u32| api::Int64Value { value: i64::from(id) };
         let paths = |paths: &[&str]| match self.is_privileged() {
             true => vec![],
@@ -118,10 +123,10 @@ impl Security {
         api::LinuxContainerSecurityContext {
             capabilities: self.own.capabilities.as_ref().map(capabilities),
             privileged: self.is_privileged(),
-            namespace_options: Some(namespaces()),
+            namespace_options: Some(network.namespaces()),
             run_as_user: self.told_user.map(number),
             run_as_username: self.told_user_name.clone(),
-            readonly_rootfs: self.own.read_only_root_filesystem == Some(true),
+            readonly_rootfs: self.has_read_only_root(),
             supplemental_groups: self.groups.iter().map(|group| i64::from(*group)).collect(),
             no_new_privs: !may_gain,
             run_as_group: self.group.map(number),
@@ -147,14 +152,6 @@ fn refuse_root(user: Option<u32>, image_user: &str) -> Result<(), StartFailure> 
 fn capabilities(said: &Capabilities) -> api::Capability {
     let Capabilities { add, drop } = said.clone();
     api::Capability { add_capabilities: add, drop_capabilities: drop }
-}
-
-fn namespaces() -> api::NamespaceOption {
-    api::NamespaceOption {
-        network: api::NamespaceMode::Node.into(),
-        pid: api::NamespaceMode::Container.into(),
-        ipc: api::NamespaceMode::Pod.into(),
-    }
 }
 
 fn seccomp(kind: SeccompProfileType) -> api::SecurityProfile {
@@ -189,30 +186,36 @@ mod tests {
         let pod = json!({ "runAsUser": 6, "runAsGroup": 7, "fsGroup": 8, "supplementalGroups": [9],
             "seccompProfile": { "type": "Unconfined" } });
         let own = json!({ "runAsUser": 10, "seccompProfile": { "type": "RuntimeDefault" } });
-        let user = |security: &Security| security.of_container().run_as_user.map(|id| id.value);
+        let user = |security: &Security| {
+            security.of_container(Network::Node).run_as_user.map(|id| id.value)
+        };
         let plain = of(json!({}), Value::Null, &numbered).unwrap();
         assert_eq!((user(&plain), plain.access().user), (None, Some(5)));
         let pods = of(pod.clone(), Value::Null, &numbered).unwrap();
         assert_eq!(user(&pods), Some(6));
-        let context = pods.of_container();
+        let context = pods.of_container(Network::Node);
         assert_eq!(context.supplemental_groups, [9, 8]);
         assert_eq!(context.run_as_group.unwrap().value, 7);
         assert_eq!(context.seccomp.unwrap().profile_type, 1);
         let own = of(pod, own, &numbered).unwrap();
         assert_eq!(user(&own), Some(10));
-        assert_eq!(own.of_container().seccomp.unwrap().profile_type, 0);
+        assert_eq!(own.of_container(Network::Node).seccomp.unwrap().profile_type, 0);
         assert_eq!(own.access(), Access { is_container: true, user: Some(10), group: Some(8) });
     }
 
     #[test]
     fn a_group_takes_the_user_s_name_of_the_image_with_it() {
         let named = image(None, "nobody");
-        let context = of(json!({ "runAsGroup": 7 }), Value::Null, &named).unwrap().of_container();
+        let context = of(json!({ "runAsGroup": 7 }), Value::Null, &named)
+            .unwrap()
+            .of_container(Network::Node);
         assert_eq!(context.run_as_username, "nobody");
         let unnamed = image(None, "");
-        let context = of(json!({ "runAsGroup": 7 }), Value::Null, &unnamed).unwrap().of_container();
+        let context = of(json!({ "runAsGroup": 7 }), Value::Null, &unnamed)
+            .unwrap()
+            .of_container(Network::Node);
         assert_eq!(context.run_as_user.unwrap().value, 0);
-        let context = of(json!({}), Value::Null, &named).unwrap().of_container();
+        let context = of(json!({}), Value::Null, &named).unwrap().of_container(Network::Node);
         assert_eq!((context.run_as_username.as_str(), context.run_as_user), ("", None));
     }
 
@@ -234,10 +237,10 @@ mod tests {
     #[test]
     fn privileges_are_neither_gained_nor_given_unless_the_node_allows_it() {
         let root = image(None, "");
-        let plain = of(json!({}), Value::Null, &root).unwrap().of_container();
+        let plain = of(json!({}), Value::Null, &root).unwrap().of_container(Network::Node);
         assert!(plain.no_new_privs && !plain.privileged && !plain.masked_paths.is_empty());
         let gaining = json!({ "allowPrivilegeEscalation": true });
-        assert!(!of(json!({}), gaining, &root).unwrap().of_container().no_new_privs);
+        assert!(!of(json!({}), gaining, &root).unwrap().of_container(Network::Node).no_new_privs);
         let privileged = json!({ "privileged": true });
         let refused = of(json!({}), privileged.clone(), &root).unwrap_err();
         assert_eq!(refused.reason, "PrivilegedNotAllowed");
@@ -248,8 +251,8 @@ mod tests {
         let allowed = Allowed { privileged: true, ..Allowed::default() };
         let pod = PodSecurityContext::default();
         let security = Security::of(&pod, &container, &root, &allowed).unwrap();
-        let context = security.of_container();
+        let context = security.of_container(Network::Node);
         assert!(context.privileged && !context.no_new_privs && context.masked_paths.is_empty());
-        assert!(security.of_sandbox().privileged);
+        assert!(security.of_sandbox(Network::Node).privileged);
     }
 }

@@ -247,6 +247,7 @@ impl ProcessRuntime {
                 taken,
                 parameters_id,
                 containers: vec![],
+                pod_ip: None,
             })
         };
         match finding {
@@ -262,6 +263,7 @@ impl ProcessRuntime {
                     taken: state.taken,
                     parameters_id: state.parameters_id,
                     containers: vec![],
+                    pod_ip: None,
                 })
             }
             Finding::Exited { instance, revision, code } => {

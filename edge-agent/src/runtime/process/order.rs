@@ -197,7 +197,7 @@ pub(super) fn read_line<T: DeserializeOwned>(from: impl Read) -> io::Result<Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::{VolumeContent, VolumeSource};
+    use crate::ports::{NetworkRequest, VolumeContent, VolumeSource};
     use serde_json::json;
     use shared::model::{Container, EnvVar, PodSecurityContext};
     use std::path::Path;
@@ -217,6 +217,7 @@ mod tests {
             volumes: vec![],
             pull: crate::ports::PullTerms::default(),
             security: PodSecurityContext::default(),
+            network: NetworkRequest::default(),
         }
     }
 

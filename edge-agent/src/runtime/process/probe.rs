@@ -39,7 +39,7 @@ impl Probed {
 
 /// Runs one check; a sentence says what failed.
 pub(super) async fn run(probe: &Probe, probed: &Probed) -> Result<(), String> {
-    checks::run(probe, |exec| check_by_command(exec, probed)).await
+    checks::run(probe, checks::NODE_HOST, |exec| check_by_command(exec, probed)).await
 }
 
 /// A command that runs; dropping it kills its process group.

@@ -2,12 +2,14 @@
 
 use super::order::StartFailure;
 use crate::ports::{StartRequest, VolumeContent, VolumeSource};
+use crate::runtime::network::needs_own_network;
 use shared::model::{Container, PodSecurityContext, SeccompProfileType, SecurityContext};
 
 /// # Errors
 /// The first field that this runtime can't keep.
 pub(super) fn refuse_what_needs_a_container(request: &StartRequest) -> Result<(), StartFailure> {
-    let field = of_pod(&request.security)
+    let field = needs_own_network(request)
+        .or_else(|| of_pod(&request.security))
         .or_else(|| request.container.security_context.as_ref().and_then(of_context))
         .or_else(|| of_container(&request.container))
         .or_else(|| request.volumes.iter().find_map(of_volume));

@@ -17,6 +17,7 @@ pub(crate) fn reported_pod(pod: &str) -> (String, Vec<u8>) {
         last_exit_code: None,
         gpus: vec![],
         containers: vec![],
+        pod_ip: None,
     };
     (format!("p/{pod}"), encode("pod status", &status).unwrap())
 }

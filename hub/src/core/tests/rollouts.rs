@@ -212,6 +212,7 @@ impl Fleet {
             last_exit_code: None,
             gpus: vec![],
             containers: vec![],
+            pod_ip: None,
         };
         let before = self.told.insert(id.clone(), told.revision);
         let had = self.had.entry(id.clone()).or_default();

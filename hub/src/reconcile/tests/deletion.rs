@@ -44,7 +44,7 @@ fn one_that_is_accepted_is_held_once() {
 fn one_that_is_refused_from_the_first_is_not_held() {
     let mut reconciler = listed();
     let mut wrong = workload("ocr", 1, "first");
-    wrong.spec["template"]["spec"]["hostNetwork"] = json!(true);
+    wrong.spec["template"]["spec"]["hostPID"] = json!(true);
     reconciler.handle(Change::Removed(key(Kind::Workload, "ocr")));
     put(&mut reconciler, wrong);
     reconciler.take_manifests();
