@@ -15,11 +15,14 @@ missing=()
 need containerd containerd
 need runc runc
 need busybox busybox-static
+# Networks of pods: its plugins lie where no PATH leads, and one of them calls iptables.
+[ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
+need iptables iptables
+need ip iproute2
 if [ "${1:-all}" != containers ]; then
     need mosquitto mosquitto
     need faketime faketime
     need curl curl
-    need ip iproute2
     need prometheus prometheus
     # libFuzzer is built from its source.
     need c++ g++

@@ -222,6 +222,8 @@ fn node_status() -> NodeStatus {
 }
 
 fn pod_status() -> PodStatus {
+    let (name, reason, last_exit_code) = ("server".to_owned(), String::new(), Some(1));
+    let container = ContainerStatus { name, ready: true, restarts: 1, reason, last_exit_code };
     PodStatus {
         pod: pod(),
         revision: Revision(7),
@@ -233,13 +235,7 @@ fn pod_status() -> PodStatus {
         started_at: Some(UnixMs(5)),
         last_exit_code: Some(1),
         gpus: vec!["GPU-1".to_owned()],
-        containers: vec![ContainerStatus {
-            name: "server".to_owned(),
-            ready: true,
-            restarts: 1,
-            reason: String::new(),
-            last_exit_code: Some(1),
-        }],
+        containers: vec![container],
         pod_ip: "10.88.0.5".parse().ok(),
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Needs root. The images are built here: no registry is asked.
 
+use super::cni::CniNetwork;
 use super::oci::{BOX_IMAGE, PAUSE_IMAGE, import_images};
 use super::process::{Process, signal, wait_until};
 use anyhow::{Context, ensure};
@@ -19,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Debian has runc where not everybody's PATH has it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where the configuration of its pods' network is.
+const CNI_FOLDER: &str = "cni";
+
 /// Tells the cgroups of the tests of one process apart.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -27,6 +31,8 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 pub struct Containerd {
     folder: tempfile::TempDir,
     process: Option<Process>,
+    /// The network of its pods that have one of their own, where there is one.
+    network: Option<CniNetwork>,
     /// The cgroup below which its pods are to be.
     pub cgroup: String,
 }
@@ -40,7 +46,7 @@ impl Containerd {
         let folder = tempfile::tempdir()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("/hinterland-test-{}-{number}", std::process::id());
-        let mut containerd = Self { folder, process: None, cgroup };
+        let mut containerd = Self { folder, process: None, network: None, cgroup };
         containerd.write_configuration()?;
         containerd.resume()?;
         import_images(&containerd)?;
@@ -66,10 +72,10 @@ impl Containerd {
     }
 
     fn write_configuration(&self) -> anyhow::Result<()> {
-        fs::create_dir(self.at("cni"))?;
+        fs::create_dir(self.at(CNI_FOLDER))?;
         let at = |name: &str| self.at(name).display().to_string();
         let (root, state, socket, ttrpc) = (at("root"), at("state"), at("c.sock"), at("c.ttrpc"));
-        let cni = at("cni");
+        let cni = at(CNI_FOLDER);
         // Root has no CAP_SYS_RESOURCE in every test machine.
         let text = format!(
             r#"version = 2
@@ -83,6 +89,7 @@ state = "{state}"
   restrict_oom_score_adj = true
   sandbox_image = "{PAUSE_IMAGE}"
   stream_server_address = "127.0.0.1"
+  netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{cni}"
@@ -104,6 +111,21 @@ state = "{state}"
         command.arg("--config").arg(self.at("config.toml")).env("PATH", PATH);
         self.process = Some(Process::start(&mut command, &self.at("log"))?);
         wait_until("containerd answers", PATIENCE, || self.ctr(&["version"]).map(|_| true))
+    }
+
+    /// Takes a network for its pods, which it does not know before that is configured.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn take_network(&mut self) -> anyhow::Result<&CniNetwork> {
+        let network = CniNetwork::take(&self.at(CNI_FOLDER), &self.at("leases"))?;
+        Ok(self.network.insert(network))
+    }
+
+    /// The network that was taken.
+    #[must_use]
+    pub fn network(&self) -> Option<&CniNetwork> {
+        self.network.as_ref()
     }
 
     /// Kills it with signal 9; containers go on.
@@ -140,6 +162,7 @@ state = "{state}"
     pub fn cut_power(&mut self) -> anyhow::Result<()> {
         self.kill();
         self.end_everything()?;
+        self.network.as_ref().map_or(Ok(()), CniNetwork::cut_power)?;
         Ok(fs::remove_dir_all(self.at("state"))?)
     }
 
@@ -203,7 +226,8 @@ state = "{state}"
         found
     }
 
-    /// What is left of pods: sandboxes and containers, processes, mounts, cgroups. Empty when all is well.
+    /// What is left of pods: sandboxes and containers, processes, mounts (also those of networks), cgroups, and what
+    /// its network says. Empty when all is well.
     ///
     /// # Errors
     /// When it does not answer.
@@ -211,6 +235,7 @@ state = "{state}"
         let mut leaks = self.containers()?;
         leaks.extend(self.processes().iter().map(|id| format!("process {id}")));
         leaks.extend(self.mounts());
+        leaks.extend(self.network.iter().flat_map(CniNetwork::leaks));
         let depth = |path: &Path| path.components().count();
         let parent = Path::new("/sys/fs/cgroup/x").join(self.cgroup.trim_start_matches('/'));
         let of_pods = self.cgroups().into_iter().filter(|path| depth(path) > depth(&parent));

@@ -15,6 +15,7 @@
 //! | `proxy.rs` | the judge of bytes: a link whose packets are counted, slowed, cut and lost |
 //! | `mosquitto.rs`, `broker_case` | brokers, and the suite that both run |
 //! | `containerd.rs`, `oci.rs` | a containerd, and images for it |
+//! | `cni.rs` | a network for its pods |
 //! | `registry.rs` | a registry of images |
 //! | `cri_proxy.rs` | what a container runtime is called to do, noted and given again |
 //! | `raw_node.rs` | a node without an agent, whose every record is the test's |
@@ -25,6 +26,7 @@ pub mod agent;
 pub mod api_writes;
 pub mod binaries;
 pub mod broker_case;
+pub mod cni;
 pub mod containerd;
 pub mod cri_proxy;
 pub mod fault_proxy;

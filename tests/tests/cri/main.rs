@@ -7,6 +7,8 @@
 //! | `adoption.rs` | what is left of it when its agent, containerd or the power went away |
 //! | `churn.rs` | what is left of pods after many kills of all of it |
 //! | `containers.rs` | pods of several containers |
+//! | `network.rs` | networks of their own, and ports of the node that lead to them |
+//! | `network_node.rs` | the same on a whole node |
 //! | `node.rs` | a whole node: adoption, and a power cut with no hub |
 //! | `processes.rs` | how many processes it may have |
 //! | `pull.rs` | images that are not on the node |
@@ -17,7 +19,8 @@
 //! | `template.rs` | as whom it runs, and folders that it writes to |
 //! | `volumes.rs` | the files that it has of ConfigMaps, Secrets and models |
 //!
-//! Every test ends with [`scene::Node::assert_clean`]: no sandbox, process, mount or cgroup of a pod is left.
+//! Every test ends with [`scene::Node::assert_clean`]: no sandbox, process, mount or cgroup of a pod is left, and no
+//! address, device or rule of its network.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,6 +35,8 @@ mod adoption;
 mod churn;
 mod containers;
 mod life;
+mod network;
+mod network_node;
 mod node;
 mod processes;
 mod pull;

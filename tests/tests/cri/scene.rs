@@ -13,6 +13,7 @@ use shared::model::{Container, PodId, PodSecurityContext, Probe, Revision};
 use shared::trust::session::SessionPrivateKey;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use tests::real::cni::CniNetwork;
 use tests::real::containerd::Containerd;
 use tokio::sync::mpsc;
 
@@ -46,6 +47,17 @@ impl Node {
         }
     }
 
+    /// One whose pods may have networks of their own, once that is configured.
+    pub(crate) fn with_network() -> Self {
+        let mut node = Self::new();
+        node.containerd.take_network().unwrap();
+        node
+    }
+
+    pub(crate) fn network(&self) -> &CniNetwork {
+        self.containerd.network().unwrap()
+    }
+
     pub(crate) fn pods(&self) -> PathBuf {
         self.folder.path().join("pods")
     }
@@ -55,7 +67,7 @@ impl Node {
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// No sandbox, process, mount or cgroup of a pod is left.
+    /// No sandbox, process, mount or cgroup of a pod is left, and nothing of its network.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
         let mut leaks = vec![];
@@ -178,8 +190,17 @@ impl Agent {
     }
 
     pub(crate) fn probe(&mut self, probe: Probe) -> Result<(), String> {
-        let (instance, kind) = (InstanceId(1), ProbeKind::Readiness);
-        let request = ProbeRequest { pod: pod(), instance, container: None, kind, probe };
+        self.probe_of(pod(), 1, probe)
+    }
+
+    pub(crate) fn probe_of(
+        &mut self,
+        pod: PodId,
+        instance: u64,
+        probe: Probe,
+    ) -> Result<(), String> {
+        let (instance, kind) = (InstanceId(instance), ProbeKind::Readiness);
+        let request = ProbeRequest { pod, instance, container: None, kind, probe };
         self.within(|runtime| runtime.probe(request));
         match self.event() {
             RuntimeEvent::Probed { result, .. } => result,

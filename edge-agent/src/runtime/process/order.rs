@@ -303,6 +303,19 @@ mod tests {
         let mut of_pod = request(container(&["a"]));
         of_pod.security.fs_group = Some(1);
         assert!(refusal(&of_pod).starts_with("fsGroup"));
+        let mut of_network = request(container(&["a"]));
+        of_network.network.is_host = Some(false);
+        assert!(
+            refusal(&of_network).starts_with("`hostNetwork: false` needs pods to be containers")
+        );
+        let port = json!({ "containerPort": 80, "hostPort": 8080 });
+        of_network.network.host_ports = vec![serde_json::from_value(port).unwrap()];
+        of_network.network.is_host = None;
+        assert!(refusal(&of_network).starts_with("a `hostPort`"));
+        let port = json!({ "containerPort": 80, "hostPort": 80 });
+        of_network.network.host_ports = vec![serde_json::from_value(port).unwrap()];
+        let folder = PodFolder::of(Path::new("/pods"), &of_network.pod);
+        assert!(RunOrder::of(&of_network, &folder, 1024, 3).is_ok(), "it has that by itself");
         let with = |source: VolumeSource| {
             let mounts = vec!["a".to_owned()];
             let volume = VolumeContent { source, mounts, ..VolumeContent::default() };

@@ -1,0 +1,140 @@
+//! Pods with a network of their own on a whole node, with hub and agent as processes: they are ready and scale by what
+//! is read at their addresses, one waits for a port of the node, the hub shows where they are, and a power cut gives
+//! them other addresses.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tests::real::agent::Agent;
+use tests::real::containerd::Containerd;
+use tests::real::hub::Hub;
+use tests::real::process::{free_port, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Three servers at one port, since their queue is long; one of them says what network it wants.
+fn manifest(port: u16) -> String {
+    let image = Containerd::image();
+    let serve = "mkdir /tmp/w; echo queue_depth 30 > /tmp/w/metrics; exec httpd -f -p 80 -h /tmp/w";
+    format!(
+        "apiVersion: hinterland.dev/v1alpha1
+kind: InferenceWorkload
+metadata: {{name: queue}}
+spec:
+  autoscaling: {{minReplicas: 1, maxReplicas: 3, metric: QueueDepth, target: 10}}
+  template:
+    metadata: {{annotations: {{prometheus.io/scrape: 'true'}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: main
+        image: {image}
+        command: [sh, -c, '{serve}']
+        ports: [{{containerPort: 80}}]
+        readinessProbe: {{httpGet: {{port: 80, path: /metrics}}, periodSeconds: 1, timeoutSeconds: 5}}
+---
+apiVersion: hinterland.dev/v1alpha1
+kind: InferenceWorkload
+metadata: {{name: door}}
+spec:
+  placement: {{replicasPerNode: 2}}
+  template:
+    spec:
+      terminationGracePeriodSeconds: 1
+      hostNetwork: false
+      containers:
+      - name: main
+        image: {image}
+        command: [sh, -c, '{serve}']
+        ports: [{{containerPort: 80, hostPort: {port}}}]
+---
+apiVersion: hinterland.dev/v1alpha1
+kind: InferenceWorkload
+metadata: {{name: node}}
+spec:
+  template:
+    spec:
+      terminationGracePeriodSeconds: 1
+      hostNetwork: true
+      containers: [{{name: main, image: {image}, command: [sleep, '100000']}}]
+"
+    )
+}
+
+fn pods<'a>(status: &'a Value, workload: &str) -> Vec<&'a Value> {
+    let pods = status["pods"].as_array().into_iter().flatten();
+    pods.filter(|pod| pod["pod"]["workload"].to_string().contains(workload)).collect()
+}
+
+/// Addresses of those that are ready, where all are that should be.
+fn addresses(status: &Value) -> Option<BTreeSet<String>> {
+    let ready = |workload: &str, count: usize| {
+        let ready = pods(status, workload).into_iter().filter(|pod| pod["ready"] == true);
+        Some(ready.collect::<Vec<_>>()).filter(|ready| ready.len() == count)
+    };
+    let (queue, door, node) = (ready("queue", 3)?, ready("door", 1)?, ready("node", 1)?);
+    assert!(node[0].get("pod_ip").is_none_or(Value::is_null), "{node:?}");
+    let own = queue.into_iter().chain(door);
+    own.map(|pod| pod["pod_ip"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn they_are_ready_and_scale_and_are_back_after_a_power_cut_with_other_addresses() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut containerd = Containerd::start().unwrap();
+    containerd.take_network().unwrap().configure().unwrap();
+    let mut hub = Hub::new(&folder.path().join("hub")).unwrap();
+    hub.start().unwrap();
+    let mut agent = Agent::new(&folder.path().join("node"), "mast-17").unwrap();
+    agent.use_cri(&containerd.socket(), &containerd.cgroup).unwrap();
+    agent.add_table("network = \"pod\"").unwrap();
+    agent.enroll(&hub).unwrap();
+    agent.start().unwrap();
+    agent.wait_until_up().unwrap();
+    let port = free_port().unwrap();
+    hub.apply("network.yaml", &manifest(port)).unwrap();
+    let all_run = |status: &Value| addresses(status).is_some();
+    agent.wait_for("all that should are ready", PATIENCE, all_run).unwrap();
+    let status = agent.status().unwrap();
+    let before = addresses(&status).unwrap();
+    assert_eq!(before.len(), 4, "{before:?}");
+    let second = pods(&status, "door").into_iter().find(|pod| pod["ready"] == false).unwrap();
+    assert_eq!(second["reason"], "HostPortTaken");
+    let words = format!("the node's port {port}/TCP leads to the pod default/door-");
+    assert!(second["message"].as_str().unwrap().starts_with(&words), "{second}");
+
+    // Shown where the rest of a pod's status is.
+    let shown = |hub: &Hub| {
+        let output = hub.command(&["why", "mast-17", "default/queue-0"]).unwrap().output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let is_shown = || {
+        let text = shown(&hub);
+        Ok(before.iter().any(|address| text.contains(address)))
+    };
+    wait_until("the hub shows its address", PATIENCE, is_shown).unwrap();
+    let output = agent.command(&["status"]).unwrap().output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(before.iter().all(|address| text.contains(address)), "{text}");
+
+    hub.kill();
+    agent.cut_power();
+    containerd.cut_power().unwrap();
+    containerd.resume().unwrap();
+    agent.start().unwrap();
+    agent.wait_until_up().unwrap();
+    agent.wait_for("all are back", PATIENCE, all_run).unwrap();
+    let after = addresses(&agent.status().unwrap()).unwrap();
+    assert!(after.is_disjoint(&before), "{after:?} and {before:?}");
+    let taken = || containerd.network().map_or(0, |network| network.taken().len());
+    wait_until("what is taken is what is used", PATIENCE, || Ok(taken() == 4)).unwrap();
+
+    hub.start().unwrap();
+    hub.withdraw("network.yaml").unwrap();
+    wait_until("nothing of them is left", PATIENCE, || {
+        let leaks = containerd.leaks()?;
+        anyhow::ensure!(leaks.is_empty(), "{leaks:?}");
+        Ok(true)
+    })
+    .unwrap();
+}
