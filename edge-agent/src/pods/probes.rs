@@ -138,12 +138,13 @@ mod tests {
         Probe {
             exec: None,
             http_get: None,
-            tcp_socket: Some(TcpSocketAction { port: 1, host: None }),
+            tcp_socket: Some(TcpSocketAction { port: 1.into(), host: None }),
             initial_delay_seconds: 0,
             period_seconds: 10,
             timeout_seconds: 2,
             success_threshold: 1,
             failure_threshold: 1,
+            grpc: None,
         }
     }
 

@@ -11,9 +11,10 @@ use super::*;
 use crate::placement::Placement;
 use crate::ports::{Observation, ObservedState, ProbeKind, StartRequest};
 use proptest::prelude::*;
+use serde_json::json;
 use shared::model::{
     Container, GpuDevice, GpuHealth, MigInstance, MigRole, PodPhase, PodSpec, PodTemplate, Probe,
-    ResourceList, ResourceRequirements, RestartPolicy, Revision, TcpSocketAction, UnixMs,
+    ResourceList, ResourceRequirements, RestartPolicy, Revision, UnixMs,
 };
 
 fn at(seconds: u64) -> Now {
@@ -55,16 +56,8 @@ fn with_gpu(mut container: Container) -> Container {
 }
 
 fn probe(failure_threshold: u32) -> Probe {
-    Probe {
-        exec: None,
-        http_get: None,
-        tcp_socket: Some(TcpSocketAction { port: 1, host: None }),
-        initial_delay_seconds: 0,
-        period_seconds: 10,
-        timeout_seconds: 1,
-        success_threshold: 1,
-        failure_threshold,
-    }
+    let said = json!({ "tcpSocket": { "port": 1 }, "failureThreshold": failure_threshold });
+    serde_json::from_value(said).unwrap()
 }
 
 fn node() -> NodeResources {

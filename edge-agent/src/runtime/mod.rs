@@ -12,7 +12,8 @@
 //! | `allowed` | what of the node pods may have |
 //! | `log` | rotated logs and their tail |
 //! | `exec` | a command in a pod, and what is kept of its output |
-//! | `probe` | checks by HTTP and TCP |
+//! | `probe`, `health` | checks by HTTP and TCP, and by gRPC |
+//! | `grpc` | calls of one request and one answer |
 //! | `network` | what only a pod with a network of its own can have |
 //! | `layers` | errors that say what was attempted |
 
@@ -22,6 +23,8 @@ pub mod cri;
 mod either;
 mod exec;
 mod folder;
+mod grpc;
+mod health;
 mod layers;
 mod log;
 mod memory;

@@ -1,9 +1,12 @@
-//! Checks of a pod by HTTP and TCP, from the node's own network: at the pod's address, where it has one of its own. Each is answered within its time, whatever the
-//! other side does. How a command is run is the runtime's affair.
+//! Checks of a pod by HTTP, TCP and gRPC, from the node's own network: at the pod's address, where it has one of its
+//! own. Each is answered within its time, whatever the other side does. How a command is run is the runtime's affair,
+//! what gRPC needs is in `health`.
 //!
 //! The HTTP client is as small as its task: one GET, and the status line of the answer.
 
-use shared::model::{ExecAction, HttpGetAction, Probe, TcpSocketAction};
+use super::health::check_by_grpc;
+use shared::model::{ExecAction, HttpGetAction, Port, Probe, TcpSocketAction};
+use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,11 +35,12 @@ where
 {
     let limit = limit_of(probe);
     let check = async {
-        match (&probe.exec, &probe.http_get, &probe.tcp_socket) {
-            (Some(exec), None, None) => by_command(exec).await,
-            (None, Some(get), None) => check_by_http(get, pod_host).await,
-            (None, None, Some(socket)) => check_by_tcp(socket, pod_host).await,
-            _ => Err("the probe needs exactly one of exec, httpGet and tcpSocket".to_owned()),
+        match (&probe.exec, &probe.http_get, &probe.tcp_socket, &probe.grpc) {
+            (Some(exec), None, None, None) => by_command(exec).await,
+            (None, Some(get), None, None) => check_by_http(get, pod_host).await,
+            (None, None, Some(socket), None) => check_by_tcp(socket, pod_host).await,
+            (None, None, None, Some(grpc)) => check_by_grpc(grpc, pod_host).await,
+            _ => Err("the probe needs exactly one of exec, grpc, httpGet and tcpSocket".to_owned()),
         }
     };
     timeout(limit, check)
@@ -44,19 +48,37 @@ where
         .unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
 }
 
-async fn connect(host: Option<&str>, pod_host: &str, port: u16) -> Result<TcpStream, String> {
+pub(super) async fn connect(
+    host: Option<&str>,
+    pod_host: &str,
+    port: u16,
+) -> Result<TcpStream, String> {
     let host = host.filter(|host| !host.is_empty()).unwrap_or(pod_host);
     let failed = |error| format!("connecting to {host}:{port} failed: {error}");
     TcpStream::connect((host, port)).await.map_err(failed)
 }
 
+/// The hub puts the number where people wrote a name.
+fn number_of(port: &Port) -> Result<u16, String> {
+    port.number().ok_or_else(|| format!("the port `{port}` is a name, and no number"))
+}
+
+/// Host and port as a URL has them.
+pub(super) fn authority(host: &str, port: &impl Display) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
 async fn check_by_tcp(socket: &TcpSocketAction, pod_host: &str) -> Result<(), String> {
-    connect(socket.host.as_deref(), pod_host, socket.port).await.map(drop)
+    connect(socket.host.as_deref(), pod_host, number_of(&socket.port)?).await.map(drop)
 }
 
 pub(super) async fn check_by_http(get: &HttpGetAction, pod_host: &str) -> Result<(), String> {
     let request = request_of(get, pod_host)?;
-    let mut stream = connect(get.host.as_deref(), pod_host, get.port).await?;
+    let mut stream = connect(get.host.as_deref(), pod_host, number_of(&get.port)?).await?;
     let failed = |error| format!("GET {} on port {} failed: {error}", get.path, get.port);
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut answer = Vec::with_capacity(STATUS_LINE_BYTES_MAX);
@@ -85,9 +107,7 @@ fn request_of(get: &HttpGetAction, pod_host: &str) -> Result<String, String> {
     let has = |name: &str| get.http_headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
     if !has("host") {
         let host = get.host.as_deref().unwrap_or(pod_host);
-        let is_v6 = host.contains(':') && !host.starts_with('[');
-        let host = if is_v6 { format!("[{host}]") } else { host.to_owned() };
-        request.push_str(&format!("Host: {host}:{}\r\n", get.port));
+        request.push_str(&format!("Host: {}\r\n", authority(host, &get.port)));
     }
     if !has("user-agent") {
         request.push_str("User-Agent: hinterland-probe\r\n");
@@ -125,9 +145,10 @@ mod tests {
     #[test]
     fn a_header_can_t_smuggle_a_second_request() {
         let header = HttpHeader { name: "X".into(), value: "y\r\n\r\nGET /".into() };
-        let get = HttpGetAction { http_headers: vec![header], port: 1, ..Default::default() };
+        let get =
+            HttpGetAction { http_headers: vec![header], port: 1.into(), ..Default::default() };
         assert!(request_of(&get, NODE_HOST).is_err());
-        let get = HttpGetAction { path: "/a b".into(), port: 1, ..Default::default() };
+        let get = HttpGetAction { path: "/a b".into(), port: 1.into(), ..Default::default() };
         assert!(request_of(&get, NODE_HOST).is_err());
     }
 
@@ -136,7 +157,7 @@ mod tests {
         let header = HttpHeader { name: "host".into(), value: "ocr.local".into() };
         let get = HttpGetAction {
             path: "/ok".into(),
-            port: 80,
+            port: 80.into(),
             http_headers: vec![header],
             ..Default::default()
         };

@@ -11,6 +11,7 @@
 //! | `core_v1`, `attached` | ConfigMaps and Secrets, and whether a workload has those that it names |
 //! | `workload`, `affinity`, `autoscaling`, `gpu`, `offline`, `results`, `rollout`, `node`, `labels` | what each kind may say |
 //! | `yaml` | one strict YAML document, and where in it a field stands |
+//! | `ports` | ports that a template calls by their names |
 //! | `problem` | what was wrong, in words |
 //! | `watcher` | changes, without a restart |
 
@@ -26,6 +27,7 @@ mod models;
 mod node;
 mod offline;
 mod parameters;
+mod ports;
 mod problem;
 mod results;
 mod rollout;

@@ -138,7 +138,7 @@ fn fields_outside_the_subset_are_refused() {
 fn values_of_the_wrong_form_are_refused() {
     assert_snapshot!(changed("1Gi", "1GiB"), @"w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits.memory: `1GiB` is not a quantity: expected a number with an optional suffix, as in `512Mi` or `2G`");
     assert_snapshot!(changed("memory: 1Gi", "nvidia.com/gpu: -1"), @"w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits[nvidia.com/gpu]: expected a whole number from 0 to 4294967295");
-    assert_snapshot!(changed("{port: 80}", "{port: 70000}"), @"w/ocr.yaml:14: spec.template.spec.containers[0].livenessProbe.tcpSocket.port: expected a whole number from 0 to 65535");
+    assert_snapshot!(changed("{port: 80}", "{port: 70000}"), @"w/ocr.yaml:14: spec.template.spec.containers[0].livenessProbe.tcpSocket.port: found integer `70000`, expected a port of 1 to 65535, or the name of one of the container's ports");
     assert_snapshot!(changed("[ocr]", "[ocr, 8080]"), @"w/ocr.yaml:10: spec.template.spec.containers[0].command[1]: `8080` is a number or a truth value, expected a string: put it in quotes");
     assert_snapshot!(changed("[ocr]", "[ocr, yes]"), @"w/ocr.yaml:10: spec.template.spec.containers[0].command[1]: `yes` is a number or a truth value, expected a string: put it in quotes");
     assert_snapshot!(changed("[ocr]", "ocr"), @"w/ocr.yaml:10: spec.template.spec.containers[0].command: expected a list");
@@ -150,7 +150,7 @@ fn values_of_the_wrong_form_are_refused() {
 #[test]
 fn what_the_types_allow_and_the_pod_does_not_is_refused() {
     let both = "tcpSocket: {port: 80}\n            exec: {command: [x]}";
-    assert_snapshot!(changed("tcpSocket: {port: 80}", both), @"w/ocr.yaml:13: spec.template.spec.containers[0].livenessProbe: expected exactly one of exec, httpGet and tcpSocket");
+    assert_snapshot!(changed("tcpSocket: {port: 80}", both), @"w/ocr.yaml:13: spec.template.spec.containers[0].livenessProbe: expected exactly one of exec, grpc, httpGet and tcpSocket");
     assert_snapshot!(changed("command: [ocr]", "args: [ocr]"), @"w/ocr.yaml:9: spec.template.spec.containers[0].command: expected a command, an image, or both");
     assert_snapshot!(changed("- name: server", "- name: Server"), @"w/ocr.yaml:9: spec.template.spec.containers[0].name: `Server` is not a valid name: expected 1 to 63 characters of a-z, 0-9 and '-', beginning and ending with a letter or digit");
     let ports = "command: [ocr]\n          ports: [{containerPort: 80}, {containerPort: 0}]";
@@ -159,6 +159,27 @@ fn what_the_types_allow_and_the_pod_does_not_is_refused() {
     assert_snapshot!(changed("{memory: 1Gi}", gpus), @"w/ocr.yaml:12: spec.template.spec.containers[0].resources.limits[hinterland.dev/gpu-memory]: expected whole GPUs or shared GPU memory, not both");
     let env = "command: [ocr]\n          env:\n            - name: A\n            - name: A=B";
     assert_snapshot!(changed("command: [ocr]", env), @"w/ocr.yaml:13: spec.template.spec.containers[0].env[1]: expected a name without `=` and no NUL character");
+}
+
+#[test]
+fn a_port_by_its_name_is_the_container_s_of_that_name() {
+    let ports = "ports: [{name: http, containerPort: 80}, {name: admin, containerPort: 81}]";
+    let hook = "lifecycle: {preStop: {httpGet: {port: admin}}}";
+    let said = |probed: &str, hook: &str| {
+        let rest = format!("{{{probed}}}\n          {ports}\n          {hook}");
+        WORKLOAD.replace("\n            tcpSocket: {port: 80}", &format!(" {rest}"))
+    };
+    let by_name = only_workload(&said("tcpSocket: {port: http}", hook));
+    let by_number = only_workload(&said("tcpSocket: {port: 80}", &hook.replace("admin", "81")));
+    assert_eq!(by_name, by_number);
+    let grpc = only_workload(&said("grpc: {port: 81, service: ocr}", hook));
+    assert_ne!(grpc.revision, by_name.revision);
+    assert_snapshot!(refused(&said("tcpSocket: {port: htp}", hook)), @"w/ocr.yaml:13: spec.template.spec.containers[0].livenessProbe.tcpSocket.port: the container has no port named `htp`: expected a number, or one of `http`, `admin`");
+    assert_snapshot!(refused(&said("httpGet: {port: '80'}", hook)), @"w/ocr.yaml:13: spec.template.spec.containers[0].livenessProbe.httpGet.port: the container has no port named `80`: expected a number, or one of `http`, `admin`");
+    assert_snapshot!(refused(&said("tcpSocket: {port: 80}", &hook.replace("admin", "x"))), @"w/ocr.yaml:15: spec.template.spec.containers[0].lifecycle.preStop.httpGet.port: the container has no port named `x`: expected a number, or one of `http`, `admin`");
+    assert_snapshot!(changed("{port: 80}", "{port: http}"), @"w/ocr.yaml:14: spec.template.spec.containers[0].livenessProbe.tcpSocket.port: the container has no port named `http`: expected a number, since none of its ports has a name");
+    assert_snapshot!(refused(&said("grpc: {port: http}", hook)), @"");
+    assert_snapshot!(refused(&said("grpc: {port: 0}", hook)), @"w/ocr.yaml:13: spec.template.spec.containers[0].livenessProbe.grpc.port: expected a port of 1 to 65535");
 }
 
 #[test]

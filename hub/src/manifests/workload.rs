@@ -9,6 +9,7 @@ use super::labels::{Invalid, check_annotations, check_labels, check_tolerations}
 use super::models::{said_at, take_models};
 use super::offline::offline_policy_of;
 use super::parameters::parameters_of;
+use super::ports::number_ports;
 use super::results::routes_of;
 use super::rollout::policy_of;
 use super::yaml::{self, Refusal, below};
@@ -119,6 +120,7 @@ pub(crate) fn inference_workload(
     let is_for_clusters = placement.cluster_selector.is_some();
     let mig = take_gpu(gpu, is_for_clusters, &mut template)?;
     take_models(models, is_for_clusters, &mut template)?;
+    number_ports(&mut template)?;
     check_template(&template, is_for_clusters)?;
     check_autoscaling(autoscaling.as_ref(), &placement, &template)?;
     let results = routes_of(results)?;

@@ -107,6 +107,31 @@ fn a_workload_that_says_little_is_counted_and_bounded_all_the_same() {
 }
 
 #[test]
+fn a_deployment_has_the_probes_that_were_written_with_numbers_for_names() {
+    let spec = json!({
+        "placement": { "clusterSelector": {} },
+        "template": { "spec": { "containers": [{
+            "name": "server",
+            "image": "registry.example.com/a:1",
+            "ports": [{ "name": "http", "containerPort": 8080 }],
+            "startupProbe": { "tcpSocket": { "port": "http" } },
+            "readinessProbe": { "grpc": { "port": 50051, "service": "ocr" } },
+            "livenessProbe": { "grpc": { "port": 50051 } },
+            "lifecycle": { "preStop": { "httpGet": { "port": "http" } } },
+        }] } },
+    });
+    let built = build(&share(&workload("ocr", &spec)), &set_of_site());
+    let deployment = built.iter().find(|one| one.id.kind == MemberKind::Deployment).unwrap();
+    let container = &deployment.body["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["startupProbe"]["tcpSocket"], json!({ "port": 8080 }));
+    let asked = json!({ "port": 50051, "service": "ocr" });
+    assert_eq!(container["readinessProbe"]["grpc"], asked);
+    assert_eq!(container["livenessProbe"]["grpc"], json!({ "port": 50051 }));
+    assert_eq!(container["lifecycle"]["preStop"]["httpGet"]["port"], json!(8080));
+    assert!(container["startupProbe"].get("grpc").is_none());
+}
+
+#[test]
 fn a_deployment_has_all_containers_and_the_mig_instance_is_the_first_one_s() {
     let image = "registry.example.com/a:1";
     let spec = json!({

@@ -70,14 +70,12 @@ impl LifecycleHandler {
             (Some(exec), None, None) if exec.command.is_empty() => {
                 Err(invalid(format!("{at}.exec.command"), "expected a program"))
             }
-            (None, Some(get), None) if get.port == 0 => {
-                Err(invalid(format!("{at}.httpGet.port"), "expected a port of 1 to 65535"))
-            }
+            (None, Some(get), None) => get.port.validate(&format!("{at}.httpGet.port")),
             (None, None, Some(sleep)) if sleep.seconds > GRACE_PERIOD_SECONDS_MAX => {
                 let problem = format!("{} is over {GRACE_PERIOD_SECONDS_MAX}", sleep.seconds);
                 Err(invalid(format!("{at}.sleep.seconds"), problem))
             }
-            (Some(_), None, None) | (None, Some(_), None) | (None, None, Some(_)) => Ok(()),
+            (Some(_), None, None) | (None, None, Some(_)) => Ok(()),
             _ => Err(invalid(at, "expected exactly one of exec, httpGet and sleep")),
         }
     }

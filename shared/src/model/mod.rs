@@ -14,6 +14,7 @@ mod network;
 mod pod;
 mod pod_ports;
 mod policy;
+mod port;
 mod quantity;
 mod resource_list;
 mod result;
@@ -38,12 +39,14 @@ pub use lifecycle::{Lifecycle, LifecycleHandler, SleepAction, TerminationMessage
 pub use mig::{MigInstance, MigProfile, MigProfileError, MigRole};
 pub use network::DnsPolicy;
 pub use pod::{
-    Container, ContainerPort, ContainerRestartPolicy, EnvVar, ExecAction, HttpGetAction,
-    HttpHeader, ImagePullPolicy, LocalObjectReference, PodMetadata, PodSpec, PodTemplate,
-    PortProtocol, Probe, ResourceRequirements, RestartPolicy, TcpSocketAction, UriScheme,
+    Container, ContainerPort, ContainerRestartPolicy, EnvVar, ExecAction, GrpcAction,
+    HttpGetAction, HttpHeader, ImagePullPolicy, LocalObjectReference, PodMetadata, PodSpec,
+    PodTemplate, PortProtocol, Probe, ResourceRequirements, RestartPolicy, TcpSocketAction,
+    UriScheme,
 };
 pub use pod_ports::PORT_OFFSET;
 pub use policy::{LinkBudget, NODE_POLICY_KEY, NodePolicy};
+pub use port::Port;
 pub use quantity::{CpuQuantity, MemoryQuantity, QuantityError};
 pub use resource_list::{ResourceList, check_device_name, device_resource};
 pub use result::{

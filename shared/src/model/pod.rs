@@ -9,6 +9,7 @@
 use super::inference_model::ModelMount;
 use super::lifecycle::{Lifecycle, TerminationMessagePolicy};
 use super::network::DnsPolicy;
+use super::port::Port;
 use super::resource_list::ResourceList;
 use super::security::{PodSecurityContext, SecurityContext};
 use super::volume::{EnvFromSource, EnvVarSource, Volume, VolumeMount};
@@ -237,7 +238,7 @@ pub enum PortProtocol {
     Udp,
 }
 
-/// A check that is repeated while the container runs. Exactly one of the three actions is given.
+/// A check that is repeated while the container runs. Exactly one of the four actions is given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Probe {
@@ -265,6 +266,9 @@ pub struct Probe {
     /// Failures in a row that turn success into failure.
     #[serde(default = "default_failure_threshold")]
     pub failure_threshold: u32,
+    /// Asks a gRPC server for its health; that it serves is success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcAction>,
 }
 
 fn default_period_seconds() -> u32 {
@@ -295,8 +299,8 @@ pub struct HttpGetAction {
     /// The path, beginning with `/`.
     #[serde(default = "default_path")]
     pub path: String,
-    /// The port, 1 to 65535.
-    pub port: u16,
+    /// The port.
+    pub port: Port,
     /// The host; the pod itself when absent.
     #[serde(default)]
     pub host: Option<String>,
@@ -335,9 +339,20 @@ pub struct HttpHeader {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpSocketAction {
-    /// The port, 1 to 65535.
-    pub port: u16,
+    /// The port.
+    pub port: Port,
     /// The host; the pod itself when absent.
     #[serde(default)]
     pub host: Option<String>,
+}
+
+/// Asks a server of the node by `grpc.health.v1.Health/Check`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GrpcAction {
+    /// The port, 1 to 65535; a number, as in Kubernetes.
+    pub port: u16,
+    /// Whose health is asked for; the server's own when empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub service: String,
 }

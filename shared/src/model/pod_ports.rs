@@ -2,6 +2,7 @@
 
 use super::containers::PlacedContainer;
 use super::pod::{Container, ContainerPort, EnvVar, PodTemplate, Probe};
+use super::port::Port;
 use super::workload::{InvalidWorkload, invalid};
 use crate::limits::REPLICAS_PER_NODE_MAX;
 
@@ -26,16 +27,23 @@ impl PodTemplate {
         u16::try_from(ordinal).ok().and_then(|offset| port.checked_add(offset)).unwrap_or(port)
     }
 
-    /// `container` with the ports of the replica of this ordinal, also in its probes and in its environment.
+    /// `container` with the ports of the replica of this ordinal, also in its probes, its hooks and its
+    /// environment.
     #[must_use]
     pub fn container_of_replica(&self, mut container: Container, ordinal: u32) -> Container {
         if !self.offsets_ports() {
             return container;
         }
         let moved = |port: u16| self.port_of_replica(port, ordinal);
+        let move_port = |port: &mut Port| {
+            if let Port::Number(number) = port {
+                *number = moved(*number);
+            }
+        };
         let move_probe = |probe: &mut Probe| {
-            probe.http_get.iter_mut().for_each(|get| get.port = moved(get.port));
-            probe.tcp_socket.iter_mut().for_each(|tcp| tcp.port = moved(tcp.port));
+            probe.http_get.iter_mut().for_each(|get| move_port(&mut get.port));
+            probe.tcp_socket.iter_mut().for_each(|tcp| move_port(&mut tcp.port));
+            probe.grpc.iter_mut().for_each(|grpc| grpc.port = moved(grpc.port));
         };
         let probes = [
             &mut container.startup_probe,
@@ -43,6 +51,9 @@ impl PodTemplate {
             &mut container.liveness_probe,
         ];
         probes.into_iter().flatten().for_each(move_probe);
+        let hooks = container.lifecycle.iter_mut();
+        let hooks = hooks.flat_map(|hooks| [&mut hooks.post_start, &mut hooks.pre_stop]).flatten();
+        hooks.flat_map(|hook| &mut hook.http_get).for_each(|get| move_port(&mut get.port));
         for port in &mut container.ports {
             port.container_port = moved(port.container_port);
             // The same as that, where the port of the node is said.
@@ -109,6 +120,8 @@ mod tests {
             "spec": { "containers": [{ "name": "a", "command": ["a"],
                 "ports": [{ "containerPort": port }, { "containerPort": 9000 }],
                 "readinessProbe": { "httpGet": { "port": port } },
+                "startupProbe": { "grpc": { "port": 9000 } },
+                "lifecycle": { "preStop": { "httpGet": { "port": port } } },
                 "livenessProbe": { "tcpSocket": { "port": 22 } } }] },
         }))
         .unwrap()
@@ -122,8 +135,12 @@ mod tests {
         let third = template.container_of_replica(container.clone(), 2);
         let ports: Vec<u16> = third.ports.iter().map(|port| port.container_port).collect();
         assert_eq!(ports, [8002, 9002]);
-        assert_eq!(third.readiness_probe.unwrap().http_get.unwrap().port, 8002);
-        assert_eq!(third.liveness_probe.unwrap().tcp_socket.unwrap().port, 22, "not its own");
+        assert_eq!(third.readiness_probe.unwrap().http_get.unwrap().port, Port::Number(8002));
+        assert_eq!(third.startup_probe.unwrap().grpc.unwrap().port, 9002);
+        let hook = third.lifecycle.unwrap().pre_stop.unwrap();
+        assert_eq!(hook.http_get.unwrap().port, Port::Number(8002));
+        let other = third.liveness_probe.unwrap().tcp_socket.unwrap().port;
+        assert_eq!(other, Port::Number(22), "not its own");
         assert_eq!((third.env[0].name.as_str(), third.env[0].value.as_str()), ("PORT", "8002"));
         assert_eq!(
             (template.port_of_replica(9000, 5), template.port_of_replica(22, 5)),

@@ -4,6 +4,7 @@ use super::containers::{PlacedContainer, validate_containers};
 use super::ids::{PodId, Revision, WorkloadKey};
 use super::mig::MigProfile;
 use super::pod::{Container, ImagePullPolicy, PodTemplate, Probe};
+use super::port::Port;
 use super::quantity::{CpuQuantity, MemoryQuantity};
 use super::resource_list::{ResourceList, device_resource};
 use super::result::ResultRoute;
@@ -293,9 +294,10 @@ fn validate_mig(requests: &ResourceList, limits: &ResourceList) -> Result<(), (S
 }
 
 fn validate_probe(path: &str, probe: &Probe, readiness: bool) -> Result<(), InvalidWorkload> {
-    let actions = [probe.exec.is_some(), probe.http_get.is_some(), probe.tcp_socket.is_some()];
+    let Probe { exec, http_get, tcp_socket, grpc, .. } = probe;
+    let actions = [exec.is_some(), http_get.is_some(), tcp_socket.is_some(), grpc.is_some()];
     if actions.iter().filter(|given| **given).count() != 1 {
-        return Err(invalid(path, "expected exactly one of exec, httpGet and tcpSocket"));
+        return Err(invalid(path, "expected exactly one of exec, grpc, httpGet and tcpSocket"));
     }
     let counts = [
         ("periodSeconds", probe.period_seconds),
@@ -309,14 +311,13 @@ fn validate_probe(path: &str, probe: &Probe, readiness: bool) -> Result<(), Inva
     if !readiness && probe.success_threshold != 1 {
         return Err(invalid(format!("{path}.successThreshold"), "expected 1 for this probe"));
     }
-    if probe.exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
+    if exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
         return Err(invalid(format!("{path}.exec.command"), "expected a program"));
     }
-    let port = probe.http_get.as_ref().map(|get| get.port);
-    if port.or(probe.tcp_socket.as_ref().map(|tcp| tcp.port)) == Some(0) {
-        return Err(invalid(path, "expected a port of 1 to 65535"));
-    }
-    Ok(())
+    let at = |action: &str| format!("{path}.{action}.port");
+    http_get.iter().try_for_each(|get| get.port.validate(&at("httpGet")))?;
+    tcp_socket.iter().try_for_each(|tcp| tcp.port.validate(&at("tcpSocket")))?;
+    grpc.iter().try_for_each(|grpc| Port::Number(grpc.port).validate(&at("grpc")))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! | `replicas.rs` | hubs that take turns, on a broker and an API server |
 //! | `kills.rs` | kill -9 of an agent, again and again, and what must hold after each |
 //! | `fault_proxy.rs` | an HTTP server in trouble |
+//! | `health.rs` | a gRPC server that says how it is |
 //! | `http.rs` | one request and its answer |
 //! | `search.rs` | what lies in the files of a folder |
 //! | `recording.rs` | what processes do to their files, operation by operation |
@@ -31,6 +32,7 @@ pub mod containerd;
 pub mod cri_proxy;
 pub mod fault_proxy;
 pub mod fleet;
+pub mod health;
 pub mod http;
 pub mod hub;
 pub mod kills;

@@ -7,6 +7,7 @@
 //! | `adoption.rs` | what is left of it when its agent, containerd or the power went away |
 //! | `churn.rs` | what is left of pods after many kills of all of it |
 //! | `containers.rs` | pods of several containers |
+//! | `health.rs` | probes by gRPC on a whole node |
 //! | `network.rs` | networks of their own, and ports of the node that lead to them |
 //! | `network_node.rs` | the same on a whole node |
 //! | `node.rs` | a whole node: adoption, and a power cut with no hub |
@@ -34,6 +35,7 @@
 mod adoption;
 mod churn;
 mod containers;
+mod health;
 mod life;
 mod network;
 mod network_node;

@@ -19,7 +19,8 @@ fn exec(script: &str) -> Probe {
 }
 
 fn http(port: u16) -> Probe {
-    let get = HttpGetAction { path: "/ready".to_owned(), port, ..HttpGetAction::default() };
+    let get =
+        HttpGetAction { path: "/ready".to_owned(), port: port.into(), ..HttpGetAction::default() };
     probe(|probe| probe.http_get = Some(get))
 }
 
@@ -91,7 +92,8 @@ fn a_server_is_probed_by_http_and_tcp_and_never_for_longer_than_its_time() {
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let tcp = probe(|probe| probe.tcp_socket = Some(TcpSocketAction { port, host: None }));
+    let tcp =
+        probe(|probe| probe.tcp_socket = Some(TcpSocketAction { port: port.into(), host: None }));
     assert_eq!(agent.probe(tcp.clone()), Ok(()));
     drop(listener);
     // A child that another test has just forked holds a copy of the listener until it execs.

@@ -1,28 +1,23 @@
-//! A client of CRI v1 over a Unix socket: as much of gRPC as calls of one request and one answer need.
+//! A client of CRI v1 over a Unix socket.
 //!
 //! Every call has a limit of time, and says whether its failure may pass by itself: the socket is silent while
 //! the runtime behind it restarts. A connection is made when it is needed and shared by all calls. Refuses to
 //! retry: whoever calls knows whether that is safe.
 
 use super::api;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::Request;
+use crate::runtime::grpc::{
+    self, Body, DEADLINE_EXCEEDED, Failure, Method, NOT_FOUND, UNAVAILABLE, UNKNOWN,
+};
 use hyper::client::conn::http2::{SendRequest, handshake};
-use hyper::header::HeaderMap;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use shared::in_words;
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-
-/// What every message of gRPC begins with: a flag of compression and four bytes of length.
-const PREFIX_BYTES: usize = 5;
 
 /// The longest answer: what a check prints is in one of them. As kubelet's.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -38,12 +33,6 @@ const PULL_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
 /// The service of images.
 const IMAGES: &str = "runtime.v1.ImageService";
-
-/// Status codes of gRPC that are told apart.
-const UNKNOWN: u32 = 2;
-const DEADLINE_EXCEEDED: u32 = 4;
-const NOT_FOUND: u32 = 5;
-const UNAVAILABLE: u32 = 14;
 
 /// What containerd says, with the code `UNKNOWN`, of what passes: while it reads its own state at its start, and
 /// while it is removing what is to be removed.
@@ -92,7 +81,7 @@ pub(super) struct CriClient(Arc<Connection>);
 #[derive(Debug)]
 struct Connection {
     socket: PathBuf,
-    sender: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    sender: Mutex<Option<SendRequest<Body>>>,
 }
 
 impl CriClient {
@@ -149,60 +138,37 @@ impl CriClient {
         question: &Q,
         limit: Duration,
     ) -> Result<A, CallError> {
-        let exchange = self.exchange(service, method, framed(question));
-        let answer = match timeout(limit, exchange).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(self.unanswered(method, format!("not within {limit:?}"))),
+        let exchange = async {
+            let sender = self.sender().await.map_err(Failure::Unanswered)?;
+            let (authority, metadata) = ("localhost", None);
+            let (name, answer_bytes_max) = (method, ANSWER_BYTES_MAX);
+            let asked = Method { authority, service, name, metadata, answer_bytes_max };
+            grpc::ask(sender, asked, question).await
         };
-        let undecodable = |what: &(dyn Error + 'static)| self.unanswered(method, in_words(what));
-        A::decode(answer).map_err(|error| undecodable(&error))
+        match timeout(limit, exchange).await {
+            Ok(answer) => answer.map_err(|failure| match failure {
+                Failure::Unanswered(what) => self.unanswered(method, what),
+                Failure::Refused { code, message } => {
+                    CallError::Refused { call: method, code, message }
+                }
+            }),
+            Err(_) => Err(self.unanswered(method, format!("not within {limit:?}"))),
+        }
     }
 
     fn unanswered(&self, call: &'static str, what: String) -> CallError {
         CallError::Unanswered { call, socket: self.0.socket.display().to_string(), what }
     }
 
-    /// Sends one message and takes one.
-    async fn exchange(
-        &self,
-        service: &'static str,
-        method: &'static str,
-        message: Bytes,
-    ) -> Result<Bytes, CallError> {
-        let unanswered = |error: &(dyn Error + 'static)| self.unanswered(method, in_words(error));
-        let mut sender = self.sender().await.map_err(|what| self.unanswered(method, what))?;
-        let request = Request::post(format!("http://localhost/{service}/{method}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Full::new(message))
-            .map_err(|error| unanswered(&error))?;
-        sender.ready().await.map_err(|error| unanswered(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| unanswered(&error))?;
-        let (head, body) = response.into_parts();
-        // A call that is refused at once has its status where others have none yet.
-        verdict(method, &head.headers).unwrap_or(Ok(()))?;
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| self.unanswered(method, in_words(error.as_ref())))?;
-        match body.trailers().and_then(|trailers| verdict(method, trailers)) {
-            Some(verdict) => verdict?,
-            None => return Err(self.unanswered(method, "the answer breaks off".to_owned())),
-        }
-        let bytes = body.to_bytes();
-        if bytes.first() != Some(&0) || bytes.len() < PREFIX_BYTES {
-            return Err(self.unanswered(method, "the answer is not one message".to_owned()));
-        }
-        Ok(bytes.slice(PREFIX_BYTES..))
-    }
-
     /// The connection, made anew where there is none.
-    async fn sender(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    async fn sender(&self) -> Result<SendRequest<Body>, String> {
         let open = || self.0.sender.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = open().as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
         let stream = UnixStream::connect(&self.0.socket).await;
         let stream = TokioIo::new(stream.map_err(|error| error.to_string())?);
-        let made = handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), stream).await;
+        let made = handshake::<_, _, Body>(TokioExecutor::new(), stream).await;
         let (sender, connection) = made.map_err(|error| in_words(&error))?;
         // Its end is seen by whoever calls next.
         drop(tokio::spawn(async move { drop(connection.await) }));
@@ -211,63 +177,9 @@ impl CriClient {
     }
 }
 
-fn framed(message: &impl Message) -> Bytes {
-    let length = u32::try_from(message.encoded_len()).unwrap_or(u32::MAX);
-    let mut bytes = Vec::with_capacity(PREFIX_BYTES + message.encoded_len());
-    bytes.push(0);
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(&message.encode_to_vec());
-    bytes.into()
-}
-
-/// What a status says, where there is one.
-fn verdict(call: &'static str, headers: &HeaderMap) -> Option<Result<(), CallError>> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let code: u32 = text("grpc-status")?.parse().unwrap_or(UNKNOWN);
-    if code == 0 {
-        return Some(Ok(()));
-    }
-    let message = unescaped(text("grpc-message").unwrap_or_default());
-    Some(Err(CallError::Refused { call, code, message }))
-}
-
-/// Undoes the `%` escapes of a status's message.
-fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| *first == b'%');
-        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_status_is_read_with_its_message_and_success_is_none() {
-        let mut headers = HeaderMap::new();
-        assert!(verdict("Version", &headers).is_none());
-        headers.insert("grpc-status", "0".parse().unwrap());
-        assert!(verdict("Version", &headers).unwrap().is_ok());
-        headers.insert("grpc-status", "5".parse().unwrap());
-        headers.insert("grpc-message", "no %22x%22, 100%".parse().unwrap());
-        let error = verdict("StopContainer", &headers).unwrap().unwrap_err();
-        assert!(error.is_not_found() && !error.may_pass());
-        assert_eq!(error.to_string(), "StopContainer was refused: no \"x\", 100%");
-    }
 
     #[test]
     fn what_a_runtime_says_while_it_starts_or_removes_may_pass() {

@@ -377,7 +377,10 @@ mod tests {
         let options = CriOptions { pids_max: Some(100), ..options() };
         let of = |instance| {
             let request = StartRequest { instance, ..request() };
-            of(request, &options, |order| order.sandbox(NetworkOrder::default())).linux.unwrap().cgroup_parent
+            of(request, &options, |order| order.sandbox(NetworkOrder::default()))
+                .linux
+                .unwrap()
+                .cgroup_parent
         };
         assert!(of(InstanceId(7)).starts_with("/hinterland/"));
         assert!(of(InstanceId(7)).ends_with("-0000000000000007"), "{}", of(InstanceId(7)));
