@@ -111,6 +111,9 @@ pub struct ContainerPlan {
     /// Done before it is asked to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre_stop: Option<LifecycleHandler>,
+    /// Done once it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_start: Option<LifecycleHandler>,
 }
 
 /// Everything a runtime needs to start one of a pod's several containers.

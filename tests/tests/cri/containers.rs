@@ -30,6 +30,7 @@ fn group(instance: u64, plan: &[(&str, ContainerRole)]) -> StartRequest {
         pulls: None,
         is_privileged: false,
         pre_stop: None,
+        post_start: None,
         name: (*name).to_owned(),
         role: *role,
         image: image.clone(),

@@ -8,6 +8,7 @@
 //! | `churn.rs` | what is left of pods after many kills of all of it |
 //! | `containers.rs` | pods of several containers |
 //! | `health.rs` | probes by gRPC on a whole node |
+//! | `hooks.rs` | hooks when something ends before them |
 //! | `network.rs` | networks of their own, and ports of the node that lead to them |
 //! | `network_node.rs` | the same on a whole node |
 //! | `node.rs` | a whole node: adoption, and a power cut with no hub |
@@ -36,6 +37,7 @@ mod adoption;
 mod churn;
 mod containers;
 mod health;
+mod hooks;
 mod life;
 mod network;
 mod network_node;

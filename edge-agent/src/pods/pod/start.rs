@@ -120,7 +120,8 @@ fn plan_of((role, start): &Planned) -> ContainerPlan {
         (container.name.clone(), container.image.clone(), container.image_pull_policy);
     let hooks = container.lifecycle.as_ref();
     let pre_stop = hooks.and_then(|hooks| hooks.pre_stop.clone());
+    let post_start = hooks.and_then(|hooks| hooks.post_start.clone());
     let security = container.security_context.as_ref();
     let is_privileged = security.is_some_and(|own| own.privileged == Some(true));
-    ContainerPlan { name, role: *role, image, pulls, is_privileged, pre_stop }
+    ContainerPlan { name, role: *role, image, pulls, is_privileged, pre_stop, post_start }
 }

@@ -7,7 +7,7 @@
 use super::api;
 use super::calls::{UNKNOWN_EXIT_CODE, until_answered};
 use super::client::{CallError, ORDER_LIMIT};
-use super::hooks::{self, Ending};
+use super::hooks::Ending;
 use super::life::{Life, NAME_PAUSE, START_PATIENCE, failure_of, now, ordered};
 use super::log::LOG_NAME;
 use super::network::{Network, NetworkOrder};
@@ -81,7 +81,7 @@ impl Group {
     pub(super) async fn adopted(mut self, sandbox: String, running: Vec<(String, String)>) {
         for (name, id) in running {
             self.life.containers.add(&name, &id);
-            self.watch(&name, id);
+            self.watch(&name, id, true);
         }
         self.keep(&sandbox).await;
     }
@@ -161,7 +161,7 @@ impl Group {
                 let name = request.start.container.name.clone();
                 match self.start(&request, told, sandbox).await {
                     Ok((id, started_at)) => {
-                        self.watch(&name, id);
+                        self.watch(&name, id, false);
                         self.tell(name, ContainerEvent::Started { started_at });
                         true
                     }
@@ -226,7 +226,7 @@ impl Group {
             let started_at = started.map_err(|error| failure_of(&error))?;
             let mut orders = life.orders.clone();
             tokio::select! {
-                done = hooks::post_start(&life.shared.client, start, &id, &host) => done?,
+                done = life.post_start(start.container.lifecycle.as_ref(), name, &id) => done?,
                 _ = ordered(&mut orders) => {
                     return Err(StartFailure::new("Stopped", "the pod stops"));
                 }
@@ -302,16 +302,18 @@ impl Group {
         blocking(work).await.unwrap_or_else(|| Err(ended()))
     }
 
-    /// From now on its end is seen.
-    fn watch(&mut self, name: &str, id: String) {
+    /// From now on its end is seen. One that was found running may lack what is to be done at its start.
+    fn watch(&mut self, name: &str, id: String, is_found: bool) {
         let (stop, orders) = watch::channel(None);
         let plan = self.plan.iter().find(|one| one.name == name);
         let pre_stop = plan.and_then(|plan| plan.pre_stop.clone());
-        let ending = Ending { pre_stop, falls_back_to_log: false };
+        let post_start = plan.filter(|_| is_found).and_then(|plan| plan.post_start.clone());
+        let ending = Ending { pre_stop, falls_back_to_log: false, post_start };
         let mut life = Life { orders, ending, ..self.life.clone() };
         self.running.insert(name.to_owned(), stop);
         let (ends, name) = (self.ends.0.clone(), name.to_owned());
         drop(self.life.shared.tasks.spawn(async move {
+            life.make_up_for_post_start(&name, &id).await;
             let code = life.end_of(&id).await;
             let _ = ends.send((name, code));
         }));

@@ -1,21 +1,24 @@
 //! What a container does at its start and before its end (`lifecycle`), and the words that it leaves.
 
-use super::Shared;
 use super::client::CriClient;
 use super::exec::check_by_command;
-use crate::ports::StartRequest;
+use super::life::{Life, ordered, stop};
+use super::{Shared, blocking};
 use crate::runtime::StartFailure;
-use crate::runtime::folder::PodFolder;
+use crate::runtime::folder::{PodFolder, read, replace};
 use crate::runtime::layers::{Attempt, attempt};
 use crate::runtime::{probe, tail_log};
 use serde::{Deserialize, Serialize};
-use shared::model::{Container, LifecycleHandler, PodId, TerminationMessagePolicy};
+use shared::model::{Container, Lifecycle, LifecycleHandler, PodId, TerminationMessagePolicy};
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
 
 /// How long a hook at the start may take. The pod counts as starting for so long.
 const POST_START_LIMIT: Duration = Duration::from_secs(60);
@@ -36,41 +39,105 @@ pub(super) struct Ending {
     pub(super) pre_stop: Option<LifecycleHandler>,
     /// Whether the end of its log tells why it failed.
     pub(super) falls_back_to_log: bool,
+    /// Done at its start, if that was not done to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) post_start: Option<LifecycleHandler>,
 }
 
 impl Ending {
     pub(super) fn of(container: &Container) -> Self {
         let fallback = TerminationMessagePolicy::FallbackToLogsOnError;
+        let hooks = container.lifecycle.as_ref();
         Self {
-            pre_stop: container.lifecycle.as_ref().and_then(|hooks| hooks.pre_stop.clone()),
+            pre_stop: hooks.and_then(|hooks| hooks.pre_stop.clone()),
             falls_back_to_log: container.termination_message_policy == Some(fallback),
+            post_start: hooks.and_then(|hooks| hooks.post_start.clone()),
         }
     }
 }
 
-/// Does what is to be done once the container runs.
-pub(super) async fn post_start(
-    client: &CriClient,
-    request: &StartRequest,
-    container: &str,
-    pod_host: &str,
-) -> Result<(), StartFailure> {
-    let hooks = request.container.lifecycle.as_ref();
-    let Some(hook) = hooks.and_then(|hooks| hooks.post_start.as_ref()) else { return Ok(()) };
-    run(client, container, hook, (pod_host, POST_START_LIMIT)).await.map_err(|problem| {
-        StartFailure::new("PostStartHookFailed", format!("its postStart hook failed: {problem}"))
-    })
+/// The containers whose hook at the start was done, by their names (an only one has none) and ids.
+type Done = BTreeMap<String, String>;
+
+/// The file in the pod's folder that holds them.
+const DONE_FILE: &str = "post-start.json";
+
+impl Life {
+    /// Does what `hooks` say is to be done once a container runs. Done once more where the agent dies before it has
+    /// noted that: as in Kubernetes a hook is done at least once.
+    pub(super) async fn post_start(
+        &self,
+        hooks: Option<&Lifecycle>,
+        name: &str,
+        container: &str,
+    ) -> Result<(), StartFailure> {
+        let hook = hooks.and_then(|hooks| hooks.post_start.as_ref());
+        let Some(hook) = hook else { return Ok(()) };
+        self.do_post_start(hook, name, container).await.map_err(|problem| {
+            let message = format!("its postStart hook failed: {problem}");
+            StartFailure::new("PostStartHookFailed", message)
+        })
+    }
+
+    /// Does for a container that was found running what an agent that is gone did not do to its end. If it fails the
+    /// container is ended. Left off when the container is to stop, or has ended.
+    pub(super) async fn make_up_for_post_start(&self, name: &str, container: &str) {
+        let Some(hook) = &self.ending.post_start else { return };
+        let folder = self.shared.folder(&self.pod);
+        if done_in(&folder).get(name).is_some_and(|done| done == container) {
+            return;
+        }
+        info!(pod = %self.pod, container = name, "its postStart hook is done again");
+        let mut orders = self.orders.clone();
+        let done = tokio::select! {
+            done = self.do_post_start(hook, name, container) => done,
+            _ = ordered(&mut orders) => return,
+            () = self.ended(container) => return,
+        };
+        if let Err(problem) = done {
+            warn!(pod = %self.pod, container = name, problem, "its postStart hook failed: it is ended");
+            stop(&self.shared.client, container, Some(Instant::now())).await;
+        }
+    }
+
+    async fn do_post_start(
+        &self,
+        hook: &LifecycleHandler,
+        name: &str,
+        container: &str,
+    ) -> Result<(), String> {
+        let host = self.shared.network_of(&self.pod).host();
+        run(&self.shared.client, container, hook, (&host, POST_START_LIMIT)).await?;
+        let (folder, shared) = (self.shared.folder(&self.pod), Arc::clone(&self.shared));
+        let (name, container) = (name.to_owned(), container.to_owned());
+        let noted = blocking(move || {
+            let _turn = shared.writing();
+            let mut done = done_in(&folder);
+            done.insert(name, container);
+            replace(&folder.path().join(DONE_FILE), &serde_json::to_vec(&done)?)
+        });
+        if let Some(Err(error)) = noted.await {
+            warn!(pod = %self.pod, %error, "that its postStart hook is done was not noted");
+        }
+        Ok(())
+    }
+
+    /// Does what is to be done before the container is asked to end, within its grace and for as long as it runs.
+    pub(super) async fn pre_stop(&self, container: &str, grace: Duration) {
+        let Some(hook) = &self.ending.pre_stop else { return };
+        let host = self.shared.network_of(&self.pod).host();
+        let done = tokio::select! {
+            done = run(&self.shared.client, container, hook, (&host, grace)) => done,
+            () = self.ended(container) => return,
+        };
+        if let Err(problem) = done {
+            warn!(pod = %self.pod, instance = %self.instance, problem, "its preStop hook failed");
+        }
+    }
 }
 
-/// Does what is to be done before the container is asked to end, for so long at most.
-pub(super) async fn pre_stop(
-    client: &CriClient,
-    hook: &LifecycleHandler,
-    container: &str,
-    pod_host: &str,
-    limit: Duration,
-) -> Result<(), String> {
-    run(client, container, hook, (pod_host, limit)).await
+fn done_in(folder: &PodFolder) -> Done {
+    read(&folder.path().join(DONE_FILE)).unwrap_or_default()
 }
 
 async fn run(

@@ -5,7 +5,7 @@
 use super::api;
 use super::calls::{ContainerCondition, UNKNOWN_EXIT_CODE, until_answered};
 use super::client::{CallError, CriClient, ORDER_LIMIT};
-use super::hooks::{self, Ending, make_last_words_file};
+use super::hooks::{Ending, make_last_words_file};
 use super::ids::ContainerIds;
 use super::network::{Network, NetworkOrder};
 use super::note::{Pairs, StartNote};
@@ -85,6 +85,7 @@ impl Life {
 
     /// Stays with a start that was found running until it has ended.
     pub(super) async fn adopted(mut self, sandbox: String, container: String) {
+        self.make_up_for_post_start("", &container).await;
         self.keep(&sandbox, &container).await;
     }
 
@@ -113,9 +114,8 @@ impl Life {
         };
         let begun = match self.create(order, asked, make).await {
             Ok(begun) => {
-                let host = shared.network_of(&self.pod).host();
-                let done = hooks::post_start(client, request, &begun.container, &host).await;
-                done.map(|()| begun)
+                let hooks = request.container.lifecycle.as_ref();
+                self.post_start(hooks, "", &begun.container).await.map(|()| begun)
             }
             Err(failure) => Err(failure),
         };
@@ -274,7 +274,7 @@ impl Life {
                     let grace = Duration::from_millis(grace_ms);
                     let end = Instant::now().checked_add(grace);
                     if kill_at.is_none() && grace_ms > 0 {
-                        self.do_before_the_end(&client, container, grace).await;
+                        self.pre_stop(container, grace).await;
                     }
                     kill_at = end;
                 }
@@ -285,12 +285,20 @@ impl Life {
         }
     }
 
-    /// What its template has it do before it is asked to end, within its grace.
-    async fn do_before_the_end(&self, client: &CriClient, container: &str, grace: Duration) {
-        let Some(hook) = &self.ending.pre_stop else { return };
-        let host = self.shared.network_of(&self.pod).host();
-        if let Err(problem) = hooks::pre_stop(client, hook, container, &host, grace).await {
-            warn!(pod = %self.pod, instance = %self.instance, problem, "its preStop hook failed");
+    /// Returns when the container does not run any more; while nobody answers that is not known.
+    pub(super) async fn ended(&self, container: &str) {
+        let mut listings = self.shared.listing.subscribe();
+        loop {
+            listings.mark_unchanged();
+            match self.shared.client.condition(container).await {
+                Ok(ContainerCondition::Runs { .. }) => {}
+                Ok(_) => return,
+                Err(_) => sleep(PAUSE).await,
+            }
+            tokio::select! {
+                _ = listings.changed() => {}
+                () = sleep(LOOK_ANYWAY) => {}
+            }
         }
     }
 
@@ -312,7 +320,7 @@ impl Life {
 }
 
 /// Stops a container: SIGTERM, and SIGKILL at `kill_at`. Returns when it has ended, or after a pause.
-async fn stop(client: &CriClient, container: &str, kill_at: Option<Instant>) {
+pub(super) async fn stop(client: &CriClient, container: &str, kill_at: Option<Instant>) {
     let left = kill_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
     // Whole seconds; 0 is SIGKILL at once.
     let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);

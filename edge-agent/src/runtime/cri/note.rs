@@ -194,7 +194,11 @@ mod tests {
             parameters_id: 3,
             containers: vec![],
             access: Access { is_container: true, user: Some(5), group: None },
-            ending: Ending { pre_stop: Some(LifecycleHandler::default()), falls_back_to_log: true },
+            ending: Ending {
+                pre_stop: Some(LifecycleHandler::default()),
+                falls_back_to_log: true,
+                post_start: Some(LifecycleHandler::default()),
+            },
             has_own_network: true,
         }
     }
