@@ -32,6 +32,8 @@ pub enum FaultAnswer {
     Status(u16, &'static str, &'static str),
     /// As the server does, after so long.
     Late(Duration),
+    /// As the server does, so many bytes a second.
+    Slow(u32),
     /// Not at all: the connection is closed.
     Closed,
 }
@@ -110,6 +112,7 @@ impl FaultProxy {
     fn serve(&self, stream: TcpStream, upstream: SocketAddr) -> anyhow::Result<()> {
         let mut reader = BufReader::new(stream.try_clone()?);
         let (line, head) = read_head(&mut reader)?;
+        let mut bytes_per_second = u32::MAX;
         match self.fault(&line) {
             Some(FaultAnswer::Status(status, body, headers)) => {
                 drain_body(&mut reader, &head)?;
@@ -117,6 +120,7 @@ impl FaultProxy {
             }
             Some(FaultAnswer::Closed) => return Ok(()),
             Some(FaultAnswer::Late(by)) => std::thread::sleep(by),
+            Some(FaultAnswer::Slow(rate)) => bytes_per_second = rate,
             None => {}
         }
         let mut server = TcpStream::connect(upstream)?;
@@ -125,7 +129,7 @@ impl FaultProxy {
         let (mut from_client, mut to_server) = (reader, server.try_clone()?);
         let mut to_client = stream;
         std::thread::spawn(move || drop(io::copy(&mut from_client, &mut to_server)));
-        io::copy(&mut server, &mut to_client).context("the answer was cut")?;
+        copy(&mut server, &mut to_client, bytes_per_second).context("the answer was cut")?;
         Ok(to_client.shutdown(std::net::Shutdown::Both)?)
     }
 
@@ -138,6 +142,19 @@ impl FaultProxy {
         let fault = shared.faults.iter_mut().find(is_meant)?;
         fault.times -= 1;
         Some(fault.answer.clone())
+    }
+}
+
+fn copy(from: &mut impl Read, to: &mut impl Write, bytes_per_second: u32) -> io::Result<()> {
+    let mut chunk = [0; 8192];
+    loop {
+        let bytes = from.read(&mut chunk)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        to.write_all(chunk.get(..bytes).unwrap_or_default())?;
+        let seconds = bytes as f64 / f64::from(bytes_per_second);
+        std::thread::sleep(Duration::from_secs_f64(seconds));
     }
 }
 

@@ -5,7 +5,7 @@ use super::containerd::Containerd;
 use super::process::{Process, free_port, wait_until};
 use anyhow::Context;
 use std::fs;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -73,6 +73,12 @@ impl Registry {
     #[must_use]
     pub fn name_of(&self, image: &str) -> String {
         format!("127.0.0.1:{}/{image}", self.port)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// Has it keep [`Containerd::image`] as `image` too; returns what it is called.

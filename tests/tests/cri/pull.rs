@@ -8,7 +8,9 @@ use shared::model::{
 };
 use shared::trust::seal::seal_secret;
 use shared::trust::signature::SigningKey;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use tests::real::fault_proxy::{Fault, FaultAnswer, FaultProxy};
 use tests::real::registry::{Registry, USER};
 
 const POLITE: &str = "sleep 1000 & trap 'exit 0' TERM; wait";
@@ -120,4 +122,36 @@ fn what_may_not_be_pulled_says_what_would_allow_it() {
     agent.start_until(StartRequest { pull: metered, ..of_image(4, &image) }, "Started");
     agent.clear(&node, 4);
     wait_until("nothing is left", || node.containerd.leaks().unwrap().is_empty());
+}
+
+#[test]
+fn how_far_a_slow_pull_is_is_said_and_not_too_often() {
+    let node = Node::new();
+    let registry = Registry::start(false).unwrap();
+    let name = registry.keep(&node.containerd, "site/ocr:1").unwrap();
+    let proxy = FaultProxy::start(registry.address()).unwrap();
+    let (method, answer) = ("GET", FaultAnswer::Slow(100_000));
+    proxy.add(Fault { method, path: "/blobs/", answer, times: usize::MAX });
+    let image = name.replace(&registry.address().to_string(), &proxy.address().to_string());
+    let mut agent = Agent::new(&node);
+    agent.within(|runtime| runtime.start(of_image(1, &image)));
+    let mut said = BTreeSet::new();
+    loop {
+        match agent.event() {
+            RuntimeEvent::Preparing { reason, message, .. } if reason == "ImagePulling" => {
+                said.insert(message);
+            }
+            RuntimeEvent::Started { .. } => break,
+            event => panic!("expected the image to come, not {event:?}"),
+        }
+    }
+    let begins = format!("the image {image} is being pulled");
+    let figures = said.iter().filter_map(|message| message.strip_prefix(&format!("{begins}: ")));
+    let figures: Vec<&str> = figures.collect();
+    let [figure] = figures.as_slice() else { panic!("{said:?}") };
+    let (came, whole) = figure.strip_suffix(" MiB").unwrap().split_once(" of ").unwrap();
+    let (came, whole): (f64, f64) = (came.parse().unwrap(), whole.parse().unwrap());
+    // Ten seconds of it: one MB.
+    assert!(came > 0.0 && came < 1.5 && whole > 1.5 && whole < 5.0, "{figure}");
+    agent.clear(&node, 1);
 }

@@ -34,6 +34,10 @@ const PULL_LIMIT: Duration = Duration::from_secs(6 * 3600);
 /// The service of images.
 const IMAGES: &str = "runtime.v1.ImageService";
 
+/// The service of what containerd has on its disk, which is not of CRI, and the namespace that CRI has there.
+const CONTENT: &str = "containerd.services.content.v1.Content";
+const CONTENT_NAMESPACE: (&str, &str) = ("containerd-namespace", "k8s.io");
+
 /// What containerd says, with the code `UNKNOWN`, of what passes: while it reads its own state at its start, and
 /// while it is removing what is to be removed.
 const PASSING: [&str; 2] = ["server is not initialized yet", "is already in removing state"];
@@ -131,6 +135,16 @@ impl CriClient {
         answer.map(|_| ())
     }
 
+    /// Calls a method of containerd's service of content; another runtime refuses it.
+    pub(super) async fn content<Q: Message, A: Message + Default>(
+        &self,
+        method: &'static str,
+        question: &Q,
+        limit: Duration,
+    ) -> Result<A, CallError> {
+        self.call_at(CONTENT, method, question, limit).await
+    }
+
     async fn call_at<Q: Message, A: Message + Default>(
         &self,
         service: &'static str,
@@ -140,7 +154,8 @@ impl CriClient {
     ) -> Result<A, CallError> {
         let exchange = async {
             let sender = self.sender().await.map_err(Failure::Unanswered)?;
-            let (authority, metadata) = ("localhost", None);
+            let metadata = (service == CONTENT).then_some(CONTENT_NAMESPACE);
+            let authority = "localhost";
             let (name, answer_bytes_max) = (method, ANSWER_BYTES_MAX);
             let asked = Method { authority, service, name, metadata, answer_bytes_max };
             grpc::ask(sender, asked, question).await

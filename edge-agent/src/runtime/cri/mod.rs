@@ -11,7 +11,7 @@
 //! | `network`, `dns` | the node's network, or one of its own |
 //! | `life`, `live` | one start: begin, watch, stop; and what all know of it |
 //! | `group` | the same for a pod of several containers |
-//! | `pull`, `credentials` | its image where that is not here, and what registries ask for |
+//! | `pull`, `progress`, `credentials` | its image where that is not here, how far it is, and what registries ask for |
 //! | `exec` | commands in a container: checks, and what people ask for |
 //! | `cgroup` | the cgroup of a start, where processes are limited |
 //! | `found` | what is left of earlier starts when the agent comes up |
@@ -53,6 +53,7 @@ mod note;
 mod options;
 mod order;
 mod placed;
+mod progress;
 mod pull;
 mod security;
 mod watcher;

@@ -10,12 +10,14 @@ use super::calls::until_answered;
 use super::client::CallError;
 use super::credentials::credentials_for;
 use super::life::{Life, START_PATIENCE, failure_of};
+use super::progress;
 use crate::config::PullPolicy;
 use crate::ports::{PullTerms, RuntimeEvent};
 use crate::runtime::{Secrets, StartFailure};
 use shared::in_words;
 use shared::model::{DOCKER_CONFIG_KEY, ImagePullPolicy};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -96,9 +98,15 @@ impl Life {
                 return Ok(found);
             }
             info!(pod = %self.pod, image, "is being pulled");
-            let pulls = ("ImagePulling", format!("the image {image} is being pulled"));
-            let attempt = pull_as_any(&shared.client, image, auths);
-            let ended = self.while_saying(pulls, attempt).await?;
+            let (says, said) = watch::channel(format!("the image {image} is being pulled"));
+            let attempt = async {
+                let before = progress::layers(&shared.client).await;
+                tokio::select! {
+                    ended = pull_as_any(&shared.client, image, auths) => ended,
+                    never = progress::follow(&shared.client, before, image, &says) => match never {},
+                }
+            };
+            let ended = self.while_telling("ImagePulling", said, attempt).await?;
             drop(turn);
             match ended {
                 Ok(()) => return self.found(image).await?.ok_or_else(|| gone(image)),
@@ -121,16 +129,27 @@ impl Life {
         (reason, message): (&str, String),
         work: impl Future<Output = T>,
     ) -> Result<T, StartFailure> {
+        self.while_telling(reason, watch::channel(message).1, work).await
+    }
+
+    /// The same, with words that change.
+    async fn while_telling<T>(
+        &mut self,
+        reason: &str,
+        mut words: watch::Receiver<String>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, StartFailure> {
         tokio::pin!(work);
         loop {
             let (pod, instance) = (self.pod.clone(), self.instance);
-            let (reason, message) = (reason.to_owned(), message.clone());
+            let (reason, message) = (reason.to_owned(), words.borrow_and_update().clone());
             self.shared.tell(RuntimeEvent::Preparing { pod, instance, reason, message });
             tokio::select! {
                 done = &mut work => return Ok(done),
                 _ = super::life::ordered(&mut self.orders) => {
                     return Err(StartFailure::new("Stopped", "it was stopped while it waited"));
                 }
+                Ok(()) = words.changed() => {}
                 () = sleep(SAID_EVERY) => {}
             }
         }
