@@ -92,7 +92,7 @@ pub(super) enum Step {
     Probe {
         container: String,
         kind: ProbeKind,
-        probe: Probe,
+        probe: Box<Probe>,
     },
 }
 
@@ -229,8 +229,10 @@ impl Containers {
                     self.broken = Some(Verdict::Stuck(member.sentence(&why)));
                 }
                 State::Running { probes, .. } => {
-                    let probe =
-                        |(kind, probe)| Step::Probe { container: container.clone(), kind, probe };
+                    let probe = |(kind, probe)| {
+                        let (container, probe) = (container.clone(), Box::new(probe));
+                        Step::Probe { container, kind, probe }
+                    };
                     steps.extend(probes.take_due(now).into_iter().map(probe));
                 }
                 State::Stopping { due, asked, .. } if *due <= now => {

@@ -23,7 +23,7 @@ impl Pod {
                 PodAction::StopContainer { pod: pod.clone(), instance, container, grace_ms }
             }
             Step::Probe { container, kind, probe } => {
-                let (pod, container) = (pod.clone(), Some(container));
+                let (pod, container, probe) = (pod.clone(), Some(container), *probe);
                 PodAction::Probe(ProbeRequest { pod, instance, container, kind, probe })
             }
         }));
