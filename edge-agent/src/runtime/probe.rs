@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_pod_is_asked_at_its_own_address_unless_the_probe_names_another() {
-        let get = HttpGetAction { path: "/".into(), port: 80, ..Default::default() };
+        let get = HttpGetAction { path: "/".into(), port: 80.into(), ..Default::default() };
         let host = |get: &HttpGetAction, pod_host: &str| {
             let request = request_of(get, pod_host).unwrap();
             request.lines().nth(1).unwrap().to_owned()

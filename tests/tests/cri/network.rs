@@ -306,6 +306,7 @@ fn containers_of_one_pod_share_its_address_also_one_that_starts_after_the_agent_
         image: Some(Containerd::image().to_owned()),
         pulls: None,
         is_privileged: false,
+        post_start: None,
         pre_stop: None,
     });
     let address = start(&mut agent, StartRequest { containers: plan.to_vec(), ..whole.clone() });

@@ -218,7 +218,6 @@ impl Group {
             config: Some(config),
             sandbox_config: Some(sandbox_config),
         };
-        let host = network.host();
         let begin = async {
             let made = self.create(&order, name).await;
             let id = made.map_err(|error| failure_of(&error))?;

@@ -100,7 +100,7 @@ impl Life {
             .image(container.image.as_deref(), container.image_pull_policy, &request.pull)
             .await?;
         let shared = Arc::clone(&self.shared);
-        let Shared { options, agent, client, .. } = shared.as_ref();
+        let Shared { options, agent, .. } = shared.as_ref();
         let security =
             &Security::of(&request.security, &request.container, &image, &options.allowed)?;
         let volumes = self.prepare(request, security.access()).await?;
