@@ -3,17 +3,18 @@
 //! Every option has a default. An unknown key, a wrong type or a value out of bounds is refused with
 //! the file's name, the key and what was expected. Secrets are files of their own.
 
+mod containers;
 mod eviction;
 #[cfg(test)]
 mod tests;
 
+pub use containers::{CriConfig, ImagesConfig, PodNetwork, PullPolicy};
 pub use eviction::EvictionConfig;
 
 use crate::core::{RecorderOptions, RemotePolicy, Reserved};
 use crate::heat::GpuLimits;
 use crate::pressure::EvictionLimits;
 use crate::runtime::Allowed;
-use crate::runtime::cri::{DEFAULT_CGROUP_PARENT, DEFAULT_SOCKET};
 use serde::Deserialize;
 use shared::model::{CpuQuantity, MemoryQuantity, RemoteAccess, check_device_name};
 use std::collections::BTreeMap;
@@ -158,54 +159,6 @@ pub enum RuntimeKind {
     Cri,
 }
 
-/// The container runtime.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CriConfig {
-    /// Its Unix socket.
-    pub socket: PathBuf,
-    /// The cgroup below which those of pods lie; `NAME.slice` where it leaves cgroups to systemd.
-    pub cgroup_parent: String,
-    /// Whether GPUs are handed over as CDI devices `nvidia.com/gpu=UUID`.
-    pub cdi: bool,
-    /// The runtime handler of pods that have GPUs, as in `nvidia`; the default one when absent.
-    pub gpu_runtime_handler: Option<String>,
-    /// The network of pods that do not say theirs by `hostNetwork`.
-    pub network: PodNetwork,
-}
-
-/// The network of pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PodNetwork {
-    /// The node's.
-    #[default]
-    Host,
-    /// One of their own, by the container runtime's CNI configuration.
-    Pod,
-}
-
-/// Images that are not on the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ImagesConfig {
-    /// Whether the container runtime may be asked to bring them.
-    pub pull: PullPolicy,
-}
-
-/// Whether images are pulled that are not on the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PullPolicy {
-    /// Only while the link has no budget of bytes.
-    #[default]
-    Unmetered,
-    /// Whatever the link costs: what is pulled is not counted in its budget.
-    Always,
-    /// They are imported by hand.
-    Never,
-}
-
 /// How the agent writes its own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -262,19 +215,6 @@ impl Default for TelemetryConfig {
     fn default() -> Self {
         let RecorderOptions { sample_interval_ms, samples_per_batch } = RecorderOptions::default();
         Self { sample_interval_ms, samples_per_batch }
-    }
-}
-
-impl Default for CriConfig {
-    /// containerd as Debian installs it.
-    fn default() -> Self {
-        Self {
-            socket: PathBuf::from(DEFAULT_SOCKET),
-            cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
-            cdi: false,
-            gpu_runtime_handler: None,
-            network: PodNetwork::default(),
-        }
     }
 }
 

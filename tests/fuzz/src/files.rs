@@ -84,6 +84,17 @@ pub fn registry(data: &[u8]) {
 #[cfg(not(fuzzing))]
 pub fn registry(_: &[u8]) {}
 
+/// What the container runtime answers, and what it and containers leave on the node.
+#[cfg(fuzzing)]
+pub fn cri(data: &[u8]) {
+    let Some((kind, bytes)) = data.split_first() else { return };
+    edge_agent::runtime::cri::hostile::decode(*kind, bytes);
+}
+
+/// Nothing: in ordinary builds these decoders are private, and `fuzz.sh` builds otherwise.
+#[cfg(not(fuzzing))]
+pub fn cri(_: &[u8]) {}
+
 /// What shim and agent leave for each other, what a probe is answered, what `/proc` says.
 #[cfg(fuzzing)]
 pub fn shim(data: &[u8]) {

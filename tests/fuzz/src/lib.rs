@@ -16,7 +16,8 @@
 //! | `machines` | log receiver, map receiver, outbox |
 //! | `budget` | the link's budget |
 //! | `agent`, `hub` | the cores on a hostile store and against a hostile peer |
-//! | `files` | configurations, manifests, the ledger, the registry, what agent and shim leave for each other |
+//! | `files` | configurations, manifests, the ledger, the registry, what agent and shim leave
+//! | | for each other, what a container runtime answers |
 //! | `pods` | results that pods post, as the agent takes and the hub shows them; pages of metrics |
 //! | `planted` | faults that must be found: the proof that fuzzing works here |
 
@@ -49,6 +50,7 @@ pub const TARGETS: &[Target] = &[
     ("agent_store", agent::store),
     ("budget", budget::budget),
     ("certificate", trust::certificate),
+    ("cri", files::cri),
     ("enrollment", trust::enrollment),
     ("envelope", wire::envelope),
     ("hub_config", files::hub_config),

@@ -45,6 +45,7 @@ const EDGE_NODE: &str = include_str!("../../../deploy/examples/edge-node.yaml");
 const AGENT: &str = include_str!("../seeds/agent.toml");
 const HUB: &str = include_str!("../seeds/hub.toml");
 const SHIM: &str = include_str!("../seeds/shim.txt");
+const CRI: &str = include_str!("../seeds/cri.txt");
 const NAMES: &str = include_str!("../seeds/names.txt");
 
 struct Corpus(PathBuf);
@@ -483,6 +484,9 @@ fn files(corpus: &Corpus) {
     for (kind, line) in SHIM.lines().filter_map(|line| line.split_once(' ')) {
         let ended = if kind < "3" { "\n" } else { "" };
         corpus.add("shim", &[&[kind.parse().unwrap()], line.as_bytes(), ended.as_bytes()].concat());
+    }
+    for (kind, line) in CRI.lines().filter_map(|line| line.split_once(' ')) {
+        corpus.add("cri", &[&[kind.parse().unwrap()], line.as_bytes()].concat());
     }
     NAMES.lines().for_each(|line| corpus.add("names", line.as_bytes()));
     corpus.add("names", hub_key().public().to_string().as_bytes());

@@ -84,14 +84,24 @@ fn make(mount: &Path, path: &str, pids_max: u64) -> Attempt<()> {
 
 /// Removes all cgroups below `parent` whose names begin so and that have no processes, in every hierarchy.
 fn remove(mount: &Path, parent: &str, prefix: &str) {
-    let hierarchies = fs::read_dir(mount).into_iter().flatten().flatten();
-    let roots = hierarchies.map(|entry| entry.path()).chain([mount.to_owned()]);
-    let parents = roots.map(|root| root.join(parent.trim_start_matches('/')));
+    let parents = roots(mount).map(|root| root.join(parent.trim_start_matches('/')));
     for folder in parents.flat_map(|parent| fs::read_dir(parent).into_iter().flatten().flatten()) {
         if folder.file_name().to_str().is_some_and(|name| name.starts_with(prefix)) {
             remove_one(&folder.path());
         }
     }
+}
+
+/// Removes the cgroup `path` in every hierarchy, if it has no processes.
+pub(super) fn remove_of(path: &Path) {
+    let path = path.strip_prefix("/").unwrap_or(path);
+    roots(Path::new(MOUNT)).map(|root| root.join(path)).for_each(|folder| remove_one(&folder));
+}
+
+/// The root of every hierarchy.
+fn roots(mount: &Path) -> impl Iterator<Item = PathBuf> {
+    let hierarchies = fs::read_dir(mount).into_iter().flatten().flatten();
+    hierarchies.map(|entry| entry.path()).chain([mount.to_owned()])
 }
 
 fn remove_one(folder: &Path) {

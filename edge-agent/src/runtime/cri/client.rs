@@ -115,11 +115,15 @@ impl CriClient {
 
     /// Whether the runtime sees what is mounted here: both are in one mount namespace.
     pub(super) async fn shares_mounts(&self) -> bool {
-        let Ok(stream) = UnixStream::connect(&self.0.socket).await else { return false };
-        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
-        let theirs = pid.and_then(|pid| namespace(&pid.to_string()));
+        let theirs = self.server().await.and_then(|pid| namespace(&pid.to_string()));
         theirs.is_some() && theirs == namespace("self")
+    }
+
+    /// The process behind the socket, by its number.
+    pub(super) async fn server(&self) -> Option<i32> {
+        let stream = UnixStream::connect(&self.0.socket).await.ok()?;
+        stream.peer_cred().ok()?.pid()
     }
 
     /// Has an image brought here, as who `auth` says.

@@ -15,6 +15,7 @@
 //! | `exec` | commands in a container: checks, and what people ask for |
 //! | `cgroup` | the cgroup of a start, where processes are limited |
 //! | `found` | what is left of earlier starts when the agent comes up |
+//! | `leavings` | what a runtime that was killed has lost |
 //! | `watcher` | one look at all containers: ends, logs, usage |
 //! | `log` | the format of containers' logs, their rotation and tail |
 //!
@@ -44,7 +45,10 @@ mod exec;
 mod found;
 mod group;
 mod hooks;
+#[cfg(fuzzing)]
+pub mod hostile;
 mod ids;
+mod leavings;
 mod life;
 mod live;
 pub(in crate::runtime) mod log;
@@ -161,6 +165,7 @@ impl CriRuntime {
             tasks,
         });
         drop(shared.tasks.spawn(watcher::look(Arc::downgrade(&shared))));
+        drop(shared.tasks.spawn(leavings::look(Arc::downgrade(&shared))));
         Ok(Self { shared })
     }
 

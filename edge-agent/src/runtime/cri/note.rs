@@ -23,7 +23,7 @@ const ORDINAL_LABEL: &str = "hinterland.dev/ordinal";
 const INSTANCE_LABEL: &str = "hinterland.dev/instance";
 
 /// The annotation that holds the note, as JSON.
-const NOTE_ANNOTATION: &str = "hinterland.dev/start";
+pub(super) const NOTE_ANNOTATION: &str = "hinterland.dev/start";
 
 /// The note's file in the pod's folder.
 const NOTE_FILE: &str = "start.json";

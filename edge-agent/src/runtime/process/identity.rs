@@ -13,40 +13,40 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// A process in the present boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ProcessIdentity {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(in crate::runtime) struct ProcessIdentity {
     /// Its number.
-    pub(super) pid: i32,
+    pub(in crate::runtime) pid: i32,
     /// Clock ticks from boot to its start; field 22 of `/proc/<pid>/stat`. `exec` keeps it.
-    pub(super) start_ticks: u64,
+    pub(in crate::runtime) start_ticks: u64,
 }
 
 /// What `/proc/<pid>/stat` says of a process. Source of the fields: proc_pid_stat(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ProcessStat {
-    pub(super) identity: ProcessIdentity,
+pub(in crate::runtime) struct ProcessStat {
+    pub(in crate::runtime) identity: ProcessIdentity,
     /// A letter, as in `R`, `S`, `Z`.
-    pub(super) state: char,
-    pub(super) parent: i32,
+    pub(in crate::runtime) state: char,
+    pub(in crate::runtime) parent: i32,
     /// User and system time of it and of its children that were waited for.
-    pub(super) cpu_ticks: u64,
+    pub(in crate::runtime) cpu_ticks: u64,
     /// Its threads.
-    pub(super) threads: u64,
+    pub(in crate::runtime) threads: u64,
 }
 
 impl ProcessIdentity {
     /// The process that has this number now; also one that ended and was not waited for.
-    pub(super) fn of(pid: i32) -> Option<Self> {
+    pub(in crate::runtime) fn of(pid: i32) -> Option<Self> {
         ProcessStat::of(pid).map(|stat| stat.identity)
     }
 
     /// The calling process.
-    pub(super) fn own() -> Option<Self> {
+    pub(in crate::runtime) fn own() -> Option<Self> {
         Self::of(i32::try_from(std::process::id()).ok()?)
     }
 
     /// Whether it runs: a zombie does not.
-    pub(super) fn is_alive(self) -> bool {
+    pub(in crate::runtime) fn is_alive(self) -> bool {
         ProcessStat::of(self.pid).is_some_and(|stat| stat.identity == self && stat.runs())
     }
 
@@ -54,7 +54,7 @@ impl ProcessIdentity {
     ///
     /// # Errors
     /// `NotFound` when it is gone or its number is another's now.
-    pub(super) fn open(self) -> io::Result<OwnedFd> {
+    pub(in crate::runtime) fn open(self) -> io::Result<OwnedFd> {
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the process is gone");
         // A file may hold any number; 0 and below address groups, 1 is init.
         let pid = Some(self.pid).filter(|pid| *pid > 1).and_then(Pid::from_raw).ok_or_else(gone)?;
@@ -67,7 +67,7 @@ impl ProcessIdentity {
     }
 
     /// Sends it a signal; one that is gone needs none.
-    pub(super) fn signal(self, signal: Signal) {
+    pub(in crate::runtime) fn signal(self, signal: Signal) {
         if let Ok(descriptor) = self.open() {
             let _ = pidfd_send_signal(descriptor, signal);
         }
@@ -76,13 +76,13 @@ impl ProcessIdentity {
 
 impl ProcessStat {
     /// Reads it; `None` when there is no such process.
-    pub(super) fn of(pid: i32) -> Option<Self> {
+    pub(in crate::runtime) fn of(pid: i32) -> Option<Self> {
         // The name of a process need not be UTF-8.
         let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
         Self::parse(pid, &String::from_utf8_lossy(&bytes))
     }
 
-    pub(super) fn parse(pid: i32, text: &str) -> Option<Self> {
+    pub(in crate::runtime) fn parse(pid: i32, text: &str) -> Option<Self> {
         // The second field is the name in parentheses and may contain anything, also `) R 1`.
         let (_, rest) = text.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -99,7 +99,7 @@ impl ProcessStat {
     }
 
     /// Whether it runs: neither a zombie nor dead.
-    pub(super) fn runs(&self) -> bool {
+    pub(in crate::runtime) fn runs(&self) -> bool {
         !matches!(self.state, 'Z' | 'X' | 'x')
     }
 }
@@ -111,20 +111,20 @@ impl ProcessStat {
 // Deprecated in favour of an unsafe function, for types whose descriptor can change; that of an
 // `OwnedFd` can't.
 #[allow(deprecated)]
-pub(super) async fn ended(descriptor: &OwnedFd) -> io::Result<()> {
+pub(in crate::runtime) async fn ended(descriptor: &OwnedFd) -> io::Result<()> {
     let descriptor = AsyncFd::with_interest(descriptor.as_fd(), Interest::READABLE)?;
     descriptor.readable().await.map(drop)
 }
 
 /// Every process there is.
-pub(super) fn every_process() -> Vec<ProcessStat> {
+pub(in crate::runtime) fn every_process() -> Vec<ProcessStat> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(ProcessStat::of).collect()
 }
 
 /// The processes of `all` below `ancestor`, without it and without zombies.
-pub(super) fn descendants(all: &[ProcessStat], ancestor: i32) -> Vec<ProcessStat> {
+pub(in crate::runtime) fn descendants(all: &[ProcessStat], ancestor: i32) -> Vec<ProcessStat> {
     let mut ancestors = std::collections::BTreeSet::from([ancestor]);
     // Numbers do not rise with age once they have wrapped, so: again until nothing is new.
     loop {
@@ -147,7 +147,7 @@ pub(super) fn descendants(all: &[ProcessStat], ancestor: i32) -> Vec<ProcessStat
 ///
 /// # Errors
 /// When `/proc` is not mounted.
-pub(super) fn boot_id() -> io::Result<String> {
+pub(in crate::runtime) fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned())
 }
 

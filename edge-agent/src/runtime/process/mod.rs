@@ -25,7 +25,7 @@ mod exec;
 mod files;
 #[cfg(fuzzing)]
 pub mod hostile;
-mod identity;
+pub(in crate::runtime) mod identity;
 mod life;
 mod lock;
 mod member;
