@@ -39,10 +39,24 @@ fn server(ordinal: u32, instance: u64) -> StartRequest {
 /// Starts a pod; its address.
 #[track_caller]
 fn start(agent: &mut Agent, request: StartRequest) -> IpAddr {
-    let RuntimeEvent::Addressed { pod_ip, .. } = agent.start(request) else { panic!("no address") };
+    agent.within(|runtime| runtime.start(request));
+    let pod_ip = address(agent);
     let event = agent.event();
     assert!(matches!(event, RuntimeEvent::Started { .. }), "{event:?}");
     pod_ip
+}
+
+/// The address of the pod that is being started. It may wait for a configuration that has just been written.
+#[track_caller]
+fn address(agent: &mut Agent) -> IpAddr {
+    let begin = Instant::now();
+    loop {
+        match agent.event() {
+            RuntimeEvent::Preparing { .. } if begin.elapsed() < PATIENCE => {}
+            RuntimeEvent::Addressed { pod_ip, .. } => return pod_ip,
+            event => panic!("{event:?}"),
+        }
+    }
 }
 
 #[track_caller]
@@ -234,6 +248,34 @@ fn an_agent_that_is_killed_at_any_moment_of_a_start_leaves_no_address() {
     node.assert_clean();
 }
 
+#[test]
+fn a_containerd_that_is_killed_at_any_moment_of_a_start_leaves_no_address() {
+    let mut node = Node::with_network();
+    node.network().configure().unwrap();
+    let mut agent = Agent::new(&node);
+    for round in 0..12_u32 {
+        let (pod, instance) = (replica(0), InstanceId(u64::from(round) + 1));
+        agent.within(|runtime| runtime.start(server(0, instance.0)));
+        std::thread::sleep(Duration::from_millis(u64::from(round) * 20));
+        node.containerd.kill();
+        node.containerd.resume().unwrap();
+        loop {
+            match agent.event() {
+                RuntimeEvent::Started { .. } => {
+                    agent.within(|runtime| runtime.stop(&pod, instance, 0));
+                }
+                RuntimeEvent::StartFailed { .. } | RuntimeEvent::Exited { .. } => break,
+                _ => {}
+            }
+        }
+        agent.within(|runtime| runtime.forget(&pod, instance, true));
+    }
+    let address = start(&mut agent, server(0, 100));
+    assert!(page(address, 80, "/who").starts_with("ocr-0"));
+    end(&mut agent, 0, 100);
+    node.assert_clean();
+}
+
 fn end_found(agent: &mut Agent, pod: &PodId, instance: InstanceId) {
     agent.within(|runtime| runtime.stop(pod, instance, 0));
     agent.exit(instance.0);
@@ -259,14 +301,7 @@ fn without_a_cni_configuration_a_pod_waits_and_says_so_and_starts_when_there_is_
 
     waits(agent.start(server(0, 2)));
     node.network().configure().unwrap();
-    let begin = Instant::now();
-    let pod_ip = loop {
-        match agent.event() {
-            RuntimeEvent::Preparing { .. } => assert!(begin.elapsed() < PATIENCE),
-            RuntimeEvent::Addressed { pod_ip, .. } => break pod_ip,
-            event => panic!("{event:?}"),
-        }
-    };
+    let pod_ip = address(&mut agent);
     let event = agent.event();
     assert!(matches!(event, RuntimeEvent::Started { .. }), "{event:?}");
     assert_eq!(page(pod_ip, 80, "/who"), format!("ocr-0 {pod_ip}\n"));

@@ -7,6 +7,9 @@ use super::api::DnsConfig;
 use std::fs;
 use std::net::IpAddr;
 
+/// Domains in which a name is looked for: containerd 1.6 takes no more.
+const SEARCHES_MAX: usize = 6;
+
 const OF_NODE: &str = "/etc/resolv.conf";
 const OF_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
@@ -37,7 +40,7 @@ fn parse(text: &str) -> DnsConfig {
         let words = words.map(str::to_owned);
         match keyword {
             "nameserver" => config.servers.extend({ words }.take(1)),
-            "search" | "domain" => config.searches = words.collect(),
+            "search" | "domain" => config.searches = words.take(SEARCHES_MAX).collect(),
             "options" => config.options.extend(words),
             _ => {}
         }
@@ -59,6 +62,8 @@ mod tests {
         assert_eq!(config.servers, ["10.0.0.53", "fd00::53"]);
         assert_eq!(config.searches, ["site.example", "a"]);
         assert_eq!(config.options, ["ndots:2"]);
+        let many = choose(Some("search a b c d e f g\n"), None).unwrap();
+        assert_eq!(many.searches.len(), SEARCHES_MAX);
     }
 
     #[test]
