@@ -63,7 +63,8 @@ spec:
 
 fn pods<'a>(status: &'a Value, workload: &str) -> Vec<&'a Value> {
     let pods = status["pods"].as_array().into_iter().flatten();
-    pods.filter(|pod| pod["pod"]["workload"].to_string().contains(workload)).collect()
+    let start = format!("default/{workload}-");
+    pods.filter(|pod| pod["pod"].as_str().is_some_and(|name| name.starts_with(&start))).collect()
 }
 
 /// Addresses of those that are ready, where all are that should be.
