@@ -4,6 +4,7 @@
 use super::containerd::Containerd;
 use super::process::wait_until;
 use anyhow::{Context, ensure};
+use rand_core::RngCore as _;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -63,6 +64,24 @@ pub fn import_program(containerd: &Containerd, name: &str, program: &Path) -> an
         let listed = containerd.ctr(&["images", "list"])?;
         Ok(listed.lines().any(|line| line.starts_with(name) && line.contains("=managed")))
     })
+}
+
+/// Builds an image with the commands of [`BOX_IMAGE`] and so many random bytes, and hands it to containerd as `name`.
+///
+/// # Errors
+/// When any of it fails.
+pub(super) fn import_unlike_others(
+    containerd: &Containerd,
+    name: &str,
+    bytes: usize,
+) -> anyhow::Result<()> {
+    let root = containerd.at("unlike-others");
+    fs::create_dir_all(&root)?;
+    let mut noise = vec![0; bytes];
+    rand_core::OsRng.fill_bytes(&mut noise);
+    fs::write(root.join("noise"), noise)?;
+    let tar = layout(&containerd.at("unlike-others-layout"), name, &["/bin/sh"], &layer(&root)?)?;
+    containerd.ctr(&["images", "import", &tar.display().to_string()]).map(drop)
 }
 
 /// The one layer of both.

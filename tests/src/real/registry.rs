@@ -2,6 +2,7 @@
 //! test's own; stopped on drop.
 
 use super::containerd::Containerd;
+use super::oci::import_unlike_others;
 use super::process::{Process, free_port, wait_until};
 use anyhow::Context;
 use std::fs;
@@ -86,13 +87,43 @@ impl Registry {
     /// # Errors
     /// When it does not take it.
     pub fn keep(&self, containerd: &Containerd, image: &str) -> anyhow::Result<String> {
+        self.push(containerd, image, Containerd::image())
+    }
+
+    /// Has it keep an image with so many bytes that containerd has not, as `image`; returns what it is called.
+    ///
+    /// # Errors
+    /// When it does not take it.
+    pub fn keep_unlike_others(
+        &self,
+        containerd: &Containerd,
+        image: &str,
+        bytes: usize,
+    ) -> anyhow::Result<String> {
+        let names = || -> anyhow::Result<Vec<String>> {
+            let listed = containerd.ctr(&["images", "list", "--quiet"])?;
+            Ok(listed.lines().map(str::to_owned).collect())
+        };
+        let before = names()?;
+        let local = format!("docker.io/hinterland/{image}");
+        import_unlike_others(containerd, &local, bytes)?;
+        let name = self.push(containerd, image, &local)?;
+        // CRI gives it a name of its own, a moment later.
+        wait_until("CRI knows it", PATIENCE, || Ok(names()?.len() >= before.len() + 2))?;
+        for one in names()?.iter().filter(|one| !before.contains(one)) {
+            containerd.ctr(&["images", "remove", "--sync", one])?;
+        }
+        Ok(name)
+    }
+
+    fn push(&self, containerd: &Containerd, image: &str, local: &str) -> anyhow::Result<String> {
         let name = self.name_of(image);
         let user = format!("{}:{}", USER.0, USER.1);
         let mut order = vec!["images", "push", "--plain-http"];
         if self.is_closed {
             order.extend(["--user", &user]);
         }
-        order.extend([name.as_str(), Containerd::image()]);
+        order.extend([name.as_str(), local]);
         containerd.ctr(&order)?;
         Ok(name)
     }

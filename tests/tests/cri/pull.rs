@@ -128,7 +128,7 @@ fn what_may_not_be_pulled_says_what_would_allow_it() {
 fn how_far_a_slow_pull_is_is_said_and_not_too_often() {
     let node = Node::new();
     let registry = Registry::start(false).unwrap();
-    let name = registry.keep(&node.containerd, "site/ocr:1").unwrap();
+    let name = registry.keep_unlike_others(&node.containerd, "site/ocr:1", 1 << 20).unwrap();
     let proxy = FaultProxy::start(registry.address()).unwrap();
     let (method, answer) = ("GET", FaultAnswer::Slow(100_000));
     proxy.add(Fault { method, path: "/blobs/", answer, times: usize::MAX });

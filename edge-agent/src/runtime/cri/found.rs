@@ -144,8 +144,11 @@ async fn state_of_member(client: &CriClient, id: &str) -> Result<Option<Observed
                 sleep(NEW_LOOK_PAUSE).await;
             }
             Some(status) if is_unstarted(&status) => {
-                client.remove_container(id).await?;
-                return Ok(None);
+                // containerd may just be ending what the agent that was killed had it start.
+                if client.remove_container(id).await.is_ok() {
+                    return Ok(None);
+                }
+                sleep(NEW_LOOK_PAUSE).await;
             }
             status => return Ok(status.map(|status| observed_of(&condition_of(&status)))),
         }
