@@ -1,17 +1,24 @@
-//! As much of gRPC as calls of one request and one answer need, over a connection of HTTP/2 that is there: a prefix
-//! of five bytes, a path and a trailer.
+//! As much of gRPC as calls of one request and one answer need: a prefix of five bytes, a path and a trailer over
+//! HTTP/2.
 //!
-//! Answers are bounded; how long one may take is for whoever calls. Refuses to retry.
+//! Answers are bounded; how long one may take is for whoever calls. Refuses to retry. All connections are of one type,
+//! whatever they go over and whatever is asked: HTTP/2 is compiled once.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
-use hyper::client::conn::http2::SendRequest;
+use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::rt::Executor;
+use hyper_util::rt::TokioIo;
 use prost::Message;
 use shared::in_words;
 use std::error::Error;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
 
 /// What every message of gRPC begins with: a flag of compression and four bytes of length.
 const PREFIX_BYTES: usize = 5;
@@ -52,12 +59,90 @@ pub(super) enum Failure {
     Refused { code: u32, message: String },
 }
 
+/// What a connection goes over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Where what a connection needs done beside it is done.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Tasks {
+    /// For as long as it takes.
+    #[default]
+    Free,
+    /// Until [`Tasks::end`].
+    Bound(Arc<Mutex<JoinSet<()>>>),
+}
+
+impl Tasks {
+    /// Ends those that are bound, whatever the other side does.
+    pub(super) fn end(&self) {
+        if let Self::Bound(tasks) = self {
+            tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        }
+    }
+}
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let task = async move { drop(task.await) };
+        match self {
+            Self::Free => drop(tokio::spawn(task)),
+            Self::Bound(tasks) => {
+                tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+            }
+        }
+    }
+}
+
+/// What the other side may have under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Of answers, in bytes.
+    pub(super) window_bytes: u32,
+    /// Of all headers of one.
+    pub(super) headers_bytes_max: u32,
+}
+
+/// Begins to speak HTTP/2; without `limits` within the library's own.
+pub(super) async fn connect(
+    stream: Box<dyn Stream>,
+    tasks: Tasks,
+    limits: Option<Limits>,
+) -> Result<SendRequest<Body>, String> {
+    let mut builder = Builder::new(tasks.clone());
+    if let Some(Limits { window_bytes, headers_bytes_max }) = limits {
+        builder
+            .initial_stream_window_size(window_bytes)
+            .initial_connection_window_size(window_bytes)
+            .max_header_list_size(headers_bytes_max);
+    }
+    let made = builder.handshake::<_, Body>(TokioIo::new(stream)).await;
+    let (sender, connection) = made.map_err(|error| in_words(&error))?;
+    // Its end is seen by whoever calls next.
+    tasks.execute(connection);
+    Ok(sender)
+}
+
 /// Sends one message and takes one.
 pub(super) async fn ask<Q: Message, A: Message + Default>(
-    mut sender: SendRequest<Body>,
+    sender: SendRequest<Body>,
     method: Method<'_>,
     question: &Q,
 ) -> Result<A, Failure> {
+    let answer = exchange(sender, method, framed(question)).await?;
+    A::decode(answer).map_err(|error| Failure::Unanswered(in_words(&error)))
+}
+
+/// The same in bytes: what is asked has its prefix, what is answered has not.
+pub(super) async fn exchange(
+    mut sender: SendRequest<Body>,
+    method: Method<'_>,
+    question: Bytes,
+) -> Result<Bytes, Failure> {
     let broken = |error: &(dyn Error + 'static)| Failure::Unanswered(in_words(error));
     let request = request_of(method, question).map_err(|error| broken(&error))?;
     sender.ready().await.map_err(|error| broken(&error))?;
@@ -78,15 +163,10 @@ pub(super) async fn ask<Q: Message, A: Message + Default>(
         None => return Err(Failure::Unanswered("the answer breaks off".to_owned())),
     }
     let message = unframed(body.to_bytes());
-    let message =
-        message.ok_or_else(|| Failure::Unanswered("the answer is not one message".to_owned()))?;
-    A::decode(message).map_err(|error| broken(&error))
+    message.ok_or_else(|| Failure::Unanswered("the answer is not one message".to_owned()))
 }
 
-fn request_of(
-    method: Method<'_>,
-    question: &impl Message,
-) -> Result<Request<Body>, hyper::http::Error> {
+fn request_of(method: Method<'_>, question: Bytes) -> Result<Request<Body>, hyper::http::Error> {
     let Method { authority, service, name, metadata, .. } = method;
     let mut request = Request::post(format!("http://{authority}/{service}/{name}"))
         .header(CONTENT_TYPE, "application/grpc")
@@ -94,10 +174,11 @@ fn request_of(
     if let Some((name, value)) = metadata {
         request = request.header(name, value);
     }
-    request.body(Full::new(framed(question)))
+    request.body(Full::new(question))
 }
 
-fn framed(message: &impl Message) -> Bytes {
+/// A message with its prefix.
+pub(super) fn framed(message: &impl Message) -> Bytes {
     let length = u32::try_from(message.encoded_len()).unwrap_or(u32::MAX);
     let mut bytes = Vec::with_capacity(PREFIX_BYTES + message.encoded_len());
     bytes.push(0);

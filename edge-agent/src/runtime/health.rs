@@ -2,25 +2,16 @@
 //!
 //! Whoever answers is not trusted with memory, and what a check began ends with it.
 
-use super::grpc::{Body, Failure, Method, NOT_FOUND, UNIMPLEMENTED, ask};
+use super::grpc::{self, Failure, Limits, Method, NOT_FOUND, Tasks, UNIMPLEMENTED, ask};
 use super::probe::{authority, connect};
-use hyper::client::conn::http2::Builder;
-use hyper::rt::Executor;
-use hyper_util::rt::TokioIo;
-use shared::in_words;
 use shared::model::GrpcAction;
-use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::task::JoinSet;
+use std::sync::Arc;
 
 /// An answer is one number.
 const ANSWER_BYTES_MAX: usize = 4096;
 
-/// What may be under way of answers: the least that HTTP/2 begins with.
-const WINDOW_BYTES: u32 = 65_535;
-
-/// All headers of an answer.
-const HEADERS_BYTES_MAX: u32 = 8192;
+/// What may be under way of answers: the least that HTTP/2 begins with; and their headers.
+const LIMITS: Limits = Limits { window_bytes: 65_535, headers_bytes_max: 8192 };
 
 /// Of a server's own words.
 const WORDS_MAX: usize = 200;
@@ -86,19 +77,12 @@ async fn ask_for_health(
     port: u16,
     service: &str,
 ) -> Result<Result<Answer, Failure>, String> {
-    let stream = TokioIo::new(connect(None, host, port).await?);
-    let tasks = Tasks::default();
-    let _ending = Ending(tasks.clone());
-    let mut builder = Builder::new(tasks.clone());
-    builder
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .max_header_list_size(HEADERS_BYTES_MAX);
-    let (sender, connection) = match builder.handshake::<_, Body>(stream).await {
-        Ok(made) => made,
-        Err(error) => return Ok(Err(Failure::Unanswered(in_words(&error)))),
+    let stream = Box::new(connect(None, host, port).await?);
+    let ending = Ending(Tasks::Bound(Arc::default()));
+    let sender = match grpc::connect(stream, ending.0.clone(), Some(LIMITS)).await {
+        Ok(sender) => sender,
+        Err(what) => return Ok(Err(Failure::Unanswered(what))),
     };
-    tasks.execute(connection);
     let authority = &authority(host, &port);
     let (name, service_of_health) = ("Check", "grpc.health.v1.Health");
     let (metadata, answer_bytes_max) = (None, ANSWER_BYTES_MAX);
@@ -106,31 +90,12 @@ async fn ask_for_health(
     Ok(ask(sender, method, &Question { service: service.to_owned() }).await)
 }
 
-/// What a connection needs done beside it.
-#[derive(Debug, Clone, Default)]
-struct Tasks(Arc<Mutex<JoinSet<()>>>);
-
-impl Tasks {
-    fn all(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<F> Executor<F> for Tasks
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        self.all().spawn(async move { drop(task.await) });
-    }
-}
-
 /// Ends it with the check, whatever the other side does.
 struct Ending(Tasks);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.all().abort_all();
+        self.0.end();
     }
 }
 

@@ -104,7 +104,7 @@ fn a_change_that_is_refused_leaves_the_earlier_in_force_and_says_where_it_is_wro
     reconciler.take_manifests();
     let mut wrong = workload("ocr", 2, "second");
     wrong.spec["template"]["spec"]["containers"][0]["readinessProbe"] =
-        json!({ "grpc": { "port": 5 } });
+        json!({ "grpc": { "port": 70_000 } });
     put(&mut reconciler, wrong);
     put(&mut reconciler, workload("other", 1, "other"));
     assert_eq!(commands(&mut reconciler), Some(vec!["first".to_owned(), "other".to_owned()]));

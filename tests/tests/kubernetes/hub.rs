@@ -95,7 +95,9 @@ fn what_is_applied_runs_and_its_status_tells_the_truth() {
     .unwrap();
 
     // What the API server takes and a node can't run is refused with its path, and changes nothing.
-    cluster.apply(&sleeper("3002", "        readinessProbe: {grpc: {port: 5}}\n")).unwrap();
+    cluster
+        .apply(&sleeper("3002", "        readinessProbe: {tcpSocket: {port: nowhere}}\n"))
+        .unwrap();
     let (reason, message) = condition(&cluster, &WORKLOAD, "Accepted", "False");
     assert_eq!(reason, "Invalid");
     assert!(message.starts_with("spec.template.spec.containers[0].readinessProbe"), "{message}");

@@ -1,16 +1,24 @@
 //! The calls that lives, lookers and the one that takes stock have in common. A sandbox or container that is not
 //! there any more is stopped and removed.
 
-use super::api;
 use super::client::{CallError, CriClient, ORDER_LIMIT, QUESTION_LIMIT};
 use super::note::Pairs;
+use super::watcher::is_in;
+use super::{api, blocking};
+use crate::runtime::process::identity::every_process;
+use prost::Message;
+use rustix::process::Signal;
 use std::future::Future;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tracing::warn;
 
 /// Between two calls while nobody answers: at first, and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How often what runs and is taken for ended is ended before its removal is given up.
+const ENDS_MAX: u32 = 20;
 
 /// The code of an end that nobody could see. Not 0: it is no success.
 pub(super) const UNKNOWN_EXIT_CODE: i32 = 255;
@@ -71,8 +79,8 @@ impl CriClient {
     pub(super) async fn remove_container(&self, id: &str) -> Result<(), CallError> {
         let order = api::StopContainerRequest { container_id: id.to_owned(), timeout: 0 };
         gone_is_well(self.call("StopContainer", &order, ORDER_LIMIT).await)?;
-        let order = api::RemoveContainerRequest { container_id: id.to_owned() };
-        gone_is_well(self.call("RemoveContainer", &order, ORDER_LIMIT).await)
+        self.remove("RemoveContainer", &api::RemoveContainerRequest { container_id: id.to_owned() })
+            .await
     }
 
     /// Ends all containers of a sandbox at once, and the sandbox.
@@ -85,7 +93,22 @@ impl CriClient {
     pub(super) async fn remove_sandbox(&self, id: &str) -> Result<(), CallError> {
         self.stop_sandbox(id).await?;
         let order = api::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        gone_is_well(self.call("RemovePodSandbox", &order, ORDER_LIMIT).await)
+        self.remove("RemovePodSandbox", &order).await
+    }
+
+    /// Removes it. A start whose client goes away in the middle may leave a container that containerd 1.6 takes for
+    /// ended, and can't remove because it runs: then it is ended here.
+    async fn remove(&self, call: &'static str, order: &impl Message) -> Result<(), CallError> {
+        let mut answer = gone_is_well(self.call(call, order, ORDER_LIMIT).await);
+        for _ in 0..ENDS_MAX {
+            let Err(error) = &answer else { break };
+            let Some(task) = error.running_task().map(str::to_owned) else { break };
+            warn!(task, "the container runtime takes for ended what runs: it is ended");
+            blocking(move || end_all_in(&task)).await;
+            sleep(PAUSE_MIN).await;
+            answer = gone_is_well(self.call(call, order, ORDER_LIMIT).await);
+        }
+        answer
     }
 
     /// Ends and removes all sandboxes with these labels.
@@ -95,6 +118,12 @@ impl CriClient {
         }
         Ok(())
     }
+}
+
+/// Kills every process of a container.
+fn end_all_in(container: &str) {
+    let processes = every_process().into_iter().map(|stat| stat.identity);
+    processes.filter(|one| is_in(one.pid, container)).for_each(|one| one.signal(Signal::KILL));
 }
 
 fn gone_is_well(answer: Result<api::Nothing, CallError>) -> Result<(), CallError> {

@@ -6,10 +6,10 @@
 
 use super::api;
 use crate::runtime::grpc::{
-    self, Body, DEADLINE_EXCEEDED, Failure, Method, NOT_FOUND, UNAVAILABLE, UNKNOWN,
+    self, Body, DEADLINE_EXCEEDED, Failure, Method, NOT_FOUND, Tasks, UNAVAILABLE, UNKNOWN,
 };
-use hyper::client::conn::http2::{SendRequest, handshake};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use bytes::Bytes;
+use hyper::client::conn::http2::SendRequest;
 use prost::Message;
 use shared::in_words;
 use std::path::{Path, PathBuf};
@@ -39,8 +39,12 @@ const CONTENT: &str = "containerd.services.content.v1.Content";
 const CONTENT_NAMESPACE: (&str, &str) = ("containerd-namespace", "k8s.io");
 
 /// What containerd says, with the code `UNKNOWN`, of what passes: while it reads its own state at its start, and
-/// while it is removing what is to be removed.
-const PASSING: [&str; 2] = ["server is not initialized yet", "is already in removing state"];
+/// while it starts or removes what is to be removed.
+const PASSING: [&str; 3] =
+    ["server is not initialized yet", "is already in removing state", "is in starting state"];
+
+/// Ids are 64 hexadecimal digits.
+const ID_LENGTH_MIN: usize = 32;
 
 /// Why a call has no answer.
 #[derive(Debug, Error)]
@@ -68,6 +72,15 @@ impl CallError {
     /// Whether a sandbox of this name is there, or is just being made or removed; nothing was begun.
     pub(super) fn is_name_taken(&self) -> bool {
         matches!(self, Self::Refused { message, .. } if message.contains("is reserved for"))
+    }
+
+    /// The container that can't be removed because it runs.
+    pub(super) fn running_task(&self) -> Option<&str> {
+        let Self::Refused { message, .. } = self else { return None };
+        let (_, rest) = message.split_once("cannot delete running task ")?;
+        let id = rest.split(|c: char| !c.is_ascii_hexdigit()).next()?;
+        // Looked for in the names of cgroups: no short word.
+        (id.len() >= ID_LENGTH_MIN).then_some(id)
     }
 
     /// Whether there is no such sandbox or container.
@@ -156,13 +169,24 @@ impl CriClient {
         question: &Q,
         limit: Duration,
     ) -> Result<A, CallError> {
+        let answer = self.answer_to(service, method, grpc::framed(question), limit).await?;
+        A::decode(answer).map_err(|error| self.unanswered(method, in_words(&error)))
+    }
+
+    async fn answer_to(
+        &self,
+        service: &'static str,
+        method: &'static str,
+        question: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, CallError> {
         let exchange = async {
             let sender = self.sender().await.map_err(Failure::Unanswered)?;
             let metadata = (service == CONTENT).then_some(CONTENT_NAMESPACE);
             let authority = "localhost";
             let (name, answer_bytes_max) = (method, ANSWER_BYTES_MAX);
             let asked = Method { authority, service, name, metadata, answer_bytes_max };
-            grpc::ask(sender, asked, question).await
+            grpc::exchange(sender, asked, question).await
         };
         match timeout(limit, exchange).await {
             Ok(answer) => answer.map_err(|failure| match failure {
@@ -186,11 +210,8 @@ impl CriClient {
             return Ok(sender.clone());
         }
         let stream = UnixStream::connect(&self.0.socket).await;
-        let stream = TokioIo::new(stream.map_err(|error| error.to_string())?);
-        let made = handshake::<_, _, Body>(TokioExecutor::new(), stream).await;
-        let (sender, connection) = made.map_err(|error| in_words(&error))?;
-        // Its end is seen by whoever calls next.
-        drop(tokio::spawn(async move { drop(connection.await) }));
+        let stream = Box::new(stream.map_err(|error| error.to_string())?);
+        let sender = grpc::connect(stream, Tasks::Free, None).await?;
         *open() = Some(sender.clone());
         Ok(sender)
     }
@@ -207,6 +228,20 @@ mod tests {
             let error = CallError::Refused { call: "RemovePodSandbox", code: UNKNOWN, message };
             assert!(error.may_pass() && !error.is_not_found(), "{words}");
         }
+    }
+
+    #[test]
+    fn a_container_that_runs_and_is_taken_for_ended_is_known_by_its_id() {
+        let of = |message: &str| {
+            let message = message.to_owned();
+            let error = CallError::Refused { call: "RemoveContainer", code: 9, message };
+            error.running_task().map(str::to_owned)
+        };
+        let id = "fd5939ee51d658bed75098db6cba8f363c9eb6220e1dd16b63530492b58415ff";
+        let words = format!("failed to delete \"{id}\": cannot delete running task {id}: failed");
+        assert_eq!(of(&words).as_deref(), Some(id));
+        assert_eq!(of("cannot delete running task : failed"), None);
+        assert_eq!(of("no such container"), None);
     }
 
     #[tokio::test]

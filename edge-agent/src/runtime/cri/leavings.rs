@@ -3,7 +3,8 @@
 //!
 //! A shim is taken for left when the runtime lists neither sandbox nor container of its id, and either it is older
 //! than the runtime, which has read all that it knows before it answers, or that has been so for longer than a start can
-//! take. It is touched only where what it was to run lies in a cgroup below the agent's: shims of others are theirs.
+//! take. It is touched only where what it was to run lies in a cgroup below the agent's, since shims of others are
+//! theirs, or where it runs nothing and the runtime has removed what it was to run.
 
 use super::cgroup::remove_of;
 use super::client::{CallError, CriClient, ORDER_LIMIT};
@@ -26,6 +27,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// No start is under way for so long: its client has given it up by then.
 const START_MAX: Duration = ORDER_LIMIT.saturating_add(Duration::from_secs(30));
 
+/// What the kernel puts behind the name of a folder that is removed.
+const REMOVED: &str = " (deleted)";
+
 /// How the program is called whose processes are shims.
 const SHIM: &str = "containerd-shim";
 
@@ -34,8 +38,8 @@ const SHIM: &str = "containerd-shim";
 struct Leaving {
     shim: ProcessIdentity,
     id: String,
-    /// The cgroup of what it was to run, as its bundle says it.
-    cgroup: PathBuf,
+    /// The cgroup of what it was to run, as its bundle says it; `None` where that is removed and nothing runs.
+    cgroup: Option<PathBuf>,
 }
 
 /// What was seen so far.
@@ -104,15 +108,21 @@ async fn known(client: &CriClient) -> Result<BTreeSet<String>, CallError> {
 /// The shims of the runtime behind `socket` that have a cgroup below `parent`.
 fn shims(socket: &Path, parent: &str) -> Vec<Leaving> {
     let Ok(socket) = fs::canonicalize(socket) else { return vec![] };
-    let running = every_process().into_iter().filter(|stat| stat.runs());
-    let found = running.filter_map(|stat| {
+    let all = every_process();
+    let found = all.iter().filter(|stat| stat.runs()).filter_map(|stat| {
         let shim = stat.identity;
         let line = fs::read(format!("/proc/{}/cmdline", shim.pid)).ok()?;
         let (id, address) = of_shim(&String::from_utf8_lossy(&line))?;
         (fs::canonicalize(address).ok()? == socket).then_some(())?;
         // Its working folder is its bundle.
-        let bundle = fs::read(format!("/proc/{}/cwd/config.json", shim.pid)).ok()?;
-        let cgroup = cgroup_of_bundle(&bundle).filter(|path| is_below(path, parent))?;
+        let cgroup = match fs::read(format!("/proc/{}/cwd/config.json", shim.pid)) {
+            Ok(bundle) => Some(cgroup_of_bundle(&bundle).filter(|path| is_below(path, parent))?),
+            Err(_) => {
+                let bundle = fs::read_link(format!("/proc/{}/cwd", shim.pid)).ok()?;
+                let is_idle = !all.iter().any(|other| other.parent == shim.pid && other.runs());
+                (is_idle && bundle.to_string_lossy().ends_with(REMOVED)).then_some(None)?
+            }
+        };
         // Read first, then sure whose it was.
         shim.is_alive().then_some(Leaving { shim, id, cgroup })
     });
@@ -147,14 +157,17 @@ fn is_below(path: &Path, parent: &str) -> bool {
 
 /// Ends what is in its cgroup, then the shim, which would tell of that end to nobody.
 fn end(leaving: &Leaving) {
-    let is_in = |pid: i32| {
-        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        cgroups.lines().any(|line| line.ends_with(&*leaving.cgroup.to_string_lossy()))
-    };
-    let inside = every_process().into_iter().map(|stat| stat.identity);
-    inside.filter(|one| is_in(one.pid)).for_each(|one| one.signal(Signal::KILL));
+    if let Some(cgroup) = &leaving.cgroup {
+        let name = cgroup.to_string_lossy();
+        let is_in = |pid: i32| {
+            let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            cgroups.lines().any(|line| line.ends_with(&*name))
+        };
+        let inside = every_process().into_iter().map(|stat| stat.identity);
+        inside.filter(|one| is_in(one.pid)).for_each(|one| one.signal(Signal::KILL));
+    }
     leaving.shim.signal(Signal::KILL);
-    remove_of(&leaving.cgroup);
+    leaving.cgroup.iter().for_each(|cgroup| remove_of(cgroup));
 }
 
 #[cfg(test)]
