@@ -20,6 +20,9 @@ use std::time::Duration;
 /// Where cgroups are.
 const MOUNT: &str = "/sys/fs/cgroup";
 
+/// Digits of a container's id.
+const ID_LENGTH: usize = 64;
+
 /// A process that has just been killed holds its cgroup for a moment.
 const TRIES_MAX: u32 = 20;
 const TRY_PAUSE: Duration = Duration::from_millis(50);
@@ -98,13 +101,35 @@ pub(super) fn remove_of(path: &Path) {
     roots(Path::new(MOUNT)).map(|root| root.join(path)).for_each(|folder| remove_one(&folder));
 }
 
+/// Cgroups of containers below `parent`, also in those of starts, in which there is nothing; by hierarchy, each with the
+/// id of its container.
+pub(super) fn idle_below(parent: &str) -> Vec<(String, PathBuf)> {
+    let folders = |of: &Path| {
+        let entries = fs::read_dir(of).into_iter().flatten().flatten();
+        let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        entries.filter(is_folder).map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let parents = roots(Path::new(MOUNT)).map(|root| root.join(parent.trim_start_matches('/')));
+    let first: Vec<PathBuf> = parents.flat_map(|parent| folders(&parent)).collect();
+    let second: Vec<PathBuf> = first.iter().flat_map(|folder| folders(folder)).collect();
+    let is_empty = |folder: &Path| {
+        fs::read_to_string(folder.join("cgroup.procs")).is_ok_and(|text| text.is_empty())
+    };
+    let found = first.into_iter().chain(second).filter_map(|folder| {
+        let id = folder.file_name()?.to_str()?.to_owned();
+        let is_id = id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (is_id && is_empty(&folder)).then_some((id, folder))
+    });
+    found.collect()
+}
+
 /// The root of every hierarchy.
 fn roots(mount: &Path) -> impl Iterator<Item = PathBuf> {
     let hierarchies = fs::read_dir(mount).into_iter().flatten().flatten();
     hierarchies.map(|entry| entry.path()).chain([mount.to_owned()])
 }
 
-fn remove_one(folder: &Path) {
+pub(super) fn remove_one(folder: &Path) {
     for _ in 0..TRIES_MAX {
         match fs::remove_dir(folder) {
             Err(error) if error.kind() == ErrorKind::ResourceBusy && is_idle(folder) => {

@@ -25,7 +25,7 @@ pub fn decode(kind: u8, bytes: &[u8]) {
         4 => drop(api::ListContainerStatsResponse::decode(bytes)),
         5 => {
             let line = Line::of(bytes);
-            drop(line.map(|line| (line.text().len(), line.time_ms(), line.is_part())));
+            let _ = line.map(|line| (line.text().len(), line.time_ms(), line.is_part()));
         }
         6 => drop(credentials_for("registry.example:5000/site/ocr:3", bytes)),
         7 => drop(cgroup_of_bundle(bytes)),

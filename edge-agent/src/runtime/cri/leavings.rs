@@ -1,12 +1,12 @@
 //! What a container runtime that was killed left of a start: containerd's shim, perhaps with a process in it that waits
-//! for ever, and their cgroups. The one that runs now does not know of them and never will, so nobody else ends them.
+//! for ever, and cgroups, with or without one. The one that runs now does not know of them and never will, so nobody else ends them.
 //!
 //! A shim is taken for left when the runtime lists neither sandbox nor container of its id, and either it is older
 //! than the runtime, which has read all that it knows before it answers, or that has been so for longer than a start can
 //! take. It is touched only where what it was to run lies in a cgroup below the agent's, since shims of others are
 //! theirs, or where it runs nothing and the runtime has removed what it was to run.
 
-use super::cgroup::remove_of;
+use super::cgroup::{idle_below, remove_of, remove_one};
 use super::client::{CallError, CriClient, ORDER_LIMIT};
 use super::note::Pairs;
 use super::{Shared, blocking};
@@ -49,6 +49,8 @@ struct Seen {
     asked: Option<(ProcessIdentity, Instant)>,
     /// Shims that it did not know, since when.
     unknown: BTreeMap<ProcessIdentity, Instant>,
+    /// Cgroups without processes of containers that it did not know, since when.
+    idle: BTreeMap<PathBuf, Instant>,
 }
 
 /// Looks until the runtime is gone.
@@ -72,7 +74,8 @@ async fn end_leavings(shared: &Arc<Shared>, seen: &mut Seen) -> Result<(), CallE
     let begin = Instant::now();
     // Before the runtime is asked: what begins meanwhile is not among them.
     let (socket, parent) = (shared.options.socket.clone(), shared.options.cgroup_parent.clone());
-    let shims = blocking(move || shims(&socket, &parent)).await.unwrap_or_default();
+    let looked = blocking(move || (shims(&socket, &parent), idle_below(&parent)));
+    let (shims, idle) = looked.await.unwrap_or_default();
     let known = known(&shared.client).await?;
     if self::server(&shared.client).await != Some(server) {
         return Ok(());
@@ -82,6 +85,17 @@ async fn end_leavings(shared: &Arc<Shared>, seen: &mut Seen) -> Result<(), CallE
     let since = |shim: &ProcessIdentity| before.get(shim).copied().unwrap_or(begin);
     seen.unknown = unknown.iter().map(|one| (one.shim, since(&one.shim))).collect();
     seen.asked = Some((server, begin));
+    let before = std::mem::take(&mut seen.idle);
+    let idle = idle.into_iter().filter(|(id, _)| !known.contains(id)).map(|(_, folder)| {
+        let since = before.get(&folder).copied().unwrap_or(begin);
+        (folder, since)
+    });
+    seen.idle = idle.collect();
+    let old = |since: &Instant| since.elapsed() >= START_MAX;
+    let empty: Vec<_> = seen.idle.iter().filter(|(_, since)| old(since)).collect();
+    let empty: Vec<PathBuf> = empty.into_iter().map(|(folder, _)| folder.clone()).collect();
+    // One that has processes by now can't be removed.
+    blocking(move || empty.iter().for_each(|folder| remove_one(folder))).await;
     for leaving in unknown {
         let is_older = leaving.shim.start_ticks < server.start_ticks;
         if is_older || since(&leaving.shim).elapsed() >= START_MAX {
