@@ -152,6 +152,7 @@ fn how_far_a_slow_pull_is_is_said_and_not_too_often() {
     let (came, whole) = figure.strip_suffix(" MiB").unwrap().split_once(" of ").unwrap();
     let (came, whole): (f64, f64) = (came.parse().unwrap(), whole.parse().unwrap());
     // Ten seconds of it: three MB, of which containerd notes whole MiB.
-    assert!(came >= 1.0 && came < 5.0 && whole > 7.0 && whole < 10.0, "{figure}");
+    let is_as_expected = (1.0..5.0).contains(&came) && (7.0..10.0).contains(&whole);
+    assert!(is_as_expected, "{figure}");
     agent.clear(&node, 1);
 }
