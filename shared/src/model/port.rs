@@ -11,7 +11,7 @@ use std::fmt;
 /// A port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Port {
-    /// Its number; [`Port::validate`] sees to 1 to 65535.
+    /// Its number; that it is 1 to 65535 is checked apart.
     Number(u16),
     /// The name of one of the `ports` of the same container.
     Name(String),

@@ -470,7 +470,6 @@ fn files(corpus: &Corpus) {
     corpus.add("agent_config", AGENT.as_bytes());
     corpus.add("hub_config", HUB.as_bytes());
     for manifest in [CLASSIFIER, SHARED_GPU, EDGE_NODE] {
-        // Comments are words without meaning here.
         let lines = manifest.lines().filter(|line| !line.trim_start().starts_with('#'));
         corpus.add("manifests", lines.collect::<Vec<_>>().join("\n").as_bytes());
     }
@@ -481,12 +480,12 @@ fn files(corpus: &Corpus) {
     for hostile in [deep.as_str(), &wide, laughs, "a: &a [*a]", "? {a: b}\n: - c", "<<: *x"] {
         corpus.add("manifests", hostile.as_bytes());
     }
-    for (kind, line) in SHIM.lines().filter_map(|line| line.split_once(' ')) {
-        let ended = if kind < "3" { "\n" } else { "" };
-        corpus.add("shim", &[&[kind.parse().unwrap()], line.as_bytes(), ended.as_bytes()].concat());
-    }
-    for (kind, line) in CRI.lines().filter_map(|line| line.split_once(' ')) {
-        corpus.add("cri", &[&[kind.parse().unwrap()], line.as_bytes()].concat());
+    for (target, lines) in [("shim", SHIM), ("cri", CRI)] {
+        for (kind, line) in lines.lines().filter_map(|line| line.split_once(' ')) {
+            let ended = if target == "shim" && kind < "3" { "\n" } else { "" };
+            let seed = [&[kind.parse().unwrap()], line.as_bytes(), ended.as_bytes()].concat();
+            corpus.add(target, &seed);
+        }
     }
     NAMES.lines().for_each(|line| corpus.add("names", line.as_bytes()));
     corpus.add("names", hub_key().public().to_string().as_bytes());
