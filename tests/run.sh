@@ -25,7 +25,7 @@ beside=$!
 trap 'kill "$beside" 2>/dev/null || true' EXIT
 
 others=()
-for test in tests/tests/*; do
+for test in tests/tests/* tests/*/tests/*; do
     name="$(basename "$test" .rs)"
     [[ " ${computing[*]} " == *" $name "* ]] || others+=("--test=$name")
 done
