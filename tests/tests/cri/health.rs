@@ -1,15 +1,10 @@
 //! Probes by gRPC on a whole node, with hub and agent as processes. The server that is asked runs in the test: pods
 //! are on the node's network, and so is it.
 
+use crate::site::Site;
 use serde_json::Value;
-use std::time::Duration;
-use tests::real::agent::Agent;
 use tests::real::containerd::Containerd;
 use tests::real::health::{HealthServer, NOT_SERVING, SERVING};
-use tests::real::hub::Hub;
-use tests::real::process::wait_until;
-
-const PATIENCE: Duration = Duration::from_secs(90);
 
 fn manifest(port: u16) -> String {
     let image = Containerd::image();
@@ -38,23 +33,12 @@ fn says(pod: &Value, words: &str) -> bool {
 
 #[test]
 fn a_pod_starts_is_ready_and_is_started_again_as_its_grpc_server_says() {
-    let folder = tempfile::tempdir().unwrap();
-    let containerd = Containerd::start().unwrap();
-    let server = HealthServer::start().unwrap();
-    let mut hub = Hub::new(&folder.path().join("hub")).unwrap();
-    hub.start().unwrap();
-    let mut agent = Agent::new(&folder.path().join("node"), "mast-17").unwrap();
-    agent.use_cri(&containerd.socket(), &containerd.cgroup).unwrap();
-    agent.enroll(&hub).unwrap();
-    agent.start().unwrap();
-    agent.wait_until_up().unwrap();
-    let wait = |what: &str, holds: &dyn Fn(&Value) -> bool| {
-        agent.wait_for(what, PATIENCE, |status| holds(&status["pods"][0])).unwrap();
-    };
+    let (site, server) = (Site::new(), HealthServer::start().unwrap());
+    let wait = |what: &str, holds: &dyn Fn(&Value) -> bool| site.wait(what, holds);
 
     server.set("alive", SERVING);
     server.set("", NOT_SERVING);
-    hub.apply("box.yaml", &manifest(server.port())).unwrap();
+    site.hub.apply("box.yaml", &manifest(server.port())).unwrap();
     wait("its startup probe fails", &|pod| says(pod, "waits for its startup probe"));
     server.set("model", SERVING);
     let not_ready = format!("Readiness probe failed: the server on port {}", server.port());
@@ -69,11 +53,6 @@ fn a_pod_starts_is_ready_and_is_started_again_as_its_grpc_server_says() {
     server.set("alive", SERVING);
     wait("it is ready again", &|pod| pod["ready"] == true && pod["restarts"].as_u64() >= Some(1));
 
-    hub.withdraw("box.yaml").unwrap();
-    wait_until("nothing of it is left", PATIENCE, || {
-        let leaks = containerd.leaks()?;
-        anyhow::ensure!(leaks.is_empty(), "{leaks:?}");
-        Ok(true)
-    })
-    .unwrap();
+    site.hub.withdraw("box.yaml").unwrap();
+    site.assert_nothing_is_left();
 }
