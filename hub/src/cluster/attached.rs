@@ -1,5 +1,6 @@
 //! Watches ConfigMaps of a namespace, or one Secret, for those that workloads name.
 
+use super::version::NewestSeen;
 use crate::manifests::AttachedObject;
 use crate::reconcile::{Change, Contents, Filter, Sight, Source};
 use futures_util::StreamExt as _;
@@ -21,24 +22,33 @@ pub(crate) async fn watch_attached(
     client: Client,
     source: Source,
     filter: Filter,
+    newest_seen: NewestSeen,
     mut anew: watch::Receiver<()>,
     changes: mpsc::Sender<Change>,
 ) {
     loop {
         let (client, source, filter) = (client.clone(), source.clone(), filter.clone());
         tokio::select! {
-            () = watch_on(client, source, filter, changes.clone()) => return,
+            () = watch_on(client, source, filter, &newest_seen, changes.clone()) => return,
             changed = anew.changed() => if changed.is_err() { return },
         }
     }
 }
 
-async fn watch_on(client: Client, source: Source, filter: Filter, changes: mpsc::Sender<Change>) {
+async fn watch_on(
+    client: Client,
+    source: Source,
+    filter: Filter,
+    newest_seen: &NewestSeen,
+    changes: mpsc::Sender<Change>,
+) {
     match source.kind {
         ObjectKind::ConfigMap => {
-            watch_all(client, source, filter, changes, content_of_config_map).await;
+            watch_all(client, source, filter, newest_seen, changes, content_of_config_map).await;
         }
-        ObjectKind::Secret => watch_all(client, source, filter, changes, content_of_secret).await,
+        ObjectKind::Secret => {
+            watch_all(client, source, filter, newest_seen, changes, content_of_secret).await;
+        }
     }
 }
 
@@ -58,6 +68,7 @@ async fn watch_all<K>(
     client: Client,
     source: Source,
     filter: Filter,
+    newest_seen: &NewestSeen,
     changes: mpsc::Sender<Change>,
     content: fn(K) -> Result<AttachedObject, String>,
 ) where
@@ -78,6 +89,9 @@ async fn watch_all<K>(
     // The same complaint again and again is said once.
     let mut complaint = String::new();
     while let Some(event) = events.next().await {
+        if let Ok(event) = &event {
+            newest_seen.saw_event(event);
+        }
         let is_whole = match event {
             Err(error) => {
                 let sight = complain(&source, &filter, &error, &mut complaint);

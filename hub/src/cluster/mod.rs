@@ -8,6 +8,7 @@
 //! | `client` | the connection, from a kubeconfig or from within a pod |
 //! | `shared` | what every hub that may lead must know |
 //! | `source` | watches the custom resources |
+//! | `version` | whether the data were put back to an older state |
 //! | `writer` | writes statuses, by server-side apply |
 //!
 //! An API server that can't be reached, throttles, or lacks the definitions is asked again with growing
@@ -18,6 +19,7 @@ mod client;
 mod finalizer;
 mod shared;
 mod source;
+mod version;
 mod writer;
 
 pub(crate) use attached::{is_forbidden, watch_attached, words_of};
@@ -25,7 +27,8 @@ pub use client::ClusterError;
 pub(crate) use client::{connect, connect_as_person};
 pub(crate) use finalizer::write_finalizers;
 pub(crate) use shared::{RecordKind, SharedRecord, SharedRecords};
-pub(crate) use source::{watch, watch_version};
+pub(crate) use source::watch;
+pub(crate) use version::{NewestSeen, watch_version};
 pub(crate) use writer::{Told, tell_of, write};
 
 use crate::api::{EdgeCluster, EdgeNode, InferenceWorkload};

@@ -1,14 +1,11 @@
-//! Watches the custom resources of one kind, and whether the API server's data are the same as before.
-//!
-//! A server whose data were put back to an older state does not end a watch: it waits until its version has
-//! grown past the watch's, and what happens until then is never told. So the newest version is asked for again
-//! and again, and where it has fallen every kind is listed anew.
+//! Watches the custom resources of one kind.
 
 use super::all;
+use super::version::{NewestSeen, newest};
 use crate::reconcile::{Change, Kind, Object, ObjectKey, PODS_FINALIZER};
 use futures_util::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DynamicObject, ListParams};
+use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::Value;
@@ -23,40 +20,12 @@ use tracing::{debug, warn};
 /// has changed and so nothing has come of it.
 const CALM: Duration = Duration::from_secs(60);
 
-/// Between two questions for the newest version.
-const VERSION_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Notices that the data were put back to an older state: tells it, and then has every kind listed anew through
-/// `anew`. Ends when nobody listens any more.
-pub(crate) async fn watch_version(
-    client: Client,
-    anew: watch::Sender<()>,
-    changes: mpsc::Sender<Change>,
-) {
-    let mut newest_seen = 0;
-    loop {
-        if let Some(version) = newest(&client, Kind::Workload).await {
-            if version < newest_seen {
-                warn!(version, newest_seen, "the API server was put back to an older state");
-                if changes.send(Change::Listing(version)).await.is_err() {
-                    return;
-                }
-                anew.send_replace(());
-            }
-            newest_seen = version;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(VERSION_INTERVAL) => {}
-            () = changes.closed() => return,
-        }
-    }
-}
-
 /// Tells every change of the objects of `kind`, beginning with all that are there, and that they can't be
 /// watched; begins anew when `anew` says so. Ends when nobody listens any more.
 pub(crate) async fn watch(
     client: Client,
     kind: Kind,
+    newest_seen: NewestSeen,
     mut anew: watch::Receiver<()>,
     changes: mpsc::Sender<Change>,
 ) {
@@ -64,7 +33,7 @@ pub(crate) async fn watch(
     let mut complaint = String::new();
     loop {
         tokio::select! {
-            () = watch_on(&client, kind, &changes, &mut complaint) => return,
+            () = watch_on(&client, kind, &newest_seen, &changes, &mut complaint) => return,
             changed = anew.changed() => if changed.is_err() { return },
         }
     }
@@ -73,6 +42,7 @@ pub(crate) async fn watch(
 async fn watch_on(
     client: &Client,
     kind: Kind,
+    newest_seen: &NewestSeen,
     changes: &mpsc::Sender<Change>,
     complaint: &mut String,
 ) {
@@ -84,6 +54,9 @@ async fn watch_on(
             true => Ok(events.next().await),
             false => tokio::time::timeout(CALM, events.next()).await,
         };
+        if let Ok(Some(Ok(event))) = &next {
+            newest_seen.saw_event(event);
+        }
         let (is_well, change) = match next {
             Ok(None) => return,
             Ok(Some(Err(error))) => (false, complain(kind, &error, complaint)),
@@ -103,13 +76,6 @@ async fn watch_on(
             }
         }
     }
-}
-
-/// The newest resource version of all data. Where nobody says, neither is there a list: it is asked again
-/// when it is tried anew.
-async fn newest(client: &Client, kind: Kind) -> Option<u64> {
-    let list = all(client, kind).list(&ListParams::default().limit(1)).await.ok()?;
-    list.metadata.resource_version?.parse().ok()
 }
 
 fn complain(kind: Kind, error: &watcher::Error, complaint: &mut String) -> Option<Change> {

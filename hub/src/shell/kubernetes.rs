@@ -1,7 +1,7 @@
 //! Custom resources of an API server as the source of desired state, and where statuses go.
 
 use super::witness::Teller;
-use crate::cluster::{self, Told};
+use crate::cluster::{self, NewestSeen, Told};
 use crate::core::{Event, HubCore};
 use crate::manifests::{InferenceWorkload, Manifests};
 use crate::members::{self, Member, MemberDesired, MemberShare};
@@ -47,6 +47,7 @@ pub(super) struct Kubernetes {
 struct AttachedWatches {
     client: Client,
     changes: mpsc::Sender<Change>,
+    newest_seen: NewestSeen,
     /// Says that the API server was put back, so that its watches are worth nothing.
     begins_anew: watch::Receiver<()>,
     running: BTreeMap<Source, Watch>,
@@ -71,8 +72,10 @@ impl AttachedWatches {
             let (client, changes) = (self.client.clone(), self.changes.clone());
             self.running.entry(source).or_insert_with_key(|source| {
                 let (of, kept) = (source.clone(), filter.clone());
-                let begins_anew = self.begins_anew.clone();
-                let watch = cluster::watch_attached(client, of, kept, begins_anew, changes);
+                let (newest_seen, begins_anew) =
+                    (self.newest_seen.clone(), self.begins_anew.clone());
+                let watch =
+                    cluster::watch_attached(client, of, kept, newest_seen, begins_anew, changes);
                 let task = tokio::spawn(watch);
                 Watch { filter, task }
             });
@@ -134,11 +137,13 @@ impl Kubernetes {
         let (seen, changes) = mpsc::channel(WAITING_MAX);
         let (patches, to_write) = mpsc::channel(WAITING_MAX);
         let (anew, begins_anew) = watch::channel(());
+        let newest_seen = NewestSeen::default();
         for kind in Kind::ALL {
-            let begins_anew = begins_anew.clone();
-            tokio::spawn(cluster::watch(client.clone(), kind, begins_anew, seen.clone()));
+            let (newest, anew) = (newest_seen.clone(), begins_anew.clone());
+            tokio::spawn(cluster::watch(client.clone(), kind, newest, anew, seen.clone()));
         }
-        tokio::spawn(cluster::watch_version(client.clone(), anew, seen.clone()));
+        let (newest, asks) = (newest_seen.clone(), client.clone());
+        tokio::spawn(cluster::watch_version(asks, newest, anew, seen.clone()));
         tokio::spawn(cluster::write(client.clone(), to_write, seen.clone()));
         let (finalizers, to_finalize) = mpsc::channel(WAITING_MAX);
         tokio::spawn(cluster::write_finalizers(client.clone(), to_finalize, seen.clone()));
@@ -147,6 +152,7 @@ impl Kubernetes {
         let attached = AttachedWatches {
             client: client.clone(),
             changes: seen.clone(),
+            newest_seen,
             begins_anew,
             running: BTreeMap::new(),
         };
