@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use shared::model::{
     ConfigItem, Container, ContainerPort, ContainerRole, HostPathVolume, ImagePullPolicy,
     KeyToPath, LifecycleHandler, ObjectName, PodId, PodSecurityContext, Probe, Revision,
-    SecretItem, UnixMs, visible_gpu_name,
+    SecretItem, UnixMs, WorkloadKey, visible_gpu_name,
 };
 use shared::wire::{Digest, encode};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -384,6 +385,11 @@ pub enum RuntimeEvent {
         /// What.
         event: ContainerEvent,
     },
+    /// What became of [`Runtime::remove_image`].
+    ImageRemoved {
+        /// The image that is gone; `None` when none can go.
+        image: Option<String>,
+    },
     /// The files of a pod's volumes could not be replaced: they are as they were.
     NotAttached {
         /// Which pod.
@@ -416,6 +422,9 @@ pub enum ContainerEvent {
         code: i32,
     },
 }
+
+/// Images that each workload names, as its template has them.
+pub type NamedImages = BTreeMap<WorkloadKey, BTreeSet<String>>;
 
 /// Why a runtime can't say what runs.
 #[derive(Debug, Error)]
@@ -475,4 +484,15 @@ pub trait Runtime {
 
     /// Begins a probe; ends as `Probed`, in time also when what is probed hangs.
     fn probe(&mut self, request: ProbeRequest);
+
+    /// From now on these images are needed, and those that each of the workloads named before.
+    ///
+    /// A runtime without images passes over it.
+    fn keep_images(&mut self, _named: NamedImages) {}
+
+    /// Begins to remove the oldest image that this agent has pulled and nothing needs; ends as `ImageRemoved`.
+    /// False where there are no images: then nothing follows.
+    fn remove_image(&mut self) -> bool {
+        false
+    }
 }

@@ -230,6 +230,7 @@ impl AgentCore {
         self.pods.attach(objects);
         self.pods.hold(self.must_hold());
         self.pods.assign(&self.workloads, now);
+        self.keep_images();
     }
 
     /// Whether pods must stay as they are: the store can't be written, nothing was ever accepted (or

@@ -3,8 +3,8 @@
 use crate::devices::NodeDevices;
 use crate::models::NodeModels;
 use crate::ports::{
-    ContainerRequest, InstanceId, ProbeRequest, RuntimeEvent, ScrapeTarget, StartRequest,
-    VolumeContent,
+    ContainerRequest, InstanceId, NamedImages, ProbeRequest, RuntimeEvent, ScrapeTarget,
+    StartRequest, VolumeContent,
 };
 use crate::results::{Post, PostOutcome};
 use shared::model::{BootClock, GpuInventory, PodId, UnixMs};
@@ -139,6 +139,10 @@ pub enum Effect {
         /// What came of it.
         outcome: CallOutcome,
     },
+    /// Have these images kept, and those that each workload named before.
+    KeepImages(NamedImages),
+    /// Begin to remove an image that nothing needs; answered by a runtime's `ImageRemoved`.
+    RemoveImage,
     /// Take a sample; answered by `Sampled`.
     Sample,
     /// Begin to read the metrics of these pods, for the next sample.

@@ -17,7 +17,7 @@
 //! | what pods say of themselves in samples | `series.rs` |
 //! | how many pods a workload has, by what they have to do | `scaling.rs` |
 //! | which pods rest while a GPU is too hot | `heat.rs` |
-//! | which pods leave while memory or disk run out | `pressure.rs` |
+//! | which pods leave while memory or disk run out, and images before them | `pressure.rs`, `images.rs` |
 //! | results of pods to the outbox | `results.rs` |
 //! | the store that can't be written | `storage.rs` |
 //! | what `status` shows | `status.rs` |
@@ -34,6 +34,7 @@ mod event;
 mod gpu_condition;
 mod gpu_health;
 mod heat;
+mod images;
 mod ladder;
 mod link_budget;
 mod pod_effects;
@@ -66,6 +67,7 @@ use attempts::Attempts;
 use calls::Calls;
 use clocks::Clocks;
 use gpu_health::KnownGpus;
+use images::Images;
 use link_budget::DesiredPace;
 use pod_effects::Told;
 use recorder::Recorder;
@@ -133,6 +135,7 @@ pub struct AgentCore {
     budget_exhausted: bool,
     /// The disk with the store fills up.
     disk_pressure: bool,
+    images: Images,
     /// Bytes of the last 24 hours, as they were counted last.
     spent_in_day: u64,
     desired_pace: Option<DesiredPace>,

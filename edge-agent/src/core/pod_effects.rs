@@ -59,6 +59,9 @@ impl AgentCore {
 
     /// The runtime says something of a pod.
     pub(super) fn handle_runtime(&mut self, event: RuntimeEvent, now: Now) {
+        if let RuntimeEvent::ImageRemoved { image } = event {
+            return self.handle_image_removed(image, now);
+        }
         if let RuntimeEvent::NotAttached { pod, message, .. } = &event {
             warn!(node = %self.node, pod = %pod, message, "its files were not replaced");
             self.record_event(&pod.to_string(), "FilesNotReplaced", message, now);

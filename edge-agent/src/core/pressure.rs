@@ -23,7 +23,8 @@ impl AgentCore {
         let forgot = self.forget_evicted();
         let tenants: Vec<Tenant> = self.running().collect();
         let values = &sample.values;
-        let changes = self.pressure.look(values, self.disk_pressure, &tenants, now.monotonic);
+        let of_disk = self.must_pods_make_room();
+        let changes = self.pressure.look(values, of_disk, &tenants, now.monotonic);
         if changes.is_empty() {
             if forgot {
                 self.provide(now);

@@ -5,6 +5,7 @@ use super::calls::Calls;
 use super::clocks::Clocks;
 use super::downlink::{DESIRED_HEADER_KEY, open_header};
 use super::gpu_health::KnownGpus;
+use super::images::Images;
 use super::recorder::{Recorder, RecorderOptions, SAMPLES_KEY};
 use super::results::Results;
 use super::storage::Storage;
@@ -211,6 +212,7 @@ impl AgentCore {
             session_waits: false,
             budget_exhausted: false,
             disk_pressure: false,
+            images: Images::default(),
             spent_in_day: 0,
             desired_pace: None,
             desired_stalled_told: false,

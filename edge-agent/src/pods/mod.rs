@@ -135,7 +135,10 @@ impl Pods {
         | RuntimeEvent::NotAttached { pod, instance, .. }
         | RuntimeEvent::LastWords { pod, instance, .. }
         | RuntimeEvent::Probed { pod, instance, .. }
-        | RuntimeEvent::Container { pod, instance, .. }) = &event;
+        | RuntimeEvent::Container { pod, instance, .. }) = &event
+        else {
+            return;
+        };
         let Some(known) = self.pods.get_mut(pod).filter(|known| known.is_instance(*instance))
         else {
             return;

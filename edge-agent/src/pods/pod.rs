@@ -19,8 +19,7 @@ use shared::model::{ContainerPort, MonotonicMs, PodId, Revision, UnixMs};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-/// A start that is not answered within this time is given up. A process starts in milliseconds; a
-/// container's sandbox on a slow disk in seconds.
+/// A start that is not answered for so long is given up: a sandbox on a slow disk takes seconds.
 const START_DEADLINE_MS: u64 = 120_000;
 
 /// Beyond the grace period, until a stop is asked for again, without grace.
@@ -404,6 +403,7 @@ impl Pod {
                     self.drive(now, actions);
                 }
             }
+            RuntimeEvent::ImageRemoved { .. } => {}
         }
     }
 

@@ -5,8 +5,8 @@ use super::cri::CriRuntime;
 use super::process::ProcessRuntime;
 use crate::gpu::GpuProcess;
 use crate::ports::{
-    ContainerRequest, InstanceId, Observation, ProbeRequest, Runtime, RuntimeError, StartRequest,
-    VolumeContent,
+    ContainerRequest, InstanceId, NamedImages, Observation, ProbeRequest, Runtime, RuntimeError,
+    StartRequest, VolumeContent,
 };
 use shared::model::PodId;
 use shared::telemetry::Series;
@@ -99,5 +99,13 @@ impl Runtime for AnyRuntime {
 
     fn probe(&mut self, request: ProbeRequest) {
         self.runtime().probe(request);
+    }
+
+    fn keep_images(&mut self, named: NamedImages) {
+        self.runtime().keep_images(named);
+    }
+
+    fn remove_image(&mut self) -> bool {
+        self.runtime().remove_image()
     }
 }

@@ -1,7 +1,7 @@
 //! Performs one effect. The simulation compiles this same function, with ports in memory.
 
 use crate::core::{Effect, Event};
-use crate::ports::{Runtime, ScrapeTarget};
+use crate::ports::{Runtime, RuntimeEvent, ScrapeTarget};
 use crate::results::PostOutcome;
 use shared::in_words;
 use shared::model::UnixMs;
@@ -60,6 +60,12 @@ pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
         Effect::ReadRecords(read) => {
             let records = ports.read_records(&read).map_err(|error| in_words(&error));
             return Some(Event::RecordsRead { read, records });
+        }
+        Effect::KeepImages(named) => ports.runtime().keep_images(named),
+        Effect::RemoveImage => {
+            let removes = ports.runtime().remove_image();
+            let nothing = Event::Runtime(RuntimeEvent::ImageRemoved { image: None });
+            return (!removes).then_some(nothing);
         }
         Effect::Sample => return Some(Event::Sampled(ports.sample())),
         Effect::NoteAccepted(version) => ports.note_accepted(version),

@@ -203,7 +203,11 @@ impl Bench {
                     let event = RuntimeEvent::Container { pod, instance, container, event };
                     Some(Event::Runtime(event))
                 }
+                Effect::RemoveImage => {
+                    Some(Event::Runtime(RuntimeEvent::ImageRemoved { image: None }))
+                }
                 Effect::Stop { .. }
+                | Effect::KeepImages(_)
                 | Effect::StopContainer { .. }
                 | Effect::Attach { .. }
                 | Effect::Forget { .. }

@@ -90,6 +90,7 @@ fn words_of(event: &RuntimeEvent) -> String {
         RuntimeEvent::StartFailed { reason, message, .. } => format!("failed {reason} {message}"),
         RuntimeEvent::Exited { code, .. } => format!("exited {code}"),
         RuntimeEvent::LastWords { message, .. } => format!("last words {message}"),
+        RuntimeEvent::ImageRemoved { image } => format!("removed {image:?}"),
         RuntimeEvent::NotAttached { message, .. } => format!("not attached {message}"),
         RuntimeEvent::Probed { result, .. } => format!("probed {result:?}"),
         RuntimeEvent::Container { container, event, .. } => format!("{container} {event:?}"),

@@ -76,6 +76,7 @@ pub(super) fn import_unlike_others(
     bytes: usize,
 ) -> anyhow::Result<()> {
     let root = containerd.at("unlike-others");
+    let _ = fs::remove_dir_all(&root);
     fs::create_dir_all(&root)?;
     let mut noise = vec![0; bytes];
     rand_core::OsRng.fill_bytes(&mut noise);

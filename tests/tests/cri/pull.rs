@@ -1,4 +1,5 @@
-//! Images that are not on the node: pulled from a real registry where that is allowed, and never asked for again.
+//! Images that are not on the node: pulled from a real registry where that is allowed, never asked for again, and
+//! removed to make room.
 
 use crate::scene::{Agent, Node, key, request, wait_until};
 use edge_agent::config::PullPolicy;
@@ -10,6 +11,7 @@ use shared::trust::seal::seal_secret;
 use shared::trust::signature::SigningKey;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tests::real::containerd::Containerd;
 use tests::real::fault_proxy::{Fault, FaultAnswer, FaultProxy};
 use tests::real::registry::{Registry, USER};
 
@@ -155,4 +157,70 @@ fn how_far_a_slow_pull_is_is_said_and_not_too_often() {
     let is_as_expected = (1.0..5.0).contains(&came) && (7.0..10.0).contains(&whole);
     assert!(is_as_expected, "{figure}");
     agent.clear(&node, 1);
+}
+
+/// What the agent removes to make room, once containerd has no more of what was before in mind.
+#[track_caller]
+fn removed(agent: &mut Agent) -> String {
+    let mut removed = None;
+    wait_until("an image is removed", || {
+        removed = try_to_remove(agent);
+        removed.is_some()
+    });
+    removed.unwrap()
+}
+
+fn try_to_remove(agent: &mut Agent) -> Option<String> {
+    assert!(agent.within(|runtime| runtime.remove_image()));
+    match agent.event() {
+        RuntimeEvent::ImageRemoved { image } => image,
+        event => panic!("expected what was removed, not {event:?}"),
+    }
+}
+
+#[test]
+fn the_oldest_image_that_was_pulled_and_nothing_needs_makes_room_and_no_other() {
+    let node = Node::new();
+    let registry = Registry::start(false).unwrap();
+    let remote = |name: &str| {
+        registry.keep_unlike_others(&node.containerd, &format!("site/{name}:1"), 1024).unwrap()
+    };
+    let by_hand = Containerd::image().to_owned();
+    let [first, second, previous, present, used] =
+        ["first", "second", "previous", "present", "used"].map(remote);
+
+    let mut agent = Agent::new(&node);
+    let name = |agent: &mut Agent, images: &[&String]| {
+        let images = images.iter().map(|image| (*image).clone()).collect();
+        let named = [("default/ocr".parse().unwrap(), images)].into();
+        agent.within(|runtime| runtime.keep_images(named));
+    };
+    name(&mut agent, &[&previous]);
+    name(&mut agent, &[&present]);
+    for (instance, image) in (1..).zip([&first, &second, &previous, &present]) {
+        agent.start_until(of_image(instance, image), "Started");
+        agent.stop(instance, 0);
+        agent.forget(instance, false);
+    }
+    agent.start_until(of_image(5, &used), "Started");
+
+    assert_eq!(removed(&mut agent), first);
+    drop(agent);
+    let mut agent = Agent::new(&node);
+    agent.observe();
+    assert_eq!(removed(&mut agent), second, "it is remembered");
+    assert_eq!(try_to_remove(&mut agent), None);
+    let there = |image: &String| node.containerd.ctr(&["images", "list"]).unwrap().contains(image);
+    assert!([&by_hand, &previous, &present, &used].into_iter().all(there));
+    assert!(!there(&first) && !there(&second));
+
+    // Nothing is assigned any more: what was needed goes, in its order, but for what still runs.
+    agent.within(|runtime| runtime.keep_images([].into()));
+    assert_eq!([removed(&mut agent), removed(&mut agent)], [previous, present]);
+    assert_eq!(try_to_remove(&mut agent), None);
+    agent.stop(5, 0);
+    agent.forget(5, false);
+    assert_eq!(removed(&mut agent), used);
+    assert!(there(&by_hand));
+    node.assert_clean();
 }

@@ -85,3 +85,54 @@ fn a_pod_with_many_processes_leaves_while_they_run_out_and_an_alarm_says_so() {
     obey(&mut bench);
     assert!(pod(&bench, "bomb").ready);
 }
+
+#[test]
+fn images_go_before_pods_while_the_disk_fills_up() {
+    let mut bench = Bench::new();
+    bench.core.evict_at(EvictionLimits::default(), at(bench.now));
+    bench.join();
+    let of_image = |revision: u64, image: &str| {
+        let mut workload = workload("ocr", revision);
+        workload.template.spec.containers[0].image = Some(image.to_owned());
+        workload
+    };
+    bench.desire(&[of_image(1, "ocr:1")], version(1, 2));
+    let named = |image: &str| {
+        let key = "default/ocr".parse().unwrap();
+        Effect::KeepImages([(key, [image.to_owned()].into())].into())
+    };
+    assert!(bench.others.contains(&named("ocr:1")));
+    obey(&mut bench);
+    let sample = |bench: &mut Bench, free: f64| {
+        let written = Series::new("container_fs_usage_bytes").with("namespace", "default");
+        let values = [
+            (Series::new("node_filesystem_avail_bytes"), free),
+            (Series::new("node_filesystem_size_bytes"), 100.0),
+            (written.with("pod", "ocr-0"), f64::from(64 << 20)),
+        ];
+        bench.wait(30 * SECOND_MS);
+        bench.others.clear();
+        bench.tell(Event::Sampled(Sample { values: values.into(), ..Sample::default() }));
+        bench.others.contains(&Effect::RemoveImage)
+    };
+    let removed = |bench: &mut Bench, image: Option<&str>| {
+        let image = image.map(str::to_owned);
+        bench.tell(Event::Runtime(RuntimeEvent::ImageRemoved { image }));
+    };
+    assert!(!sample(&mut bench, 50.0));
+    assert!(sample(&mut bench, 1.0));
+    assert!(!sample(&mut bench, 1.0), "it is under way");
+    removed(&mut bench, Some("old:1"));
+    assert!(sample(&mut bench, 1.0), "one may not do");
+    removed(&mut bench, None);
+    assert!(pod(&bench, "ocr").ready);
+    assert!(!sample(&mut bench, 1.0));
+    obey(&mut bench);
+    assert_eq!(pod(&bench, "ocr").reason, "Evicted");
+    bench.desire(&[of_image(2, "ocr:2")], version(1, 3));
+    assert!(bench.others.contains(&named("ocr:2")));
+    assert!(sample(&mut bench, 1.0), "others are named now");
+    removed(&mut bench, None);
+    assert!(!sample(&mut bench, 50.0));
+    assert!(sample(&mut bench, 1.0), "it is asked anew");
+}

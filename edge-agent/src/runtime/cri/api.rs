@@ -18,6 +18,10 @@ pub struct Int64Value {
 pub struct Image {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub repo_tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub repo_digests: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "5")]
     pub uid: ::core::option::Option<Int64Value>,
     #[prost(string, tag = "6")]
@@ -32,6 +36,11 @@ pub struct ImageStatusRequest {
 pub struct ImageStatusResponse {
     #[prost(message, optional, tag = "1")]
     pub image: ::core::option::Option<Image>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveImageRequest {
+    #[prost(message, optional, tag = "1")]
+    pub image: ::core::option::Option<ImageSpec>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AuthConfig {
@@ -436,6 +445,10 @@ pub struct Container {
     pub pod_sandbox_id: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "3")]
     pub metadata: ::core::option::Option<ContainerMetadata>,
+    #[prost(message, optional, tag = "4")]
+    pub image: ::core::option::Option<ImageSpec>,
+    #[prost(string, tag = "5")]
+    pub image_ref: ::prost::alloc::string::String,
     #[prost(enumeration = "ContainerState", tag = "6")]
     pub state: i32,
 }

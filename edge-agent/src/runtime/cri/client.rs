@@ -152,6 +152,15 @@ impl CriClient {
         answer.map(|_| ())
     }
 
+    /// Removes an image with all of its names.
+    pub(super) async fn remove_image(&self, id: &str) -> Result<(), CallError> {
+        let order =
+            api::RemoveImageRequest { image: Some(api::ImageSpec { image: id.to_owned() }) };
+        let done: Result<api::Nothing, _> =
+            self.call_at(IMAGES, "RemoveImage", &order, ORDER_LIMIT).await;
+        done.map(|_| ())
+    }
+
     /// Calls a method of containerd's service of content; another runtime refuses it.
     pub(super) async fn content<Q: Message, A: Message + Default>(
         &self,

@@ -319,6 +319,29 @@ impl Life {
     }
 }
 
+impl Shared {
+    /// Ends what is left of a start that is not watched; the code with which it ended.
+    pub(super) async fn end_of_other(
+        &self,
+        pod: &PodId,
+        instance: InstanceId,
+    ) -> Result<i32, CallError> {
+        let labels = self.agent.labels_of_start(pod, instance);
+        let mut code = UNKNOWN_EXIT_CODE;
+        for container in self.client.containers(labels.clone()).await? {
+            self.client.stop_sandbox(&container.pod_sandbox_id).await?;
+            let condition = self.client.condition(&container.id).await?;
+            if let ContainerCondition::Ended { code: seen, .. } = condition {
+                code = seen;
+            }
+        }
+        for sandbox in self.client.sandboxes(labels).await? {
+            self.client.stop_sandbox(&sandbox.id).await?;
+        }
+        Ok(code)
+    }
+}
+
 /// Stops a container: SIGTERM, and SIGKILL at `kill_at`. Returns when it has ended, or after a pause.
 pub(super) async fn stop(client: &CriClient, container: &str, kill_at: Option<Instant>) {
     let left = kill_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));

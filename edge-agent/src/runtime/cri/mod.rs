@@ -12,6 +12,7 @@
 //! | `life`, `live` | one start: begin, watch, stop; and what all know of it |
 //! | `group` | the same for a pod of several containers |
 //! | `pull`, `progress`, `credentials` | its image where that is not here, how far it is, and what registries ask for |
+//! | `images` | which images it has pulled, and which of them can go |
 //! | `exec` | commands in a container: checks, and what people ask for |
 //! | `cgroup` | the cgroup of a start, where processes are limited |
 //! | `found` | what is left of earlier starts when the agent comes up |
@@ -48,6 +49,7 @@ mod hooks;
 #[cfg(fuzzing)]
 pub mod hostile;
 mod ids;
+mod images;
 mod leavings;
 mod life;
 mod live;
@@ -71,17 +73,18 @@ use super::storage::Storage;
 use super::{ExecOrder, Secrets, StartFailure, probe};
 use crate::gpu::GpuProcess;
 use crate::ports::{
-    ContainerRequest, InstanceId, Observation, ObservedState, ProbeRequest, Runtime, RuntimeError,
-    RuntimeEvent, StartRequest, VolumeContent,
+    ContainerRequest, InstanceId, NamedImages, Observation, ObservedState, ProbeRequest, Runtime,
+    RuntimeError, RuntimeEvent, StartRequest, VolumeContent,
 };
 use crate::results::{Door, Doors};
-use calls::{ContainerCondition, UNKNOWN_EXIT_CODE, until_answered};
-use client::{CallError, CriClient};
+use calls::{UNKNOWN_EXIT_CODE, until_answered};
+use client::CriClient;
 use exec::{check_by_command, run_command};
 use found::{Found, running_of};
 use group::{Group, GroupOrder};
 use hooks::Ending;
 use ids::{ContainerIds, Running};
+use images::Images;
 use life::Life;
 use live::{Live, open_to_all_users};
 use network::Network;
@@ -129,6 +132,7 @@ struct Shared {
     writing: Mutex<()>,
     /// So many images come at a time.
     pulling: Semaphore,
+    images: Images,
     tasks: Handle,
 }
 
@@ -153,6 +157,7 @@ impl CriRuntime {
             agent: AgentName::of(&options.folder),
             client: CriClient::new(&options.socket),
             storage: Storage::new(&options.folder, &options.allowed),
+            images: Images::beside(&options.folder),
             options,
             events,
             live: Mutex::default(),
@@ -409,6 +414,22 @@ impl Runtime for CriRuntime {
             shared.tell(event);
         }));
     }
+
+    fn keep_images(&mut self, named: NamedImages) {
+        let shared = Arc::clone(&self.shared);
+        // In the order in which they are told; on the disk they are a moment later.
+        shared.images.name(&named);
+        drop(self.shared.tasks.spawn_blocking(move || shared.images.save()));
+    }
+
+    fn remove_image(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        drop(self.shared.tasks.spawn(async move {
+            let image = shared.remove_image().await;
+            shared.tell(RuntimeEvent::ImageRemoved { image });
+        }));
+        true
+    }
 }
 
 impl Shared {
@@ -425,23 +446,6 @@ impl Shared {
     /// The containers that run.
     fn running(&self) -> Vec<Running> {
         self.live().iter().flat_map(|(pod, live)| live.containers.running(pod)).collect()
-    }
-
-    /// Ends what is left of a start that is not watched; the code with which it ended.
-    async fn end_of_other(&self, pod: &PodId, instance: InstanceId) -> Result<i32, CallError> {
-        let labels = self.agent.labels_of_start(pod, instance);
-        let mut code = UNKNOWN_EXIT_CODE;
-        for container in self.client.containers(labels.clone()).await? {
-            self.client.stop_sandbox(&container.pod_sandbox_id).await?;
-            let condition = self.client.condition(&container.id).await?;
-            if let ContainerCondition::Ended { code: seen, .. } = condition {
-                code = seen;
-            }
-        }
-        for sandbox in self.client.sandboxes(labels).await? {
-            self.client.stop_sandbox(&sandbox.id).await?;
-        }
-        Ok(code)
     }
 
     /// Removes what a pod had in memory, unless it is started again.

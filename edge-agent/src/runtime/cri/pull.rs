@@ -4,13 +4,13 @@
 //! come at a time. Refuses to pull where the node's configuration or the template says so, and
 //! says what can be done instead.
 
-use super::CriOptions;
 use super::api::{self, AuthConfig};
 use super::calls::until_answered;
 use super::client::CallError;
 use super::credentials::credentials_for;
 use super::life::{Life, START_PATIENCE, failure_of};
 use super::progress;
+use super::{CriOptions, blocking};
 use crate::config::PullPolicy;
 use crate::ports::{PullTerms, RuntimeEvent};
 use crate::runtime::{Secrets, StartFailure};
@@ -109,7 +109,12 @@ impl Life {
             let ended = self.while_telling("ImagePulling", said, attempt).await?;
             drop(turn);
             match ended {
-                Ok(()) => return self.found(image).await?.ok_or_else(|| gone(image)),
+                Ok(()) => {
+                    let found = self.found(image).await?.ok_or_else(|| gone(image))?;
+                    shared.images.pulled(image, &found.id);
+                    blocking(move || shared.images.save()).await;
+                    return Ok(found);
+                }
                 Err(error) => {
                     let error = in_words(&error);
                     warn!(pod = %self.pod, image, error, "was not pulled");

@@ -177,7 +177,8 @@ mod tests {
 
     fn image(uid: Option<i64>, username: &str) -> api::Image {
         let uid = uid.map(|value| api::Int64Value { value });
-        api::Image { id: "sha256:1".to_owned(), uid, username: username.to_owned() }
+        let (id, username) = ("sha256:1".to_owned(), username.to_owned());
+        api::Image { id, uid, username, ..api::Image::default() }
     }
 
     #[test]
