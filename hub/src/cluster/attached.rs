@@ -1,6 +1,6 @@
 //! Watches ConfigMaps of a namespace, or one Secret, for those that workloads name.
 
-use super::version::NewestSeen;
+use super::version::DataVersion;
 use crate::manifests::AttachedObject;
 use crate::reconcile::{Change, Contents, Filter, Sight, Source};
 use futures_util::StreamExt as _;
@@ -13,24 +13,25 @@ use shared::model::ObjectKind;
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-/// Tells what is there of `source` as far as `filter` takes it, and that it can't be read; begins anew when
-/// `anew` says so. Ends when nobody listens any more.
+/// Tells what is there of `source` as far as `filter` takes it, and that it can't be read; begins anew when the
+/// data were put back. Ends when nobody listens any more.
 pub(crate) async fn watch_attached(
     client: Client,
     source: Source,
     filter: Filter,
-    newest_seen: NewestSeen,
-    mut anew: watch::Receiver<()>,
+    version: DataVersion,
     changes: mpsc::Sender<Change>,
 ) {
+    let mut anew = version.begins_anew();
     loop {
         let (client, source, filter) = (client.clone(), source.clone(), filter.clone());
         tokio::select! {
-            () = watch_on(client, source, filter, &newest_seen, changes.clone()) => return,
-            changed = anew.changed() => if changed.is_err() { return },
+            () = watch_on(client, source, filter, &version, changes.clone()) => return,
+            _ = anew.changed() => {}
+            () = changes.closed() => return,
         }
     }
 }
@@ -39,15 +40,15 @@ async fn watch_on(
     client: Client,
     source: Source,
     filter: Filter,
-    newest_seen: &NewestSeen,
+    version: &DataVersion,
     changes: mpsc::Sender<Change>,
 ) {
     match source.kind {
         ObjectKind::ConfigMap => {
-            watch_all(client, source, filter, newest_seen, changes, content_of_config_map).await;
+            watch_all(client, source, filter, version, changes, content_of_config_map).await;
         }
         ObjectKind::Secret => {
-            watch_all(client, source, filter, newest_seen, changes, content_of_secret).await;
+            watch_all(client, source, filter, version, changes, content_of_secret).await;
         }
     }
 }
@@ -68,7 +69,7 @@ async fn watch_all<K>(
     client: Client,
     source: Source,
     filter: Filter,
-    newest_seen: &NewestSeen,
+    version: &DataVersion,
     changes: mpsc::Sender<Change>,
     content: fn(K) -> Result<AttachedObject, String>,
 ) where
@@ -90,7 +91,7 @@ async fn watch_all<K>(
     let mut complaint = String::new();
     while let Some(event) = events.next().await {
         if let Ok(event) = &event {
-            newest_seen.saw_event(event);
+            version.saw_event(event);
         }
         let is_whole = match event {
             Err(error) => {

@@ -28,7 +28,7 @@ pub(crate) use client::{connect, connect_as_person};
 pub(crate) use finalizer::write_finalizers;
 pub(crate) use shared::{RecordKind, SharedRecord, SharedRecords};
 pub(crate) use source::watch;
-pub(crate) use version::{NewestSeen, watch_version};
+pub(crate) use version::{DataVersion, watch_version};
 pub(crate) use writer::{Told, tell_of, write};
 
 use crate::api::{EdgeCluster, EdgeNode, InferenceWorkload};

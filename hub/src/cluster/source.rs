@@ -1,7 +1,7 @@
 //! Watches the custom resources of one kind.
 
 use super::all;
-use super::version::{NewestSeen, newest};
+use super::version::DataVersion;
 use crate::reconcile::{Change, Kind, Object, ObjectKey, PODS_FINALIZER};
 use futures_util::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -13,7 +13,7 @@ use shared::model::UnixMs;
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 /// Attempts are at most half as far apart: a watch that has not failed for so long is well, though nothing
@@ -21,20 +21,21 @@ use tracing::{debug, warn};
 const CALM: Duration = Duration::from_secs(60);
 
 /// Tells every change of the objects of `kind`, beginning with all that are there, and that they can't be
-/// watched; begins anew when `anew` says so. Ends when nobody listens any more.
+/// watched; begins anew when the data were put back. Ends when nobody listens any more.
 pub(crate) async fn watch(
     client: Client,
     kind: Kind,
-    newest_seen: NewestSeen,
-    mut anew: watch::Receiver<()>,
+    version: DataVersion,
     changes: mpsc::Sender<Change>,
 ) {
+    let mut anew = version.begins_anew();
     // The same complaint again and again is said once.
     let mut complaint = String::new();
     loop {
         tokio::select! {
-            () = watch_on(&client, kind, &newest_seen, &changes, &mut complaint) => return,
-            changed = anew.changed() => if changed.is_err() { return },
+            () = watch_on(&client, kind, &version, &changes, &mut complaint) => return,
+            _ = anew.changed() => {}
+            () = changes.closed() => return,
         }
     }
 }
@@ -42,7 +43,7 @@ pub(crate) async fn watch(
 async fn watch_on(
     client: &Client,
     kind: Kind,
-    newest_seen: &NewestSeen,
+    version: &DataVersion,
     changes: &mpsc::Sender<Change>,
     complaint: &mut String,
 ) {
@@ -55,7 +56,7 @@ async fn watch_on(
             false => tokio::time::timeout(CALM, events.next()).await,
         };
         if let Ok(Some(Ok(event))) = &next {
-            newest_seen.saw_event(event);
+            version.saw_event(event);
         }
         let (is_well, change) = match next {
             Ok(None) => return,
@@ -63,7 +64,7 @@ async fn watch_on(
             // The beginning of a list is sent before anybody was asked.
             Ok(Some(Ok(watcher::Event::Init))) => {
                 listed.clear();
-                (false, newest(client, kind).await.map(Change::Listing))
+                (false, version.look(client, kind).await.map(Change::Listing))
             }
             Ok(Some(Ok(event))) => (true, change_of(kind, event, &mut listed)),
             Err(_) => (true, None),

@@ -19,17 +19,25 @@ use tracing::warn;
 const VERSION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The newest version that anything came with from one API server. Its copies are one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct NewestSeen(Arc<AtomicU64>);
+#[derive(Debug, Clone)]
+pub(crate) struct DataVersion {
+    newest_seen: Arc<AtomicU64>,
+    anew: watch::Sender<()>,
+}
 
-impl NewestSeen {
-    /// Something came with this version.
-    pub(crate) fn saw(&self, version: u64) {
-        self.0.fetch_max(version, Ordering::SeqCst);
+impl DataVersion {
+    /// Nothing was seen yet.
+    pub(crate) fn new() -> Self {
+        Self { newest_seen: Arc::default(), anew: watch::Sender::new(()) }
+    }
+
+    /// Tells when everything is to be listed anew.
+    pub(super) fn begins_anew(&self) -> watch::Receiver<()> {
+        self.anew.subscribe()
     }
 
     /// An object of the event came with its version.
-    pub(crate) fn saw_event<K: Resource>(&self, event: &watcher::Event<K>) {
+    pub(super) fn saw_event<K: Resource>(&self, event: &watcher::Event<K>) {
         let (watcher::Event::InitApply(object)
         | watcher::Event::Apply(object)
         | watcher::Event::Delete(object)) = event
@@ -37,57 +45,46 @@ impl NewestSeen {
             return;
         };
         if let Some(version) = object.resource_version().and_then(|text| text.parse().ok()) {
-            self.saw(version);
+            self.newest_seen.fetch_max(version, Ordering::SeqCst);
         }
     }
 
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+    /// Asks a list of `kind` for the newest version of all data. Where it is older than what was seen before,
+    /// everything is listed anew. Where nobody says, neither is there a list: it is asked again when it is tried
+    /// anew.
+    pub(super) async fn look(&self, client: &Client, kind: Kind) -> Option<u64> {
+        // Before the question: what is seen meanwhile may be newer than the answer.
+        let before = self.newest_seen.load(Ordering::SeqCst);
+        let list = all(client, kind).list(&ListParams::default().limit(1)).await.ok()?;
+        let version = list.metadata.resource_version?.parse().ok()?;
+        self.found(version, before);
+        Some(version)
     }
 
-    fn put_back(&self, version: u64) {
-        self.0.store(version, Ordering::SeqCst);
+    fn found(&self, version: u64, before: u64) {
+        if version >= before {
+            self.newest_seen.fetch_max(version, Ordering::SeqCst);
+            return;
+        }
+        warn!(version, newest_seen = before, "the API server was put back to an older state");
+        self.newest_seen.store(version, Ordering::SeqCst);
+        self.anew.send_replace(());
     }
 }
 
-/// Notices that the data were put back to an older state: tells it, and then has everything listed anew through
-/// `anew`. Ends when nobody listens any more.
+/// Looks for the newest version again and again. Ends when nobody listens any more.
 pub(crate) async fn watch_version(
     client: Client,
-    newest_seen: NewestSeen,
-    anew: watch::Sender<()>,
+    version: DataVersion,
     changes: mpsc::Sender<Change>,
 ) {
     loop {
-        // Before the question: what is seen meanwhile may be newer than the answer.
-        let before = newest_seen.get();
-        if let Some(version) = newest(&client, Kind::Workload).await {
-            if version < before {
-                warn!(
-                    version,
-                    newest_seen = before,
-                    "the API server was put back to an older state"
-                );
-                newest_seen.put_back(version);
-                if changes.send(Change::Listing(version)).await.is_err() {
-                    return;
-                }
-                anew.send_replace(());
-            }
-            newest_seen.saw(version);
-        }
+        version.look(&client, Kind::Workload).await;
         tokio::select! {
             () = tokio::time::sleep(VERSION_INTERVAL) => {}
             () = changes.closed() => return,
         }
     }
-}
-
-/// The newest resource version of all data. Where nobody says, neither is there a list: it is asked again
-/// when it is tried anew.
-pub(super) async fn newest(client: &Client, kind: Kind) -> Option<u64> {
-    let list = all(client, kind).list(&ListParams::default().limit(1)).await.ok()?;
-    list.metadata.resource_version?.parse().ok()
 }
 
 #[cfg(test)]
@@ -96,23 +93,34 @@ mod tests {
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::api::ObjectMeta;
 
+    fn of_version(version: &str) -> ConfigMap {
+        let resource_version = Some(version.to_owned());
+        let metadata = ObjectMeta { resource_version, ..ObjectMeta::default() };
+        ConfigMap { metadata, ..ConfigMap::default() }
+    }
+
     #[test]
-    fn the_newest_version_counts_whoever_saw_it_until_the_data_were_put_back() {
-        let seen = NewestSeen::default();
-        let other = seen.clone();
-        let of_version = |version: &str| ConfigMap {
-            metadata: ObjectMeta {
-                resource_version: Some(version.to_owned()),
-                ..ObjectMeta::default()
-            },
-            ..ConfigMap::default()
+    fn what_is_older_than_what_anybody_saw_has_everything_listed_anew_once() {
+        let version = DataVersion::new();
+        let mut anew = version.begins_anew();
+        let mut is_anew = || {
+            std::mem::take(&mut anew.has_changed().unwrap())
+                .then(|| anew.mark_unchanged())
+                .is_some()
         };
-        other.saw_event(&watcher::Event::Delete(of_version("220")));
-        seen.saw_event(&watcher::Event::Apply(of_version("no number")));
-        seen.saw_event(&watcher::Event::<ConfigMap>::Init);
-        seen.saw(204);
-        assert_eq!(seen.get(), 220);
-        seen.put_back(209);
-        assert_eq!(other.get(), 209);
+        version.found(204, 0);
+        version.clone().saw_event(&watcher::Event::Delete(of_version("220")));
+        version.saw_event(&watcher::Event::Apply(of_version("no number")));
+        version.saw_event(&watcher::Event::<ConfigMap>::Init);
+        let before = version.newest_seen.load(Ordering::SeqCst);
+        assert_eq!(before, 220);
+        assert!(!is_anew());
+        // Asked before somebody else saw something newer.
+        version.found(219, 204);
+        assert!(!is_anew());
+        version.found(209, before);
+        assert!(is_anew());
+        version.found(210, 209);
+        assert!(!is_anew());
     }
 }

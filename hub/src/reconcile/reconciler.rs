@@ -94,6 +94,11 @@ impl Reconciler {
         is_found
     }
 
+    /// What is to be stored at once, before anything is taken over: that the API server was put back.
+    pub(crate) fn take_put_back(&mut self) -> Option<SeenState> {
+        self.regression.take_put_back()
+    }
+
     /// Something was seen.
     pub(crate) fn handle(&mut self, change: Change) {
         match change {
@@ -110,7 +115,8 @@ impl Reconciler {
                 let gone: Vec<_> =
                     self.objects.keys(kind).filter(|key| !all.contains(*key)).cloned().collect();
                 gone.iter().for_each(|key| self.remove(key));
-                self.changed |= self.listed.insert(kind);
+                self.regression.listed(kind);
+                self.changed |= self.listed.insert(kind) || self.regression.is_found();
             }
             Change::Written(key) => {
                 self.unwritten = None;

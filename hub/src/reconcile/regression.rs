@@ -8,30 +8,37 @@
 //! newest there is (Kubernetes documentation, "API concepts", "Resource versions"). A list that is older than
 //! something that was seen before comes from other data. The greatest one that was seen is in the hub's store.
 
+use super::Kind;
 use crate::manifests::{InferenceWorkload, Manifests};
 use serde::{Deserialize, Serialize};
 use shared::model::WorkloadKey;
 use shared::wire::{Digest, encode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Workloads that a sentence names.
 const NAMED_MAX: usize = 5;
 
-/// What is stored of the newest state that was taken over. Fields are only appended.
+/// What is stored of the newest state that was taken over, and whether it was put back since. Fields are only
+/// appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct SeenState {
     /// The greatest resource version that was seen.
     pub(crate) revision: u64,
     /// Of what was said of nodes.
     pub(crate) nodes: Digest,
+    /// The version that the data were put back to, until that is confirmed.
+    #[serde(default)]
+    pub(crate) put_back_to: Option<u64>,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Regression {
     seen: SeenState,
-    /// The version that the data were put back to, until that is confirmed.
-    found: Option<u64>,
+    /// It was put back, and that is not stored yet.
+    unstored: bool,
+    /// Kinds whose objects are those of before it was put back: they were not listed since.
+    stale: BTreeSet<Kind>,
     /// Digests of the workloads that are in force.
     in_force: BTreeMap<WorkloadKey, Digest>,
 }
@@ -52,7 +59,7 @@ impl Regression {
         in_force: impl Iterator<Item = &'a InferenceWorkload>,
     ) -> Self {
         let in_force = in_force.map(|workload| (workload.key.clone(), digest_of(workload)));
-        Self { seen, found: None, in_force: in_force.collect() }
+        Self { seen, in_force: in_force.collect(), ..Self::default() }
     }
 
     /// An object of this resource version was seen.
@@ -63,20 +70,35 @@ impl Regression {
     /// Objects are about to be listed, and the newest of all has this resource version.
     pub(super) fn lists_at(&mut self, revision: u64) {
         if revision < self.seen.revision {
-            self.found = Some(revision);
+            if !self.is_found() {
+                self.stale = Kind::ALL.into();
+            }
+            self.unstored |= self.seen.put_back_to != Some(revision);
+            self.seen.put_back_to = Some(revision);
         }
         self.saw(revision);
     }
 
+    /// All objects of a kind were listed.
+    pub(super) fn listed(&mut self, kind: Kind) {
+        self.stale.remove(&kind);
+    }
+
+    /// What is to be stored at once, before anything is taken over.
+    pub(super) fn take_put_back(&mut self) -> Option<SeenState> {
+        std::mem::take(&mut self.unstored).then_some(self.seen)
+    }
+
     /// Whether the data are older than what was seen, and nobody has confirmed that they count.
     pub(super) fn is_found(&self) -> bool {
-        self.found.is_some()
+        self.seen.put_back_to.is_some()
     }
 
     /// They count from now on.
     pub(super) fn confirm(&mut self) {
-        if let Some(revision) = self.found.take() {
+        if let Some(revision) = self.seen.put_back_to.take() {
             self.seen.revision = revision;
+            self.unstored = false;
         }
     }
 
@@ -89,14 +111,14 @@ impl Regression {
         self.seen
     }
 
-    /// Whether taking `offered` over would change nothing.
+    /// Whether taking `offered` over would change nothing. Nobody knows before all was listed again.
     pub(super) fn makes_no_difference(&self, offered: &Manifests) -> bool {
-        self.consequences(offered) == Consequences::default()
+        self.stale.is_empty() && self.consequences(offered) == Consequences::default()
     }
 
     /// What a person should know before it is confirmed.
     pub(super) fn in_words(&self, offered: &Manifests) -> Option<String> {
-        let found = self.found?;
+        let found = self.seen.put_back_to?;
         let Consequences { stop, come_back, change, nodes } = self.consequences(offered);
         let mut parts = vec![];
         for (what, workloads) in
@@ -109,11 +131,15 @@ impl Regression {
         if nodes {
             parts.push("what is said of nodes would change".to_owned());
         }
+        let what = match (self.stale.is_empty(), parts.is_empty()) {
+            (false, _) => "What would change is not known before all of it was read".to_owned(),
+            (true, true) => "Of workloads, none would change".to_owned(),
+            (true, false) => format!("Of workloads, {}", parts.join(", ")),
+        };
         let seen = self.seen.revision;
         Some(format!(
             "the API server was put back to an older state (version {found}, and {seen} was seen): what was in \
-             force stays so until somebody confirms it by `hub confirm-regression`. Of workloads, {}",
-            if parts.is_empty() { "none would change".to_owned() } else { parts.join(", ") }
+             force stays so until somebody confirms it by `hub confirm-regression`. {what}"
         ))
     }
 

@@ -173,6 +173,9 @@ impl<S: HubStore> Hub<S> {
     fn handle_change(&mut self, change: Change) {
         let Some(kubernetes) = &mut self.kubernetes else { return };
         let taken_over = kubernetes.handle(change, &self.core);
+        if let Some(seen) = kubernetes.take_put_back() {
+            self.core.note_seen(seen, self.clock.now());
+        }
         self.take_over(taken_over);
     }
 

@@ -1,7 +1,7 @@
 //! Custom resources of an API server as the source of desired state, and where statuses go.
 
 use super::witness::Teller;
-use crate::cluster::{self, NewestSeen, Told};
+use crate::cluster::{self, DataVersion, Told};
 use crate::core::{Event, HubCore};
 use crate::manifests::{InferenceWorkload, Manifests};
 use crate::members::{self, Member, MemberDesired, MemberShare};
@@ -47,9 +47,7 @@ pub(super) struct Kubernetes {
 struct AttachedWatches {
     client: Client,
     changes: mpsc::Sender<Change>,
-    newest_seen: NewestSeen,
-    /// Says that the API server was put back, so that its watches are worth nothing.
-    begins_anew: watch::Receiver<()>,
+    version: DataVersion,
     running: BTreeMap<Source, Watch>,
 }
 
@@ -72,10 +70,8 @@ impl AttachedWatches {
             let (client, changes) = (self.client.clone(), self.changes.clone());
             self.running.entry(source).or_insert_with_key(|source| {
                 let (of, kept) = (source.clone(), filter.clone());
-                let (newest_seen, begins_anew) =
-                    (self.newest_seen.clone(), self.begins_anew.clone());
-                let watch =
-                    cluster::watch_attached(client, of, kept, newest_seen, begins_anew, changes);
+                let version = self.version.clone();
+                let watch = cluster::watch_attached(client, of, kept, version, changes);
                 let task = tokio::spawn(watch);
                 Watch { filter, task }
             });
@@ -136,14 +132,11 @@ impl Kubernetes {
     ) -> (Self, mpsc::Receiver<Change>) {
         let (seen, changes) = mpsc::channel(WAITING_MAX);
         let (patches, to_write) = mpsc::channel(WAITING_MAX);
-        let (anew, begins_anew) = watch::channel(());
-        let newest_seen = NewestSeen::default();
+        let version = DataVersion::new();
         for kind in Kind::ALL {
-            let (newest, anew) = (newest_seen.clone(), begins_anew.clone());
-            tokio::spawn(cluster::watch(client.clone(), kind, newest, anew, seen.clone()));
+            tokio::spawn(cluster::watch(client.clone(), kind, version.clone(), seen.clone()));
         }
-        let (newest, asks) = (newest_seen.clone(), client.clone());
-        tokio::spawn(cluster::watch_version(asks, newest, anew, seen.clone()));
+        tokio::spawn(cluster::watch_version(client.clone(), version.clone(), seen.clone()));
         tokio::spawn(cluster::write(client.clone(), to_write, seen.clone()));
         let (finalizers, to_finalize) = mpsc::channel(WAITING_MAX);
         tokio::spawn(cluster::write_finalizers(client.clone(), to_finalize, seen.clone()));
@@ -152,8 +145,7 @@ impl Kubernetes {
         let attached = AttachedWatches {
             client: client.clone(),
             changes: seen.clone(),
-            newest_seen,
-            begins_anew,
+            version,
             running: BTreeMap::new(),
         };
         let members = Members { client, changes: seen, kept: BTreeMap::new() };
@@ -175,6 +167,11 @@ impl Kubernetes {
             self.attached.watch(interest);
         }
         self.take_over()
+    }
+
+    /// What is to be stored at once: that the API server was put back, which a hub that starts now must know.
+    pub(super) fn take_put_back(&mut self) -> Option<SeenState> {
+        self.reconciler.take_put_back()
     }
 
     /// An older state of the API server counts from now on: the desired state, where it may be another then;
