@@ -7,18 +7,20 @@ host="$(rustc -vV | sed -n 's/^host: //p')"
 target="${1:-$host}"
 folder="${CARGO_TARGET_DIR:-target}"
 
-arguments=()
-if [ "$target" != "$host" ]; then
-    arguments=(--target "$target")
-    folder="$folder/$target"
-fi
 # Rust's own linker also where it is not the default: it folds functions and tables that are equal.
 linker="$(rustc --print sysroot)/lib/rustlib/$host/bin/gcc-ld"
 flags=()
 for flag in -fuse-ld=lld "-B$linker" -Wl,--icf=all -Wl,--ignore-data-address-equality; do
     flags+=(-C "link-arg=$flag")
 done
-# No panic passes through C.
+# Nothing is unwound: a panic ends the program. With a target flags are not those of build scripts, whose panics do.
 CFLAGS="-fno-asynchronous-unwind-tables -fno-unwind-tables" \
-    "${CARGO:-cargo}" rustc --profile node "${arguments[@]}" -p edge-agent --bin edge-agent -- "${flags[@]}"
-echo "$folder/node/edge-agent"
+    RUSTFLAGS="${RUSTFLAGS:-} -C force-unwind-tables=no" \
+    "${CARGO:-cargo}" rustc --profile node --target "$target" -p edge-agent --bin edge-agent -- "${flags[@]}"
+program="$folder/$target/node/edge-agent"
+if [ "$target" = "$host" ]; then
+    mkdir -p "$folder/node"
+    cp "$program" "$folder/node/edge-agent"
+    program="$folder/node/edge-agent"
+fi
+echo "$program"

@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     if let Some(code) = early {
         return ExitCode::from(code);
     }
+    shared::io::anew::end_on_panic();
     shared::io::tls::install_crypto_provider();
     match Cli::parse().carry_out() {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,8 @@
 //! library broke it (a panic inside, a lock that is never freed), and when the allocator is not set
 //! up for a small process. Children notice nothing.
 
-use std::io;
+use super::store::sled_was_asked_to;
+use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use thiserror::Error;
@@ -39,13 +40,18 @@ pub enum AnewError {
 /// Replaces this process because the store broke it. Returns only when that fails.
 #[must_use]
 pub fn begin_anew(reason: String) -> AnewError {
-    let before = std::env::var(RESTARTS_VARIABLE).ok().and_then(|text| text.parse().ok());
-    let before: u32 = before.unwrap_or(0);
+    let before = restarts();
     if before >= RESTARTS_MAX {
         return AnewError::TooOften { reason };
     }
     let count = (before + 1).to_string();
     AnewError::Exec(same_program().env(RESTARTS_VARIABLE, count).exec())
+}
+
+/// How often this process began anew because the store broke it.
+#[must_use]
+pub fn restarts() -> u32 {
+    std::env::var(RESTARTS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Sets the allocator up, unless whoever started this program did: replaces this process then.
@@ -58,6 +64,21 @@ pub fn settle_allocator() -> Result<(), AnewError> {
         return Ok(());
     }
     Err(AnewError::Exec(same_program().envs(ALLOCATOR).exec()))
+}
+
+/// From now on any panic ends this process, whatever thread it is in: one in the store's library by beginning anew,
+/// any other by SIGABRT, so that whoever started the program starts it again. A program that may end at any point
+/// has no other way to go on with what a panic left half done.
+pub fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if let Some(attempted) = sled_was_asked_to() {
+            let failure = begin_anew(format!("sled panicked when asked to {attempted}"));
+            let _ = writeln!(io::stderr(), "could not begin anew: {}", crate::in_words(&failure));
+        }
+        std::process::abort();
+    }));
 }
 
 fn same_program() -> Command {

@@ -1,7 +1,8 @@
 //! sled behind a seam: raw trees, one durable transaction, and errors that say what is to be done.
 //!
 //! It knows nothing of seals. No panic of sled leaves it: a panic becomes an error that asks for a new
-//! process. What was measured and forces its form:
+//! process, or in a program that ends with any panic it is known to be sled's ([`sled_was_asked_to`]). What was
+//! measured and forces its form:
 //! - `flush()` alone lost acknowledged batches in power cuts; `sync_data()` on the file behind it none.
 //! - A page over 128 KiB goes to a file of its own, which `flush` does not make durable. A page holds
 //!   up to 17 values, so values must stay below 7 KiB ([`super::sealer::CHUNK_BYTES`]).
@@ -12,6 +13,7 @@
 use sled::transaction::{ConflictableTransactionError, TransactionError, TransactionalTree};
 use sled::{IVec, Transactional};
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -257,16 +259,31 @@ fn write_all(
     Ok(())
 }
 
+thread_local! {
+    /// What sled does in this thread.
+    static ATTEMPTED: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// What sled was asked to do, where the calling thread is sled's at present. For a hook of panics.
+#[must_use]
+pub fn sled_was_asked_to() -> Option<&'static str> {
+    let is_its_own = || std::thread::current().name().is_some_and(|name| name.starts_with("sled-"));
+    ATTEMPTED.get().or_else(|| is_its_own().then_some("work in a thread of its own"))
+}
+
 /// Turns a panic of sled into an error. What it leaves half done in memory is never used again: the
 /// caller begins a new process.
 fn guarded<T>(
     attempted: &'static str,
     ask: impl FnOnce() -> Result<T, DatabaseError>,
 ) -> Result<T, DatabaseError> {
-    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|panic| {
+    let before = ATTEMPTED.replace(Some(attempted));
+    let answer = catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|panic| {
         let message = words_of_panic(panic.as_ref());
         Err(DatabaseError::Panicked { attempted, message })
-    })
+    });
+    ATTEMPTED.set(before);
+    answer
 }
 
 fn words_of_panic(panic: &(dyn Any + Send)) -> String {

@@ -159,7 +159,11 @@ impl StoreFiles {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with("snap.") && name.ends_with(".generating") {
-                fs::remove_file(entry.path()).map_err(failed())?;
+                match fs::remove_file(entry.path()) {
+                    // A process that is about to end has finished it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed.map_err(failed())?,
+                }
             }
         }
         Ok(())

@@ -49,6 +49,12 @@ pub fn probe_if_asked(args: &[OsString]) -> Option<u8> {
         std::thread::sleep(deadline);
         std::process::exit(UNUSABLE.into());
     });
+    // Also where a panic ends a program.
+    std::panic::set_hook(Box::new(|panic| {
+        let words = panic.to_string().replace('\n', " ");
+        let _ = writeln!(std::io::stdout(), "sled panicked in a trial: {words}");
+        std::process::exit(UNUSABLE.into());
+    }));
     let (code, words) = judge(Path::new(folder), deadline);
     let _ = writeln!(std::io::stdout(), "{words}");
     Some(code)

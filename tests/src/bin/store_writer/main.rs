@@ -16,23 +16,20 @@ mod lives;
 use anyhow::{Context, bail, ensure};
 use lives::Layout;
 use rustix::fs::{FallocateFlags, fallocate};
+use shared::io::anew::{begin_anew, end_on_panic, restarts};
 use shared::io::store::{OpenError, Opening, SealedStore, StoreOptions, probe_if_asked};
 use shared::ports::{Store, StoreError, Tree, WriteBatch};
 use shared::trust::record::WrappingKey;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const OPEN_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Counts how often this program executed itself anew, across the executions.
-const RESTARTS: &str = "STORE_WRITER_RESTARTS";
 
 fn main() -> anyhow::Result<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -45,6 +42,10 @@ fn main() -> anyhow::Result<ExitCode> {
             write(Path::new(folder), Layout::parse(layout)?, count.parse()?)?;
         }
         ["check", folder, layout] => check(Path::new(folder), Layout::parse(layout)?)?,
+        ["check-as-agent", folder, layout] => {
+            end_on_panic();
+            check(Path::new(folder), Layout::parse(layout)?)?;
+        }
         ["fill", disk] => fill(Path::new(disk))?,
         ["measure", folder, count, bytes] => measure(folder, count.parse()?, bytes.parse()?)?,
         ["live", folder, layout, until, promises] => {
@@ -57,7 +58,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         _ => {
             bail!(
-                "expected write FOLDER LAYOUT COUNT, check FOLDER LAYOUT, fill DISK, measure FOLDER N \
+                "expected write FOLDER LAYOUT COUNT, check[-as-agent] FOLDER LAYOUT, fill DISK, measure FOLDER N \
                  BYTES, live FOLDER LAYOUT UNTIL PROMISES or recover FOLDER LAYOUT"
             )
         }
@@ -74,21 +75,9 @@ fn open(folder: &Path) -> anyhow::Result<(SealedStore, Opening)> {
     }
 }
 
-/// As agent and hub do it.
 fn start_anew(reason: &str) -> anyhow::Error {
     println!("restart: {reason}");
-    let restarts = restarts();
-    if restarts >= 3 {
-        return anyhow::anyhow!("started anew {restarts} times in vain");
-    }
-    let mut args = std::env::args_os();
-    let mut command = Command::new("/proc/self/exe");
-    command.args(args.by_ref().skip(1)).env(RESTARTS, (restarts + 1).to_string());
-    command.exec().into()
-}
-
-fn restarts() -> u64 {
-    std::env::var(RESTARTS).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    begin_anew(reason.to_owned()).into()
 }
 
 fn last(store: &SealedStore) -> Result<u64, StoreError> {
