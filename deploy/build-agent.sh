@@ -7,14 +7,17 @@ host="$(rustc -vV | sed -n 's/^host: //p')"
 target="${1:-$host}"
 folder="${CARGO_TARGET_DIR:-target}"
 
-# Rust's own linker also where it is not the default: it folds functions and tables that are equal.
+# Rust's own linker also where it is not the default: it folds functions and tables that are equal. Tables for unwinding
+# go, which the compiler makes all the same.
 linker="$(rustc --print sysroot)/lib/rustlib/$host/bin/gcc-ld"
 flags=()
-for flag in -fuse-ld=lld "-B$linker" -Wl,--icf=all -Wl,--ignore-data-address-equality; do
+for flag in -fuse-ld=lld "-B$linker" -Wl,--icf=all -Wl,--ignore-data-address-equality \
+    -Wl,--no-eh-frame-hdr "-Wl,-T,$PWD/deploy/agent.ld"; do
     flags+=(-C "link-arg=$flag")
 done
 # Nothing is unwound: a panic ends the program. With a target flags are not those of build scripts, whose panics do.
-CFLAGS="-fno-asynchronous-unwind-tables -fno-unwind-tables" \
+# Without entropy from the jitter of the CPU beside the kernel's, which takes 128 KiB for ever.
+AWS_LC_SYS_NO_JITTER_ENTROPY=1 CFLAGS="-fno-asynchronous-unwind-tables -fno-unwind-tables" \
     RUSTFLAGS="${RUSTFLAGS:-} -C force-unwind-tables=no" \
     "${CARGO:-cargo}" rustc --profile node --target "$target" -p edge-agent --bin edge-agent -- "${flags[@]}"
 program="$folder/$target/node/edge-agent"

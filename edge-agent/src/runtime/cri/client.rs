@@ -13,10 +13,11 @@ use hyper::client::conn::http2::SendRequest;
 use prost::Message;
 use shared::in_words;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 /// The longest answer: what a check prints is in one of them. As kubelet's.
@@ -98,6 +99,8 @@ pub(super) struct CriClient(Arc<Connection>);
 #[derive(Debug)]
 struct Connection {
     socket: PathBuf,
+    /// Held while it is made: whoever calls meanwhile waits for that one. Fifty pods that were found at a start had
+    /// fifty connections otherwise, 45 KiB each.
     sender: Mutex<Option<SendRequest<Body>>>,
 }
 
@@ -189,14 +192,16 @@ impl CriClient {
         question: Bytes,
         limit: Duration,
     ) -> Result<Bytes, CallError> {
-        let exchange = async {
+        // On the heap for as long as it takes: whoever keeps a pod waits for calls in tasks of their own, that would
+        // each have room for one.
+        let exchange = Box::pin(async {
             let sender = self.sender().await.map_err(Failure::Unanswered)?;
             let metadata = (service == CONTENT).then_some(CONTENT_NAMESPACE);
             let authority = "localhost";
             let (name, answer_bytes_max) = (method, ANSWER_BYTES_MAX);
             let asked = Method { authority, service, name, metadata, answer_bytes_max };
             grpc::exchange(sender, asked, question).await
-        };
+        });
         match timeout(limit, exchange).await {
             Ok(answer) => answer.map_err(|failure| match failure {
                 Failure::Unanswered(what) => self.unanswered(method, what),
@@ -214,14 +219,14 @@ impl CriClient {
 
     /// The connection, made anew where there is none.
     async fn sender(&self) -> Result<SendRequest<Body>, String> {
-        let open = || self.0.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = open().as_ref().filter(|sender| !sender.is_closed()) {
+        let mut open = self.0.sender.lock().await;
+        if let Some(sender) = open.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
         let stream = UnixStream::connect(&self.0.socket).await;
         let stream = Box::new(stream.map_err(|error| error.to_string())?);
         let sender = grpc::connect(stream, Tasks::Free, None).await?;
-        *open() = Some(sender.clone());
+        *open = Some(sender.clone());
         Ok(sender)
     }
 }
