@@ -8,6 +8,7 @@ use rand_core::{RngCore, SeedableRng};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -191,6 +192,17 @@ fn damaged_stores_open_work_and_say_what_they_lost(layout: &str) {
     // Seen in three to fourteen.
     let anew = outcomes.keys().any(|outcome| outcome.contains("\"1\""));
     assert!(anew || layout == "agent", "no panic: {outcomes:?}");
+}
+
+#[test]
+fn a_panic_that_is_not_of_the_store_ends_an_agent_without_a_core_dump() {
+    let folder = tempfile::tempdir().unwrap();
+    let script =
+        format!("ulimit -c unlimited; cd {}; exec {WRITER} panic", folder.path().display());
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.signal() == Some(6) && said.contains("planted"), "{output:?}");
+    assert!(!output.status.core_dumped() && fs::read_dir(folder.path()).unwrap().count() == 0);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! library broke it (a panic inside, a lock that is never freed), and when the allocator is not set
 //! up for a small process. Children notice nothing.
 
-use super::store::sled_was_asked_to;
+use super::store::blame_sled;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -67,16 +68,18 @@ pub fn settle_allocator() -> Result<(), AnewError> {
 }
 
 /// From now on any panic ends this process, whatever thread it is in: one in the store's library by beginning anew,
-/// any other by SIGABRT, so that whoever started the program starts it again. A program that may end at any point
+/// any other by SIGABRT, without a core dump, so that whoever started the program starts it again. A program that may end at any point
 /// has no other way to go on with what a panic left half done.
 pub fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        if let Some(attempted) = sled_was_asked_to() {
-            let failure = begin_anew(format!("sled panicked when asked to {attempted}"));
+        if let Some(reason) = blame_sled(panic) {
+            let failure = begin_anew(reason);
             let _ = writeln!(io::stderr(), "could not begin anew: {}", crate::in_words(&failure));
         }
+        // Keys and Secrets are in its memory, and a core dump is on a disk.
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         std::process::abort();
     }));
 }

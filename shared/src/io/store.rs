@@ -24,7 +24,7 @@ mod probe;
 mod reading;
 mod sealer;
 
-pub use database::sled_was_asked_to;
+pub use database::blame_sled;
 pub use probe::probe_if_asked;
 
 use crate::io::keys::fresh_seed;

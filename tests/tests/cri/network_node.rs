@@ -2,15 +2,11 @@
 //! is read at their addresses, one waits for a port of the node, the hub shows where they are, and a power cut gives
 //! them other addresses.
 
+use crate::site::{PATIENCE, Site};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::time::Duration;
-use tests::real::agent::Agent;
 use tests::real::containerd::Containerd;
-use tests::real::hub::Hub;
 use tests::real::process::{free_port, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Three servers at one port, since their queue is long; one of them says what network it wants.
 fn manifest(port: u16) -> String {
@@ -81,22 +77,12 @@ fn addresses(status: &Value) -> Option<BTreeSet<String>> {
 
 #[test]
 fn they_are_ready_and_scale_and_are_back_after_a_power_cut_with_other_addresses() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut containerd = Containerd::start().unwrap();
-    containerd.take_network().unwrap().configure().unwrap();
-    let mut hub = Hub::new(&folder.path().join("hub")).unwrap();
-    hub.start().unwrap();
-    let mut agent = Agent::new(&folder.path().join("node"), "mast-17").unwrap();
-    agent.use_cri(&containerd.socket(), &containerd.cgroup).unwrap();
-    agent.add_table("network = \"pod\"").unwrap();
-    agent.enroll(&hub).unwrap();
-    agent.start().unwrap();
-    agent.wait_until_up().unwrap();
+    let mut site = Site::with_network();
     let port = free_port().unwrap();
-    hub.apply("network.yaml", &manifest(port)).unwrap();
+    site.hub.apply("network.yaml", &manifest(port)).unwrap();
     let all_run = |status: &Value| addresses(status).is_some();
-    agent.wait_for("all that should are ready", PATIENCE, all_run).unwrap();
-    let status = agent.status().unwrap();
+    site.agent.wait_for("all that should are ready", PATIENCE, all_run).unwrap();
+    let status = site.agent.status().unwrap();
     let before = addresses(&status).unwrap();
     assert_eq!(before.len(), 4, "{before:?}");
     let second = pods(&status, "door").into_iter().find(|pod| pod["ready"] == false).unwrap();
@@ -105,37 +91,31 @@ fn they_are_ready_and_scale_and_are_back_after_a_power_cut_with_other_addresses(
     assert!(second["message"].as_str().unwrap().starts_with(&words), "{second}");
 
     // Shown where the rest of a pod's status is.
-    let shown = |hub: &Hub| {
-        let output = hub.command(&["why", "mast-17", "default/queue-0"]).unwrap().output().unwrap();
+    let shown = || {
+        let output =
+            site.hub.command(&["why", "mast-17", "default/queue-0"]).unwrap().output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let is_shown = || {
-        let text = shown(&hub);
+        let text = shown();
         Ok(before.iter().any(|address| text.contains(address)))
     };
     wait_until("the hub shows its address", PATIENCE, is_shown).unwrap();
-    let output = agent.command(&["status"]).unwrap().output().unwrap();
+    let output = site.agent.command(&["status"]).unwrap().output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(before.iter().all(|address| text.contains(address)), "{text}");
 
-    hub.kill();
-    agent.cut_power();
-    containerd.cut_power().unwrap();
-    containerd.resume().unwrap();
-    agent.start().unwrap();
-    agent.wait_until_up().unwrap();
-    agent.wait_for("all are back", PATIENCE, all_run).unwrap();
-    let after = addresses(&agent.status().unwrap()).unwrap();
+    site.hub.kill();
+    site.cut_power();
+    site.agent.start().unwrap();
+    site.agent.wait_until_up().unwrap();
+    site.agent.wait_for("all are back", PATIENCE, all_run).unwrap();
+    let after = addresses(&site.agent.status().unwrap()).unwrap();
     assert!(after.is_disjoint(&before), "{after:?} and {before:?}");
-    let taken = || containerd.network().map_or(0, |network| network.taken().len());
+    let taken = || site.containerd.network().map_or(0, |network| network.taken().len());
     wait_until("what is taken is what is used", PATIENCE, || Ok(taken() == 4)).unwrap();
 
-    hub.start().unwrap();
-    hub.withdraw("network.yaml").unwrap();
-    wait_until("nothing of them is left", PATIENCE, || {
-        let leaks = containerd.leaks()?;
-        anyhow::ensure!(leaks.is_empty(), "{leaks:?}");
-        Ok(true)
-    })
-    .unwrap();
+    site.hub.start().unwrap();
+    site.hub.withdraw("network.yaml").unwrap();
+    site.assert_nothing_is_left();
 }

@@ -26,8 +26,18 @@ impl Site {
 
     /// One whose agent has these tables in its configuration.
     pub(crate) fn configured(tables: &[&str]) -> Self {
+        Self::on(Containerd::start().unwrap(), tables)
+    }
+
+    /// One whose pods have networks of their own.
+    pub(crate) fn with_network() -> Self {
+        let mut containerd = Containerd::start().unwrap();
+        containerd.take_network().unwrap().configure().unwrap();
+        Self::on(containerd, &["network = \"pod\""])
+    }
+
+    fn on(containerd: Containerd, tables: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let containerd = Containerd::start().unwrap();
         let mut hub = Hub::new(&folder.path().join("hub")).unwrap();
         hub.start().unwrap();
         let mut agent = Agent::new(&folder.path().join("node"), "mast-17").unwrap();

@@ -1,8 +1,8 @@
 //! sled behind a seam: raw trees, one durable transaction, and errors that say what is to be done.
 //!
 //! It knows nothing of seals. No panic of sled leaves it: a panic becomes an error that asks for a new
-//! process, or in a program that ends with any panic it is known to be sled's ([`sled_was_asked_to`]). What was
-//! measured and forces its form:
+//! process, or in a program that ends with any panic it is known to be sled's ([`blame_sled`]). What was measured and
+//! forces its form:
 //! - `flush()` alone lost acknowledged batches in power cuts; `sync_data()` on the file behind it none.
 //! - A page over 128 KiB goes to a file of its own, which `flush` does not make durable. A page holds
 //!   up to 17 values, so values must stay below 7 KiB ([`super::sealer::CHUNK_BYTES`]).
@@ -10,6 +10,7 @@
 //!   tree is read in steps of [`STEP_RECORDS`].
 //! - After a failed write every later write fails, until the database is dropped and opened again.
 
+use super::files::StoreFiles;
 use sled::transaction::{ConflictableTransactionError, TransactionError, TransactionalTree};
 use sled::{IVec, Transactional};
 use std::any::Any;
@@ -18,9 +19,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -137,6 +138,8 @@ impl Database {
         eager: &[u8],
         deadline: Duration,
     ) -> Result<Self, DatabaseError> {
+        *OPENED.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(StoreFiles::new(folder.to_owned()));
         let (sender, receiver) = mpsc::sync_channel(1);
         let (folder, trees, eager) = (folder.to_owned(), trees.to_owned(), eager.to_owned());
         let open = move || {
@@ -264,11 +267,24 @@ thread_local! {
     static ATTEMPTED: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// What sled was asked to do, where the calling thread is sled's at present. For a hook of panics.
+/// The files of the database that was opened last.
+static OPENED: Mutex<Option<StoreFiles>> = Mutex::new(None);
+
+/// For a hook of panics: what to say of one where it is sled's, as the calling thread tells. The store that was opened
+/// last is tried in a child from now on before it is opened again, as after the error that the panic would become.
 #[must_use]
-pub fn sled_was_asked_to() -> Option<&'static str> {
+pub fn blame_sled(panic: &PanicHookInfo<'_>) -> Option<String> {
     let is_its_own = || std::thread::current().name().is_some_and(|name| name.starts_with("sled-"));
-    ATTEMPTED.get().or_else(|| is_its_own().then_some("work in a thread of its own"))
+    let own = || is_its_own().then_some("work in a thread of its own");
+    let attempted = ATTEMPTED.get().or_else(own)?;
+    let message = words_of_panic(panic.payload());
+    let reason = DatabaseError::Panicked { attempted, message }.in_words();
+    let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(files) = opened.as_ref() {
+        // Without room for a name the next panic is met by the next process, and whoever starts it.
+        let _ = files.suspect(&reason);
+    }
+    Some(reason)
 }
 
 /// Turns a panic of sled into an error. What it leaves half done in memory is never used again: the

@@ -46,6 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
             end_on_panic();
             check(Path::new(folder), Layout::parse(layout)?)?;
         }
+        ["panic"] => panic_elsewhere()?,
         ["fill", disk] => fill(Path::new(disk))?,
         ["measure", folder, count, bytes] => measure(folder, count.parse()?, bytes.parse()?)?,
         ["live", folder, layout, until, promises] => {
@@ -58,7 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         _ => {
             bail!(
-                "expected write FOLDER LAYOUT COUNT, check[-as-agent] FOLDER LAYOUT, fill DISK, measure FOLDER N \
+                "expected write FOLDER LAYOUT COUNT, check[-as-agent] FOLDER LAYOUT, panic, fill DISK, measure FOLDER N \
                  BYTES, live FOLDER LAYOUT UNTIL PROMISES or recover FOLDER LAYOUT"
             )
         }
@@ -123,6 +124,15 @@ fn check(folder: &Path, layout: Layout) -> anyhow::Result<()> {
     println!("lost: {}", store.lost_commits());
     println!("restarts: {}", restarts());
     Ok(())
+}
+
+/// Panics in a thread that nobody waits for, as an agent would.
+#[allow(clippy::panic, reason = "that is what it is for")]
+fn panic_elsewhere() -> anyhow::Result<()> {
+    end_on_panic();
+    std::thread::spawn(|| panic!("planted"));
+    std::thread::sleep(OPEN_DEADLINE);
+    bail!("the panic ended nothing")
 }
 
 /// What became of commits on a disk that is full now and then.
