@@ -185,7 +185,7 @@ impl<'a> WithoutLower<'a> {
             }
             self.of = Some((demand.priority, higher));
         }
-        self.of.as_ref().is_some_and(|(_, higher)| higher.fits(pod).is_ok())
+        self.of.as_ref().is_some_and(|(_, higher)| higher.has_place(pod))
     }
 
     /// A pod was placed; pods are placed in the order of their priorities.
@@ -216,14 +216,14 @@ fn make_room<'a>(
         if let Some(placement) = usage.remove(candidate) {
             victims.push((candidate, placement));
         }
-        if usage.fits(pod).is_ok() {
+        if usage.has_place(pod) {
             break;
         }
     }
     // The last one taken was needed; of the others, the highest priorities are spared first.
     for (victim, placement) in victims.into_iter().rev() {
         usage.put(victim, placement);
-        if usage.fits(pod).is_err() {
+        if !usage.has_place(pod) {
             usage.remove(victim);
             leaves(victim);
         }

@@ -80,6 +80,8 @@ pub(super) struct Usage<'a> {
     memory_bytes: u128,
     gpus: Vec<GpuUse>,
     by_uuid: BTreeMap<&'a str, usize>,
+    /// Whether a GPU has its memory of the node's.
+    shares_memory_with_gpu: bool,
     /// Pods by priority and then by rank, the ones that go first last.
     by_priority: BTreeMap<i32, BTreeSet<usize>>,
 }
@@ -147,6 +149,7 @@ impl<'a> Usage<'a> {
             memory_bytes: 0,
             gpus: vec![GpuUse::default(); node.gpus.len()],
             by_uuid: by_uuid.collect(),
+            shares_memory_with_gpu: node.shares_memory_with_gpu(),
             by_priority: BTreeMap::new(),
         }
     }
@@ -217,6 +220,9 @@ impl<'a> Usage<'a> {
 
     /// What of a GPU's memory that a pod has at a place is main memory.
     fn share_of_main_memory(&self, placement: &Placement) -> u128 {
+        if !self.shares_memory_with_gpu {
+            return 0;
+        }
         let device = |uuid: &String| self.node.gpus.get(*self.by_uuid.get(uuid.as_str())?);
         let mut devices = placement.gpus.iter().filter_map(device);
         let is_main = devices.any(|gpu| gpu.shares_main_memory);
@@ -298,6 +304,19 @@ impl<'a> Usage<'a> {
         };
         let found = u32::try_from(gpus.len()) == Ok(count);
         if found { Ok(Placement { gpus, gpu_memory_bytes }) } else { Err(Lack::Gpu) }
+    }
+
+    /// Whether [`Self::fits`] would find a place.
+    pub(super) fn has_place(&self, pod: usize) -> bool {
+        let Some(demand) = self.demand(pod) else { return false };
+        let count = match demand.resources.gpu {
+            GpuRequest::None => Ok(0),
+            GpuRequest::Whole(count) => usize::try_from(count),
+            GpuRequest::Mig(_) | GpuRequest::SharedMemory(_) => Ok(1),
+        };
+        let usable = (0..self.gpus.len()).filter(|gpu| self.gpu_lack(*gpu, demand).is_none());
+        self.main_lack(demand).is_none()
+            && count.is_ok_and(|count| usable.take(count).count() == count)
     }
 
     fn main_lack(&self, demand: &PodDemand) -> Option<Lack> {
