@@ -1,5 +1,6 @@
 //! What a container runtime that was killed left of a start: containerd's shim, perhaps with a process in it that waits
-//! for ever, and cgroups, with or without one. The one that runs now does not know of them and never will, so nobody else ends them.
+//! for ever, and cgroups, with or without one. The one that runs now does not know of them and never will, so nobody
+//! else ends them.
 //!
 //! A shim is taken for left when the runtime lists neither sandbox nor container of its id, and either it is older
 //! than the runtime, which has read all that it knows before it answers, or that has been so for longer than a start can
