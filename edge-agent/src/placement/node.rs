@@ -282,14 +282,15 @@ impl<'a> Usage<'a> {
         if let Some(lack) = self.main_lack(demand) {
             return Err(lack);
         }
-        let (count, gpu_memory_bytes) = match demand.resources.gpu {
-            GpuRequest::None => return Ok(Placement::default()),
-            GpuRequest::Whole(count) => (count, None),
-            GpuRequest::Mig(_) => (1, None),
-            GpuRequest::SharedMemory(memory) => (1, Some(memory.bytes)),
+        let count = gpus_of(demand.resources.gpu);
+        if count == 0 {
+            return Ok(Placement::default());
+        }
+        let gpu_memory_bytes = match demand.resources.gpu {
+            GpuRequest::SharedMemory(memory) => Some(memory.bytes),
+            GpuRequest::None | GpuRequest::Whole(_) | GpuRequest::Mig(_) => None,
         };
-        let usable = (0..self.gpus.len()).filter(|gpu| self.gpu_lack(*gpu, demand).is_none());
-        let ranked = usable.filter_map(|gpu| {
+        let ranked = self.usable(demand).filter_map(|gpu| {
             let (device, used) = (self.node.gpus.get(gpu)?, self.gpus.get(gpu)?);
             let siblings = used.workloads.get(&workload).copied().unwrap_or(0);
             Some((siblings, self.gpu_free_bytes(gpu), device.uuid.as_str()))
@@ -309,14 +310,14 @@ impl<'a> Usage<'a> {
     /// Whether [`Self::fits`] would find a place.
     pub(super) fn has_place(&self, pod: usize) -> bool {
         let Some(demand) = self.demand(pod) else { return false };
-        let count = match demand.resources.gpu {
-            GpuRequest::None => Ok(0),
-            GpuRequest::Whole(count) => usize::try_from(count),
-            GpuRequest::Mig(_) | GpuRequest::SharedMemory(_) => Ok(1),
-        };
-        let usable = (0..self.gpus.len()).filter(|gpu| self.gpu_lack(*gpu, demand).is_none());
+        let count = usize::try_from(gpus_of(demand.resources.gpu));
         self.main_lack(demand).is_none()
-            && count.is_ok_and(|count| usable.take(count).count() == count)
+            && count.is_ok_and(|count| self.usable(demand).take(count).count() == count)
+    }
+
+    /// The GPUs that can take a pod.
+    fn usable(&self, demand: &PodDemand) -> impl Iterator<Item = usize> {
+        (0..self.gpus.len()).filter(|gpu| self.gpu_lack(*gpu, demand).is_none())
     }
 
     fn main_lack(&self, demand: &PodDemand) -> Option<Lack> {
@@ -392,6 +393,15 @@ impl<'a> Usage<'a> {
 
 fn free(all: u64, taken: u128) -> u64 {
     u64::try_from(u128::from(all).saturating_sub(taken)).unwrap_or(u64::MAX)
+}
+
+/// How many devices a request is of.
+fn gpus_of(request: GpuRequest) -> u32 {
+    match request {
+        GpuRequest::None => 0,
+        GpuRequest::Whole(count) => count,
+        GpuRequest::Mig(_) | GpuRequest::SharedMemory(_) => 1,
+    }
 }
 
 /// Why no pod with this request gets a device of this kind, whatever its state; `None` when it may.
