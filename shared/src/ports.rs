@@ -25,11 +25,13 @@ pub enum Tree {
     Decoders = 7,
     /// On the hub: the templates that each workload's nodes run, by `namespace/name`.
     Templates = 8,
+    /// Neighbouring records of a log under the key of the last, ordered as [`Self::Outbox`].
+    Packs = 9,
 }
 
 impl Tree {
     /// Every tree there is.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Meta,
         Self::Desired,
         Self::Pods,
@@ -38,13 +40,14 @@ impl Tree {
         Self::Reported,
         Self::Decoders,
         Self::Templates,
+        Self::Packs,
     ];
 
     /// Whether keys are numbers that must keep their order. Keys of all other trees are names,
     /// which the sealed store hides.
     #[must_use]
     pub fn is_ordered(self) -> bool {
-        matches!(self, Self::Outbox)
+        matches!(self, Self::Outbox | Self::Packs)
     }
 }
 

@@ -50,7 +50,7 @@ use thiserror::Error;
 const FREE_BYTES_MIN: u64 = 4 << 20;
 
 /// Every raw tree: those of [`Tree`], the chunks, the store's own.
-const ALL_TREES: [u8; 10] = [
+const ALL_TREES: [u8; 11] = [
     Tree::Meta as u8,
     Tree::Desired as u8,
     Tree::Pods as u8,
@@ -59,6 +59,7 @@ const ALL_TREES: [u8; 10] = [
     Tree::Reported as u8,
     Tree::Decoders as u8,
     Tree::Templates as u8,
+    Tree::Packs as u8,
     CHUNKS,
     OWN,
 ];

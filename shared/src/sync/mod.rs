@@ -35,7 +35,7 @@ pub use map_publisher::{Chunking, FRUGAL_CHUNK_BYTES, MapPublisher, UNASKED_CHUN
 pub use map_receiver::{MapReceiver, PreparedUpdate, Received};
 pub use outbox::{
     LogRead, Outbox, OutboxQuota, RecordTooLarge, StreamTotals, newest_incarnation, outbox_key,
-    read_log,
+    read_log, read_pack,
 };
 pub use outbox_log::LogMeta;
 pub use retry::Retry;

@@ -5,21 +5,28 @@
 //! out as writes that the caller commits before it sends. A record is freed by a watermark of the
 //! receiver or by the quota, and by nothing else; what the quota takes is counted here, and exactly
 //! by the receiver, which sees `oldest` in each batch.
+//!
+//! While nobody listens, records that are complete in number go together under one key (`pack.rs`).
 
 mod keys;
+mod pack;
+mod reading;
 
 pub use keys::outbox_key;
+pub(super) use pack::Packing;
+pub use pack::read_pack;
+pub use reading::read_log;
 
 use super::outbox_log::{LogMeta, OutboxLog};
 use crate::limits::{LOG_BATCH_RECORDS_MAX, LOG_RECORD_BYTES_MAX};
 use crate::model::MonotonicMs;
-use crate::ports::{Store, StoreError, Tree, WriteBatch};
+use crate::ports::{Tree, WriteBatch};
 use crate::telemetry::RUN_RECORDS_MAX;
 use crate::wire::{
     EncodeError, Incarnation, LogAck, LogBatch, LogHold, LogId, SequenceNumber, Stream, decode,
     encode,
 };
-use keys::{log_prefix, meta_key, parse_meta_key};
+use keys::{meta_key, parse_meta_key};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -105,42 +112,6 @@ pub struct StreamTotals {
     pub bytes: u64,
 }
 
-/// What `store` holds for `read`, as much as its limits allow.
-///
-/// # Errors
-/// When the medium can't be read.
-pub fn read_log(
-    store: &dyn Store,
-    read: &LogRead,
-) -> Result<Vec<(SequenceNumber, Vec<u8>)>, StoreError> {
-    let prefix = log_prefix(read.log);
-    let (mut records, mut bytes) = (Vec::new(), 0);
-    let mut from = read.first;
-    while records.len() < read.count_max && bytes <= read.bytes_max {
-        // A few at a time: the largest records of a whole batch would be megabytes of memory.
-        let some = store.scan(Tree::Outbox, &outbox_key(read.log, from), READ_STEP_RECORDS)?;
-        let found = some.len();
-        for (key, record) in some {
-            let number =
-                key.strip_prefix(prefix.as_slice()).and_then(|n| <[u8; 8]>::try_from(n).ok());
-            let Some(number) = number.map(u64::from_be_bytes) else { return Ok(records) };
-            if number >= read.first + read.count_max as u64 {
-                return Ok(records);
-            }
-            bytes += record.len();
-            from = number + 1;
-            records.push((number, record));
-        }
-        if found < READ_STEP_RECORDS {
-            break;
-        }
-    }
-    Ok(records)
-}
-
-/// Records read from the store at once: at most 192 KiB.
-const READ_STEP_RECORDS: usize = 16;
-
 /// The sending side of all logs of a node.
 #[derive(Debug)]
 pub struct Outbox {
@@ -199,6 +170,9 @@ impl Outbox {
         let sequence = outbox_log.meta.next;
         outbox_log.meta.next += 1;
         outbox_log.meta.bytes += record.len() as u64;
+        if !self.listening {
+            outbox_log.pack(log, sequence, &record, writes);
+        }
         writes.put(Tree::Outbox, outbox_key(log, sequence), record);
         put_meta(log, &outbox_log.meta, writes);
         Ok(sequence)
@@ -251,7 +225,7 @@ impl Outbox {
         self.dropped_records += released.end - released.start;
         log.dropped();
         let id = LogId { stream: key.0, incarnation: key.1 };
-        released.for_each(|sequence| writes.delete(Tree::Outbox, outbox_key(id, sequence)));
+        log.delete(id, released, writes);
         put_meta(id, &log.meta, writes);
         true
     }
@@ -259,6 +233,7 @@ impl Outbox {
     /// The receiver listens; it has these watermarks, so far as it says.
     pub fn begin(&mut self, watermarks: &[LogAck], now: MonotonicMs, writes: &mut WriteBatch) {
         self.listening = true;
+        self.logs.values_mut().for_each(|log| log.packing.clear());
         self.rewind();
         watermarks.iter().for_each(|ack| self.handle_ack(*ack, now, writes));
     }
@@ -367,7 +342,7 @@ impl Outbox {
         let watermark = if ended { ack.watermark.min(last) } else { ack.watermark };
         let released = log.acknowledged(watermark, now);
         let changed = !released.is_empty();
-        released.for_each(|sequence| writes.delete(Tree::Outbox, outbox_key(ack.log, sequence)));
+        log.delete(ack.log, released, writes);
         let ended = ack.log.incarnation < self.incarnation
             && log.meta.records() == 0
             && ack.watermark.saturating_add(1) >= log.meta.next;

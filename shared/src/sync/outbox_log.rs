@@ -1,5 +1,6 @@
 //! One log of the outbox: which records there are, which are on their way, which are delivered.
 
+use super::outbox::Packing;
 use super::retry::Retry;
 use crate::limits::{LOG_BATCH_RECORDS_MAX, STORE_BYTES_MAX};
 use crate::model::MonotonicMs;
@@ -99,6 +100,10 @@ pub(super) struct OutboxLog {
     asks: bool,
     /// The store could not be read; not before the retry is due.
     unreadable: bool,
+    /// The newest records, while nobody listens.
+    pub(super) packing: Packing,
+    /// Some of its records may lie in packs.
+    pub(super) has_packs: bool,
 }
 
 impl OutboxLog {
@@ -110,7 +115,7 @@ impl OutboxLog {
     /// A log that an earlier start left. Whether the receiver has heard of what was dropped is not
     /// stored, so it is told again.
     pub(super) fn restore(meta: LogMeta, stream: Stream) -> Self {
-        Self { announce: true, ..Self::new(meta, stream) }
+        Self { announce: true, has_packs: true, ..Self::new(meta, stream) }
     }
 
     /// Whatever was on its way is lost.

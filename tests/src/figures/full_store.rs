@@ -29,20 +29,19 @@ const META_MAX: usize = 1024;
 
 /// Fills the store of an agent that does not run up to 50 MB; how many bytes and records it has then.
 pub(super) fn fill(agent: &Agent) -> anyhow::Result<(u64, u64)> {
-    fill_until(agent, LARGE_RECORD_BYTES, |store| store.size_bytes() >= STORE_BYTES)
+    fill_until(agent, LARGE_RECORD_BYTES, |store, _| store.size_bytes() >= STORE_BYTES)
 }
 
 /// Has the store of an agent that does not run hold what so many days without a link leave there: a record for
 /// each minute. How many bytes and records it has then.
 pub(super) fn fill_days(agent: &Agent, days: u64) -> anyhow::Result<(u64, u64)> {
-    let is_full = |store: &SealedStore| store.record_count(Tree::Outbox) >= days * MINUTES_PER_DAY;
-    fill_until(agent, MINUTE_BYTES, is_full)
+    fill_until(agent, MINUTE_BYTES, |_, records| records >= days * MINUTES_PER_DAY)
 }
 
 fn fill_until(
     agent: &Agent,
     record_bytes: usize,
-    is_full: impl Fn(&SealedStore) -> bool,
+    is_full: impl Fn(&SealedStore, u64) -> bool,
 ) -> anyhow::Result<(u64, u64)> {
     let state = agent.state();
     let options = StoreOptions {
@@ -55,14 +54,14 @@ fn fill_until(
     let incarnation = newest_incarnation(&meta).max(1);
     let quota = OutboxQuota { telemetry_bytes: u64::MAX, ..OutboxQuota::default() };
     let mut outbox = Outbox::restore(incarnation, quota, &meta);
-    while !is_full(&store) {
+    while !is_full(&store, outbox.totals(Stream::Backfill).records) {
         let mut writes = WriteBatch::new();
         for _ in 0..COMMIT_RECORDS {
             outbox.append(Stream::Backfill, record(record_bytes), &mut writes)?;
         }
         store.commit(&writes)?;
     }
-    let records = store.record_count(Tree::Outbox);
+    let records = outbox.totals(Stream::Backfill).records;
     ensure!(store.damaged_records() == 0, "the store was damaged while it was filled");
     Ok((store.size_bytes(), records))
 }

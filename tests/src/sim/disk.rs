@@ -29,7 +29,8 @@ impl Inner {
     fn apply(&mut self, batch: WriteBatch) {
         let of_logs = |write: &Write| match write {
             Write::Put { tree, key, .. } | Write::Delete { tree, key } => {
-                *tree == Tree::Outbox || (*tree == Tree::Meta && key.starts_with(b"log/"))
+                matches!(tree, Tree::Outbox | Tree::Packs)
+                    || (*tree == Tree::Meta && key.starts_with(b"log/"))
             }
         };
         let writes: Vec<Write> = batch.writes.iter().filter(|w| of_logs(w)).cloned().collect();
@@ -84,16 +85,16 @@ impl Disk {
         std::mem::take(&mut self.inner.borrow_mut().journal)
     }
 
-    /// The record at `place` of a tree, counted around, can't be read any more; its key.
-    pub(super) fn damage(&self, tree: Tree, place: usize) -> Option<Vec<u8>> {
+    /// The record at `place` of a tree, counted around, can't be read any more; what it was.
+    pub(super) fn damage(&self, tree: Tree, place: usize) -> Option<KeyValue> {
         let mut inner = self.inner.borrow_mut();
         let of_tree = (tree, vec![])..;
         let keys = inner.records.range(of_tree).take_while(|((found, _), _)| *found == tree);
         let count = keys.clone().count();
         let key = keys.map(|((_, key), _)| key.clone()).nth(place.checked_rem(count)?)?;
-        inner.records.remove(&(tree, key.clone()));
+        let value = inner.records.remove(&(tree, key.clone()))?;
         inner.damaged += 1;
-        Some(key)
+        Some((key, value))
     }
 }
 

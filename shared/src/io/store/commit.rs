@@ -91,6 +91,7 @@ impl SealedStore {
                     record.iter().for_each(|record| of_tree.add(record));
                     writes.extend(sealed);
                 }
+                None if before.is_none() => {}
                 None => writes.push(RawWrite { tree: tree as u8, key: raw_key, value: None }),
             }
             if tree.is_ordered() || value.is_some_and(|value| value.len() > CHUNK_BYTES) {

@@ -171,9 +171,9 @@ fn records_are_counted_through_commits_and_restarts() {
     batch.put(Tree::Meta, "m", "1");
     store.commit(&batch).unwrap();
     let counts = |store: &SealedStore| Tree::ALL.map(|tree| store.record_count(tree));
-    assert_eq!(counts(&store), [1, 0, 2, 0, 0, 0, 0, 0]);
+    assert_eq!(counts(&store), [1, 0, 2, 0, 0, 0, 0, 0, 0]);
     drop(store);
-    assert_eq!(counts(&place.existing()), [1, 0, 2, 0, 0, 0, 0, 0]);
+    assert_eq!(counts(&place.existing()), [1, 0, 2, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use hub::core::Columns;
 use shared::limits::LOG_RECORD_BYTES_MAX;
 use shared::model::{NodeId, PodResult, SinkId};
 use shared::ports::{Tree, Write, WriteBatch};
-use shared::sync::LogMeta;
+use shared::sync::{LogMeta, read_pack};
 use shared::wire::{LogId, SequenceNumber, Stream, decode};
+use std::collections::BTreeSet;
 
 /// The log and number of a key of [`Tree::Outbox`]: incarnation, stream, sink if it has one, number.
 fn parse_outbox_key(key: &[u8]) -> Option<(LogId, SequenceNumber)> {
@@ -22,6 +23,14 @@ fn parse_outbox_key(key: &[u8]) -> Option<(LogId, SequenceNumber)> {
     };
     let log = LogId { incarnation: u64::from_be_bytes(*incarnation), stream };
     Some((log, u64::from_be_bytes(*number)))
+}
+
+/// The records in a pack, each with its log and number, by the pack's key and value in [`Tree::Packs`].
+fn parse_pack(key: &[u8], value: &[u8]) -> Option<Vec<(LogId, SequenceNumber, Vec<u8>)>> {
+    let (log, last) = parse_outbox_key(key)?;
+    let records = read_pack(value);
+    let first = (last + 1).checked_sub(records.len() as u64).filter(|first| *first <= last)?;
+    Some((first..).zip(records).map(|(number, record)| (log, number, record)).collect())
 }
 
 /// The log of a key of [`Tree::Meta`], if it is the position of one.
@@ -61,20 +70,29 @@ impl Accounts {
         batch: &WriteBatch,
         durable: impl Fn(&LogId) -> (SequenceNumber, SequenceNumber),
     ) -> Result<(), String> {
-        let outbox = |write: &Write| match write {
-            Write::Put { tree: Tree::Outbox, key, .. } => parse_outbox_key(key),
+        let of_logs = |write: &Write| match write {
+            Write::Put { tree: Tree::Outbox | Tree::Packs, key, .. } => parse_outbox_key(key),
             _ => None,
         };
         let appended: Vec<u8> =
-            batch.writes.iter().filter_map(outbox).map(|(log, _)| class(log.stream)).collect();
+            batch.writes.iter().filter_map(of_logs).map(|(log, _)| class(log.stream)).collect();
+        let mut packed =
+            self.put_packs(node, batch).map_err(|problem| format!("{node}: {problem}"))?;
         for write in &batch.writes {
             match write {
                 Write::Put { tree: Tree::Outbox, key, value } => {
-                    self.put(node, key, value).map_err(|problem| format!("{node}: {problem}"))?;
+                    let (id, number) =
+                        parse_outbox_key(key).ok_or("a key of the outbox is none")?;
+                    self.put(node, id, number, value)
+                        .map_err(|problem| format!("{node}: {problem}"))?;
                 }
                 Write::Put { tree: Tree::Meta, key, value } => self.put_position(node, key, value),
                 Write::Delete { tree: Tree::Outbox, key } => {
                     let Some((id, number)) = parse_outbox_key(key) else { continue };
+                    // The first time it moves into its pack, the second it is released.
+                    if packed.remove(&(id, number)) {
+                        continue;
+                    }
                     let log = self.node(node).logs.entry(id).or_default();
                     let by_quota = appended.contains(&class(id.stream));
                     log.removed(number, by_quota, || durable(&id))
@@ -86,8 +104,36 @@ impl Accounts {
         Ok(())
     }
 
-    fn put(&mut self, node: &NodeId, key: &[u8], value: &[u8]) -> Result<(), String> {
-        let (id, number) = parse_outbox_key(key).ok_or("a key of the outbox is none")?;
+    /// The records of the packs that `batch` leaves: each is as it was made, and there again if the disk had
+    /// lost it, because it was packed from memory.
+    fn put_packs(
+        &mut self,
+        node: &NodeId,
+        batch: &WriteBatch,
+    ) -> Result<BTreeSet<(LogId, SequenceNumber)>, String> {
+        let mut packed = BTreeSet::new();
+        for write in &batch.writes {
+            let Write::Put { tree: Tree::Packs, key, value } = write else { continue };
+            let records = parse_pack(key, value).ok_or("a pack is none")?;
+            for (id, number, record) in records {
+                self.put(node, id, number, &record)?;
+                let log = self.node(node).logs.entry(id).or_default();
+                if log.holes.remove(&number) {
+                    log.present.insert(number);
+                }
+                packed.insert((id, number));
+            }
+        }
+        Ok(packed)
+    }
+
+    fn put(
+        &mut self,
+        node: &NodeId,
+        id: LogId,
+        number: SequenceNumber,
+        value: &[u8],
+    ) -> Result<(), String> {
         let account = self.node(node);
         if let Stream::Results(_) = id.stream {
             let result = decode::<PodResult>("result", value, LOG_RECORD_BYTES_MAX);
@@ -116,12 +162,24 @@ impl Accounts {
         }
     }
 
-    /// A record of the outbox can't be read any more.
-    pub(in super::super) fn disk_lost(&mut self, node: &NodeId, key: &[u8]) {
-        let Some((id, number)) = parse_outbox_key(key) else { return };
-        let log = self.node(node).logs.entry(id).or_default();
-        if log.present.remove(&number) {
-            log.holes.insert(number);
+    /// A record of the outbox can't be read any more, or a pack of them.
+    pub(in super::super) fn disk_lost(
+        &mut self,
+        node: &NodeId,
+        tree: Tree,
+        key: &[u8],
+        value: &[u8],
+    ) {
+        let single = |(id, number)| vec![(id, number, value.to_vec())];
+        let lost = match tree {
+            Tree::Packs => parse_pack(key, value),
+            _ => parse_outbox_key(key).map(single),
+        };
+        for (id, number, _) in lost.unwrap_or_default() {
+            let log = self.node(node).logs.entry(id).or_default();
+            if log.present.remove(&number) {
+                log.holes.insert(number);
+            }
         }
     }
 

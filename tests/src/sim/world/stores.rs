@@ -30,16 +30,17 @@ impl World {
     /// again, or made anew.
     pub(super) fn damage_a_record(&mut self, index: usize) {
         let place = usize::try_from(self.random.next_u32()).unwrap_or(0);
-        let tree = match self.random.next_u32() % 3 {
+        let tree = match self.random.next_u32() % 4 {
             0 => Tree::Outbox,
-            1 => Tree::Desired,
+            1 => Tree::Packs,
+            2 => Tree::Desired,
             _ => Tree::Pods,
         };
         let Some(agent) = self.agents.get(index) else { return };
         // What is in memory hides it until the next start.
-        let Some(key) = agent.disk.damage(tree, place) else { return };
-        if tree == Tree::Outbox {
-            self.accounts.disk_lost(&agent.identity.node, &key);
+        let Some((key, value)) = agent.disk.damage(tree, place) else { return };
+        if matches!(tree, Tree::Outbox | Tree::Packs) {
+            self.accounts.disk_lost(&agent.identity.node, tree, &key, &value);
         } else {
             self.agent_died(index, "and a record of its store is damaged");
         }

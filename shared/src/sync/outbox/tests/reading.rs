@@ -1,15 +1,17 @@
 //! What is read of a store for a batch.
 
 use super::*;
-use crate::ports::KeyValue;
+use crate::ports::{KeyValue, Store, StoreError};
+use crate::sync::outbox::keys::log_prefix;
 
 impl Store for Records {
-    fn read(&self, _: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.outbox.get(key).cloned())
+    fn read(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.scan(tree, key, 1)?.pop().filter(|(found, _)| found == key).map(|(_, value)| value))
     }
 
-    fn scan(&self, _: Tree, from: &[u8], count_max: usize) -> Result<Vec<KeyValue>, StoreError> {
-        let records = self.outbox.range(from.to_vec()..).take(count_max);
+    fn scan(&self, tree: Tree, from: &[u8], count_max: usize) -> Result<Vec<KeyValue>, StoreError> {
+        let records = if tree == Tree::Packs { &self.packs } else { &self.outbox };
+        let records = records.range(from.to_vec()..).take(count_max);
         Ok(records.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
