@@ -39,10 +39,17 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make this node's keys and a request for the hub to sign, or accept the hub's answer
-    Enroll(EnrollArguments),
     /// Run pods until a signal comes; pods outlive the agent
     Run(RunArguments),
+    #[command(flatten)]
+    Other(OtherCommand),
+}
+
+/// What ends by itself.
+#[derive(Debug, Subcommand)]
+enum OtherCommand {
+    /// Make this node's keys and a request for the hub to sign, or accept the hub's answer
+    Enroll(EnrollArguments),
     /// Show what runs, what does not and why, and how far hub and node agree
     Status(StatusArguments),
     /// Show the last lines of a pod's log
@@ -201,23 +208,33 @@ impl Cli {
             config.state_dir = state_dir;
         }
         match self.command {
-            Command::Enroll(arguments) => match (arguments.node, arguments.accept) {
-                (Some(node), _) => enroll::request(&config, &node, arguments.output.as_deref()),
-                (None, Some(answer)) => enroll::accept(&config, &answer),
+            Command::Run(arguments) => run(config, arguments),
+            Command::Other(other) => other.carry_out(&config),
+        }
+    }
+}
+
+impl OtherCommand {
+    /// A function of its own in the program too: not a part of what stays in memory while the agent runs.
+    #[inline(never)]
+    fn carry_out(self, config: &Config) -> anyhow::Result<()> {
+        match self {
+            Self::Enroll(arguments) => match (arguments.node, arguments.accept) {
+                (Some(node), _) => enroll::request(config, &node, arguments.output.as_deref()),
+                (None, Some(answer)) => enroll::accept(config, &answer),
                 (None, None) => anyhow::bail!("expected --node or --accept"),
             },
-            Command::Run(arguments) => run(config, arguments),
-            Command::Status(arguments) => query::status(&config, arguments.output == Output::Json),
-            Command::Logs(arguments) => pods::logs(&config, &arguments.pod, &arguments.log.order()),
-            Command::Exec(arguments) => pods::exec(&config, &arguments.pod, &arguments.exec.body()),
-            Command::Audit(arguments) => pods::audit(&config, arguments.output == Output::Json),
-            Command::Models(ModelsCommand::Import { file, digest }) => {
-                models::import(&config, &file, digest)
+            Self::Status(arguments) => query::status(config, arguments.output == Output::Json),
+            Self::Logs(arguments) => pods::logs(config, &arguments.pod, &arguments.log.order()),
+            Self::Exec(arguments) => pods::exec(config, &arguments.pod, &arguments.exec.body()),
+            Self::Audit(arguments) => pods::audit(config, arguments.output == Output::Json),
+            Self::Models(ModelsCommand::Import { file, digest }) => {
+                models::import(config, &file, digest)
             }
-            Command::Models(ModelsCommand::List) => models::list(&config),
-            Command::Models(ModelsCommand::Remove { digest }) => models::remove(&config, digest),
-            Command::Store(StoreCommand::Verify) => query::verify_store(&config),
-            Command::Version => query::version(),
+            Self::Models(ModelsCommand::List) => models::list(config),
+            Self::Models(ModelsCommand::Remove { digest }) => models::remove(config, digest),
+            Self::Store(StoreCommand::Verify) => query::verify_store(config),
+            Self::Version => query::version(),
         }
     }
 }
@@ -244,6 +261,9 @@ fn begin_log(format: LogFormat) {
     };
 }
 
+/// Sockets that are looked at in one turn: an agent has a few dozen, and tokio's 1 024 take 12 KiB.
+const IO_EVENTS_PER_TICK: usize = 64;
+
 fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
     if arguments.simulate_gpus.is_some() {
         config.simulate_gpus = arguments.simulate_gpus;
@@ -261,6 +281,7 @@ fn run(mut config: Config, arguments: RunArguments) -> anyhow::Result<()> {
         );
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_io_events_per_tick(IO_EVENTS_PER_TICK)
         .enable_all()
         .build()
         .context("could not start the runtime of tasks")?;

@@ -36,21 +36,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// # Errors
 /// What keeps the agent from starting, in words.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
-    let booted = match boot(config) {
-        Err(super::BootError::Open(OpenError::Restart { reason })) => {
-            return Err(begin_anew(reason).into());
-        }
-        other => other.context("the agent can't start")?,
-    };
-    let Booted { core, outside, enrollment, tls, runtime_events, gpu_changes, answers, .. } =
-        booted;
-    let mut agent = Agent { core, outside, wire_bytes: 0 };
-    let (to_loop, posts) = mpsc::channel(POSTS_MAX);
-    drop(tokio::spawn(gather(booted.posts, to_loop)));
-    // Pods first: nothing below is needed for them.
-    agent.perform_effects();
-    agent.outside.link = open_link(&enrollment, tls);
-    drop(tokio::spawn(serve_loopback(booted.doors)));
+    let Begun { mut agent, enrollment, runtime, gpu_changes, answers, posts } = begin(config)?;
     let queries = admin::serve(config).await;
     let (model_changes, models) = mpsc::unbounded_channel();
     let folder = ModelFolder::new(config.places().models);
@@ -61,7 +47,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let look = move || Some(look_for(&paths));
     drop(tokio::spawn(watch(look, agent.core.devices().clone(), device_changes)));
     let mut sources = Sources {
-        runtime: runtime_events,
+        runtime,
         answers,
         queries,
         posts,
@@ -75,6 +61,37 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     while agent.turn(&mut sources).await {}
     agent.stop().await;
     Ok(())
+}
+
+/// An agent whose pods are on their way.
+struct Begun {
+    /// On the heap: it is large, and would be copied from one place of the stack to the next.
+    agent: Box<Agent>,
+    enrollment: Enrollment,
+    runtime: mpsc::UnboundedReceiver<RuntimeEvent>,
+    gpu_changes: mpsc::UnboundedReceiver<GpuInventory>,
+    answers: mpsc::UnboundedReceiver<CallResponse>,
+    posts: mpsc::Receiver<Vec<Waiting>>,
+}
+
+/// What needs nobody to be waited for. Not a part of [`run`], in whose future all of it would stay.
+fn begin(config: &Config) -> anyhow::Result<Begun> {
+    let booted = match boot(config) {
+        Err(super::BootError::Open(OpenError::Restart { reason })) => {
+            return Err(begin_anew(reason).into());
+        }
+        other => other.context("the agent can't start")?,
+    };
+    let Booted { core, outside, enrollment, tls, runtime_events, gpu_changes, answers, .. } =
+        booted;
+    let mut agent = Box::new(Agent { core, outside, wire_bytes: 0 });
+    let (to_loop, posts) = mpsc::channel(POSTS_MAX);
+    drop(tokio::spawn(gather(booted.posts, to_loop)));
+    // Pods first: nothing below is needed for them.
+    agent.perform_effects();
+    agent.outside.link = open_link(&enrollment, tls);
+    drop(tokio::spawn(serve_loopback(booted.doors)));
+    Ok(Begun { agent, enrollment, runtime: runtime_events, gpu_changes, answers, posts })
 }
 
 fn open_link(enrollment: &Enrollment, tls: Arc<rustls::ClientConfig>) -> Option<Link> {
@@ -220,7 +237,7 @@ impl Agent {
     }
 
     /// Keeps what is in memory and says good-bye. Pods go on.
-    async fn stop(mut self) {
+    async fn stop(&mut self) {
         info!("stopping; pods go on");
         self.core.handle_event(Event::Flush, self.outside.clock.now());
         self.perform_effects();

@@ -74,6 +74,7 @@ pub fn shim_if_asked(arguments: &[OsString]) -> Option<u8> {
     }
 }
 
+#[inline(never)]
 fn run(folder: Option<PathBuf>) -> u8 {
     let Some(folder) = folder.filter(|folder| folder.is_absolute()) else {
         say("expected the absolute path of a pod's folder; the agent starts this by itself");
