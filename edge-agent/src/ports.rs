@@ -387,8 +387,8 @@ pub enum RuntimeEvent {
     },
     /// What became of [`Runtime::remove_image`].
     ImageRemoved {
-        /// The image that is gone; `None` when none can go.
-        image: Option<String>,
+        /// The image that is gone; `None` when none can go; why neither is known.
+        image: Result<Option<String>, String>,
     },
     /// The files of a pod's volumes could not be replaced: they are as they were.
     NotAttached {

@@ -62,14 +62,13 @@ impl AgentCore {
         false
     }
 
-    /// The runtime has removed an image, or has none that can go.
-    pub(super) fn handle_image_removed(&mut self, image: Option<String>, now: Now) {
-        let Some(image) = image else {
-            self.images.room = Room::None;
-            return;
-        };
-        self.images.room = Room::Perhaps;
-        let message = format!("the disk fills up, and nothing needs the image {image}");
-        self.record_event("node", "ImageRemoved", &message, now);
+    /// The runtime has removed an image, has none that can go, or does not answer: then it is asked again, and pods
+    /// stay until it does, because it could not stop them either.
+    pub(super) fn handle_image_removed(&mut self, image: Result<Option<String>, String>, now: Now) {
+        self.images.room = if image == Ok(None) { Room::None } else { Room::Perhaps };
+        if let Ok(Some(image)) = image {
+            let message = format!("the disk fills up, and nothing needs the image {image}");
+            self.record_event("node", "ImageRemoved", &message, now);
+        }
     }
 }

@@ -64,7 +64,7 @@ pub fn perform(effect: Effect, ports: &mut impl AgentPorts) -> Option<Event> {
         Effect::KeepImages(named) => ports.runtime().keep_images(named),
         Effect::RemoveImage => {
             let removes = ports.runtime().remove_image();
-            let nothing = Event::Runtime(RuntimeEvent::ImageRemoved { image: None });
+            let nothing = Event::Runtime(RuntimeEvent::ImageRemoved { image: Ok(None) });
             return (!removes).then_some(nothing);
         }
         Effect::Sample => return Some(Event::Sampled(ports.sample())),

@@ -204,7 +204,7 @@ impl Bench {
                     Some(Event::Runtime(event))
                 }
                 Effect::RemoveImage => {
-                    Some(Event::Runtime(RuntimeEvent::ImageRemoved { image: None }))
+                    Some(Event::Runtime(RuntimeEvent::ImageRemoved { image: Ok(None) }))
                 }
                 Effect::Stop { .. }
                 | Effect::KeepImages(_)

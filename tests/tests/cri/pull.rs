@@ -164,13 +164,13 @@ fn how_far_a_slow_pull_is_is_said_and_not_too_often() {
 fn removed(agent: &mut Agent) -> String {
     let mut removed = None;
     wait_until("an image is removed", || {
-        removed = try_to_remove(agent);
+        removed = try_to_remove(agent).unwrap();
         removed.is_some()
     });
     removed.unwrap()
 }
 
-fn try_to_remove(agent: &mut Agent) -> Option<String> {
+fn try_to_remove(agent: &mut Agent) -> Result<Option<String>, String> {
     assert!(agent.within(|runtime| runtime.remove_image()));
     match agent.event() {
         RuntimeEvent::ImageRemoved { image } => image,
@@ -180,7 +180,7 @@ fn try_to_remove(agent: &mut Agent) -> Option<String> {
 
 #[test]
 fn the_oldest_image_that_was_pulled_and_nothing_needs_makes_room_and_no_other() {
-    let node = Node::new();
+    let mut node = Node::new();
     let registry = Registry::start(false).unwrap();
     let remote = |name: &str| {
         registry.keep_unlike_others(&node.containerd, &format!("site/{name}:1"), 1024).unwrap()
@@ -209,7 +209,7 @@ fn the_oldest_image_that_was_pulled_and_nothing_needs_makes_room_and_no_other() 
     let mut agent = Agent::new(&node);
     agent.observe();
     assert_eq!(removed(&mut agent), second, "it is remembered");
-    assert_eq!(try_to_remove(&mut agent), None);
+    assert_eq!(try_to_remove(&mut agent), Ok(None));
     let there = |image: &String| node.containerd.ctr(&["images", "list"]).unwrap().contains(image);
     assert!([&by_hand, &previous, &present, &used].into_iter().all(there));
     assert!(!there(&first) && !there(&second));
@@ -217,10 +217,14 @@ fn the_oldest_image_that_was_pulled_and_nothing_needs_makes_room_and_no_other() 
     // Nothing is assigned any more: what was needed goes, in its order, but for what still runs.
     agent.within(|runtime| runtime.keep_images([].into()));
     assert_eq!([removed(&mut agent), removed(&mut agent)], [previous, present]);
-    assert_eq!(try_to_remove(&mut agent), None);
+    assert_eq!(try_to_remove(&mut agent), Ok(None));
     agent.stop(5, 0);
     agent.forget(5, false);
+    node.containerd.kill();
+    let unknown = try_to_remove(&mut agent).unwrap_err();
+    assert!(unknown.contains("not answered"), "{unknown}");
+    node.containerd.resume().unwrap();
     assert_eq!(removed(&mut agent), used);
-    assert!(there(&by_hand));
+    assert!(node.containerd.ctr(&["images", "list"]).unwrap().contains(&by_hand));
     node.assert_clean();
 }

@@ -116,7 +116,7 @@ fn images_go_before_pods_while_the_disk_fills_up() {
         bench.others.contains(&Effect::RemoveImage)
     };
     let removed = |bench: &mut Bench, image: Option<&str>| {
-        let image = image.map(str::to_owned);
+        let image = Ok(image.map(str::to_owned));
         bench.tell(Event::Runtime(RuntimeEvent::ImageRemoved { image }));
     };
     assert!(!sample(&mut bench, 50.0));
@@ -124,6 +124,9 @@ fn images_go_before_pods_while_the_disk_fills_up() {
     assert!(!sample(&mut bench, 1.0), "it is under way");
     removed(&mut bench, Some("old:1"));
     assert!(sample(&mut bench, 1.0), "one may not do");
+    let image = Err("not answered".to_owned());
+    bench.tell(Event::Runtime(RuntimeEvent::ImageRemoved { image }));
+    assert!(sample(&mut bench, 1.0), "it is asked again while no pod leaves");
     removed(&mut bench, None);
     assert!(pod(&bench, "ocr").ready);
     assert!(!sample(&mut bench, 1.0));

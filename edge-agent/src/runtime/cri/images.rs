@@ -145,13 +145,15 @@ fn write(file: &Path, known: &Known) -> io::Result<()> {
 }
 
 impl Shared {
-    /// Removes the oldest image that can go, and says which.
-    pub(super) async fn remove_image(&self) -> Option<String> {
+    /// Removes the oldest image that can go, and says which; or why that is not known.
+    pub(super) async fn remove_image(&self) -> Result<Option<String>, String> {
         match self.try_to_remove_image().await {
-            Ok(image) => image,
+            Ok(image) => Ok(image),
             Err(error) => {
-                warn!(error = in_words(&error), "no image is removed");
-                None
+                let words = in_words(&error);
+                warn!(error = words, "no image is removed");
+                // What is refused for good is refused the next time too: pods must make room.
+                if error.may_pass() { Err(words) } else { Ok(None) }
             }
         }
     }
@@ -168,10 +170,15 @@ impl Shared {
                 // Gone, or another one by now.
                 self.images.known().forget(image);
             } else if can_go {
-                self.client.remove_image(id).await?;
-                info!(image, id, "was removed: the disk fills up");
-                self.images.known().forget(image);
-                return Ok(Some(image.clone()));
+                match self.client.remove_image(id).await {
+                    Err(error) if error.may_pass() => return Err(error),
+                    Err(error) => warn!(image, id, error = in_words(&error), "is not removed"),
+                    Ok(()) => {
+                        info!(image, id, "was removed: the disk fills up");
+                        self.images.known().forget(image);
+                        return Ok(Some(image.clone()));
+                    }
+                }
             }
         }
         Ok(None)
