@@ -26,8 +26,8 @@ AWS_LC_SYS_NO_JITTER_ENTROPY=1 CFLAGS="-fno-asynchronous-unwind-tables -fno-unwi
     "${CARGO:-cargo}" rustc --profile node --target "$target" -p edge-agent --bin edge-agent -- "${flags[@]}"
 program="$folder/$target/node/edge-agent"
 seldom="$(readelf -SW "$program" | sed -n 's/.* \.text\.seldom *PROGBITS *[0-9a-f]* [0-9a-f]* \([0-9a-f]*\) .*/\1/p')"
-if [ "$((16#${seldom:-0}))" -lt 1000000 ]; then
-    echo "$program: expected 1 MB of code in .text.seldom, found 0x${seldom:-0} bytes:" \
+if [ "$((16#${seldom:-0}))" -lt 500000 ]; then
+    echo "$program: expected half a MB of code in .text.seldom, found 0x${seldom:-0} bytes:" \
         "the names in deploy/agent.ld are no longer those of the compiler" >&2
     exit 1
 fi
